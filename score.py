@@ -1,0 +1,102 @@
+"""Scores images with a trained AnoGAN: python score.py --workdir runs/mnist --input photo.png"""
+
+import logging
+import time
+from pathlib import Path
+
+from absl import flags
+
+from anogan_jax import cli
+from anogan_jax.comparison import baseline_scores, write_comparison
+from anogan_jax.config import differences
+from anogan_jax.data import ImageSet, OneClass, load_one_class, read_input
+from anogan_jax.errors import UserError
+from anogan_jax.report import print_table, write_report
+from anogan_jax.run import METHODS, Run, held_out_scores, make_batch_score, open_run, score_with_progress
+
+log = logging.getLogger("anogan_jax.score")
+
+_INPUT = flags.DEFINE_string(
+    "input", None, "What to score: an image, a folder of images, an .npy or .npz. Default: the data set's test split."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder for the results. Default: the work directory; with --input, its folder inputs/<name>."
+)
+_ALPHA = flags.DEFINE_float(
+    "alpha", None, "False-alarm rate at which an image is called an anomaly. Default: the config's.", 0.0, 1.0
+)
+_METHOD = flags.DEFINE_enum(
+    "method", "anogan", list(METHODS), "; ".join(f"{name}: {what}" for name, what in METHODS.items()) + "."
+)
+_COMPARE = flags.DEFINE_bool(
+    "compare", False, "Score the test split by every method and by kNN and PCA, and write just comparison.csv."
+)
+
+
+def main() -> int:
+    workdir = cli.given_workdir()
+    run = open_run(workdir)
+    given = cli.given_config()
+    for difference in differences(run.config, given) if given else []:
+        log.warning("%s was trained with %s as --config says", workdir, difference)
+    log.info("%s: the model of training step %d", workdir, run.step)
+    return compare(run) if _COMPARE.value else score(run)
+
+
+def score(run: Run) -> int:
+    """Scores the queries and writes the report."""
+    size, channels = run.config.model.image_size, run.config.model.channels
+    if _INPUT.value is None:
+        data = load_one_class(run.config)
+        queries, facts = test_split(data), {"data": data.origin, "warning": data.warning}
+        folder = Path(_OUTPUT.value or run.workdir)
+    else:
+        source = Path(_INPUT.value)
+        queries, facts = read_input(source, size, channels), {"data": str(source), "warning": ""}
+        folder = Path(_OUTPUT.value or run.workdir / "inputs" / source.stem)
+    for reason in (facts["warning"], *(f"skipped {reason}" for reason in queries.unreadable.values())):
+        if reason:
+            log.warning("%s", reason)
+    batch_score = make_batch_score(run, _METHOD.value)
+    held_out = held_out_scores(run, batch_score, _METHOD.value)
+    began = time.monotonic()
+    scores = score_with_progress(run, batch_score, queries.images, "queries")
+    seconds = time.monotonic() - began
+    alpha = run.config.alpha if _ALPHA.value is None else _ALPHA.value
+    facts |= {
+        "method": _METHOD.value,
+        "checkpoint_step": run.step,
+        "seconds": seconds,
+        "images_per_second": len(queries.images) / seconds,
+    }
+    summary = write_report(folder, queries, scores, held_out, alpha, facts)
+    print_table(f"Results in {folder}", summary)
+    return cli.EXIT_UNREADABLE if queries.unreadable else 0
+
+
+def compare(run: Run) -> int:
+    """The paper's table, P_D, Yeh's variant and AnoGAN, with baselines on the same images."""
+    data = load_one_class(run.config)
+    queries = test_split(data)
+    if queries.labels is None or len(set(queries.labels.tolist())) < 2:
+        raise UserError(f"--compare: needs a test split with normal and anomalous images; {data.origin} has none")
+    scores = {}
+    for method, what in METHODS.items():
+        batch_score = make_batch_score(run, method)
+        scores[f"{method}: {what}"] = score_with_progress(run, batch_score, queries.images, method).score
+    scores |= baseline_scores(data.train.images, queries.images)
+    path = Path(_OUTPUT.value or run.workdir) / "comparison.csv"
+    title = f"{len(queries.images)} test images of {data.origin}, in {path}"
+    print_table(title, write_comparison(path, queries.labels, scores))
+    return 0
+
+
+def test_split(data: OneClass) -> ImageSet:
+    """The test split; UserError where there is none."""
+    if data.test is None:
+        raise UserError(f"{data.origin}: has no test split; give --input=WHAT_TO_SCORE")
+    return data.test
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,27 @@
+"""Trains an AnoGAN on normal images: python train.py --config configs/mnist.py"""
+
+import logging
+
+from anogan_jax import cli
+from anogan_jax import config as configs
+from anogan_jax.fit import Stopped, fit
+
+log = logging.getLogger("anogan_jax.train")
+
+
+def main() -> int | None:
+    config = cli.given_config()
+    workdir = cli.given_workdir()
+    if config is None:
+        config = configs.load(workdir / "config.json")
+    try:
+        fit(config, workdir)
+    except Stopped as stop:
+        log.warning("%s", stop)
+        return 128 + stop.number
+    log.info("done; next: python score.py --workdir %s", workdir)
+    return None
+
+
+if __name__ == "__main__":
+    cli.run(main)
