@@ -34,6 +34,7 @@ _COMPARE = flags.DEFINE_bool(
 
 
 def main() -> int:
+    """Scores or compares; returns the exit code."""
     workdir = cli.given_workdir()
     run = open_run(workdir)
     given = cli.given_config()
@@ -48,28 +49,31 @@ def score(run: Run) -> int:
     size, channels = run.config.model.image_size, run.config.model.channels
     if _INPUT.value is None:
         data = load_one_class(run.config)
-        queries, facts = test_split(data), {"data": data.origin, "warning": data.warning}
+        queries, origin, warning = test_split(data), data.origin, data.warning
         folder = Path(_OUTPUT.value or run.workdir)
     else:
         source = Path(_INPUT.value)
-        queries, facts = read_input(source, size, channels), {"data": str(source), "warning": ""}
+        queries, origin, warning = read_input(source, size, channels), str(source), ""
         folder = Path(_OUTPUT.value or run.workdir / "inputs" / source.stem)
-    for reason in (facts["warning"], *(f"skipped {reason}" for reason in queries.unreadable.values())):
-        if reason:
-            log.warning("%s", reason)
+    if warning:
+        log.warning("%s", warning)
+    for reason in queries.unreadable.values():
+        log.warning("skipped %s", reason)
     batch_score = make_batch_score(run, _METHOD.value)
     held_out = held_out_scores(run, batch_score, _METHOD.value)
     began = time.monotonic()
     scores = score_with_progress(run, batch_score, queries.images, "queries")
     seconds = time.monotonic() - began
     alpha = run.config.alpha if _ALPHA.value is None else _ALPHA.value
-    facts |= {
+    facts = {
+        "data": origin,
+        "warning": warning,
         "method": _METHOD.value,
         "checkpoint_step": run.step,
         "seconds": seconds,
         "images_per_second": len(queries.images) / seconds,
     }
-    summary = write_report(folder, queries, scores, held_out, alpha, facts)
+    summary = write_report(folder, queries, scores, held_out, alpha, run.config.data.normalize_contrast, facts)
     print_table(f"Results in {folder}", summary)
     return cli.EXIT_UNREADABLE if queries.unreadable else 0
 
@@ -99,4 +103,5 @@ def test_split(data: OneClass) -> ImageSet:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(cli)
     cli.run(main)

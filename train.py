@@ -2,6 +2,8 @@
 
 import logging
 
+from absl import flags
+
 from anogan_jax import cli
 from anogan_jax import config as configs
 from anogan_jax.fit import Stopped, fit
@@ -10,6 +12,7 @@ log = logging.getLogger("anogan_jax.train")
 
 
 def main() -> int | None:
+    """Trains, or goes on training; returns the exit code."""
     config = cli.given_config()
     workdir = cli.given_workdir()
     if config is None:
@@ -24,4 +27,5 @@ def main() -> int | None:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(cli)
     cli.run(main)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -67,7 +68,7 @@ def saved_steps(folder: Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def _manager(folder: Path):  # noqa: ANN202 (orbax has no public name for its type)
+def _manager(folder: Path) -> Iterator[ocp.CheckpointManager]:
     options = ocp.CheckpointManagerOptions(
         preservation_policy=LatestN(_KEEP), enable_async_checkpointing=False, cleanup_tmp_directories=True
     )

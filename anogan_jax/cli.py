@@ -1,5 +1,6 @@
 """What train.py and score.py share: flags, messages, exit codes."""
 
+import difflib
 import logging
 import os
 import sys
@@ -18,7 +19,10 @@ EXIT_USAGE = 2
 EXIT_UNREADABLE = 3  # all is done, but some files of a folder could not be read
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Python file with get_config(), such as configs/mnist.py; override a field by --config.search.steps=100."
+    "config",
+    None,
+    "Python file with get_config(), such as configs/mnist.py. Any field of it is set as --config.search.steps=100; "
+    "anogan_jax/config.py explains them all.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the run. Default: runs/<name of the config file>.")
 
@@ -52,9 +56,17 @@ def given_config() -> Config | None:
     """
     if _CONFIG.value is None:
         return None
-    config = _CONFIG.value
+    config, path = _CONFIG.value, _config_path()
     if not isinstance(config, Config):
-        raise UserError(f"--config={_config_path()}: get_config() must return an anogan_jax.config.Config")
+        # config_flags hides a file that failed to load behind an object that keeps the error.
+        failure = vars(config).get("_error")
+        if not path.is_file():
+            reason = "no such file"
+        elif failure is not None:
+            reason = f"cannot be loaded: {_last_line(failure.__cause__ or failure.__context__ or failure)}"
+        else:
+            reason = "get_config() must return an anogan_jax.config.Config"
+        raise UserError(f"--config={path}: {reason}")
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     for field, other in (("anomalous", "normal"), ("normal", "anomalous")):
         if f"data.{field}" in overrides and f"data.{other}" not in overrides:
@@ -82,22 +94,25 @@ def _config_path() -> Path:
 
 def _parse_flags() -> None:
     app.define_help_flags()
+    known = [f"config.{name}" for name in configs.to_fields(Config())]
+    for argument in sys.argv[1:]:
+        name = argument.lstrip("-").split("=")[0]
+        if name.startswith("config.") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            sys.exit(_complain(f"--{name}: no such field; did you mean --{near[0]}?", EXIT_USAGE))
     try:
         unparsed = flags.FLAGS(sys.argv)
-        if _CONFIG.value is not None:
-            vars(_CONFIG.value)  # a config file that failed to load raises here
-            getattr(_CONFIG.value, "data", None)
     except flags.Error as error:
-        sys.exit(_complain(_first_line(error), EXIT_USAGE))
-    except Exception as error:  # config_flags raises KeyError for unknown fields, and what the file itself raises
-        sys.exit(_complain(f"--config: {_first_line(error)}", EXIT_USAGE))
+        sys.exit(_complain(_last_line(error), EXIT_USAGE))
+    except Exception as error:  # what the config file itself raises
+        sys.exit(_complain(f"--config: cannot be loaded: {_last_line(error)}", EXIT_USAGE))
     if len(unparsed) > 1:
         sys.exit(_complain(f"unexpected argument {unparsed[1]!r}; flags begin with --", EXIT_USAGE))
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error.args[0]) if error.args else type(error).__name__
-    return text.splitlines()[0]
+def _last_line(error: Exception) -> str:
+    lines = str(error.args[0] if error.args else "").strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def _complain(message: str, code: int) -> int:

@@ -24,7 +24,10 @@ def baseline_scores(train: np.ndarray, queries: np.ndarray) -> dict[str, np.ndar
     """
     train = train.reshape(len(train), -1) / 255.0
     queries = queries.reshape(len(queries), -1) / 255.0
-    scores = {"kNN (k=2)": _nearest(train, queries), "kNN (k=2), cosine": _nearest(_directions(train), _directions(queries))}
+    scores = {
+        "kNN (k=2)": _nearest(train, queries),
+        "kNN (k=2), cosine": _nearest(_directions(train), _directions(queries)),
+    }
     components = min(32, *train.shape)
     pca = PCA(components, svd_solver="full").fit(train)
     residual = queries - pca.inverse_transform(pca.transform(queries))

@@ -17,17 +17,22 @@ from anogan_jax.errors import UserError
 
 @dataclass
 class DataConfig:
+    """Which images, and which of them are normal."""
+
     source: str = "auto"  # auto (what is there: tfds, idx, packaged), tfds, idx, npz, folder or packaged
     name: str = ""  # the data set's name in TFDS, or of its idx folder, or packaged: mnist, digits
     dir: str = ""  # where the files are; for npz the file itself
     normal: int | None = None  # this class is normal, all others are anomalous
     anomalous: int | None = None  # this class is anomalous, all others are normal
+    normalize_contrast: bool = False  # take each image's own brightness and contrast out of it
     held_out: float = 0.1  # share of the normal training images kept for p-values
     test_limit: int | None = None  # score a fixed random sample of this many test images
 
 
 @dataclass
 class ModelConfig:
+    """The DCGAN."""
+
     image_size: int = 32  # 8, 16, 32, 64, ...
     channels: int = 1
     width: int = 32  # features of the layer next to the image; doubled at each halving of the size
@@ -38,6 +43,8 @@ class ModelConfig:
 
 @dataclass
 class TrainConfig:
+    """Adversarial training."""
+
     steps: int = 4_000
     batch_size: int = 64
     learning_rate: float = 2e-4
@@ -50,6 +57,8 @@ class TrainConfig:
 
 @dataclass
 class SearchConfig:
+    """The latent search, and so the score."""
+
     steps: int = 500
     learning_rate: float = 0.1  # of Adam at the first step; falls to zero along a cosine
     restarts: int = 1
@@ -61,6 +70,8 @@ class SearchConfig:
 
 @dataclass
 class Config:
+    """All of it."""
+
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -75,9 +86,10 @@ def to_fields(config: Config) -> dict[str, Any]:
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:
-    """The fields that differ, as ``name: ours, not theirs``."""
+    """The fields that differ, as ``name=ours, not theirs``."""
     others = to_fields(theirs)
-    return [f"{name}: {value!r}, not {others[name]!r}" for name, value in to_fields(ours).items() if value != others[name]]
+    pairs = [(name, value, others[name]) for name, value in to_fields(ours).items()]
+    return [f"{name}={value!r}, not {other!r}" for name, value, other in pairs if value != other]
 
 
 def validate(config: Config) -> None:

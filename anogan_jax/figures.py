@@ -13,12 +13,14 @@ _NORMAL, _ANOMALOUS, _UNKNOWN = "#2a6f97", "#d1495b", "#6c757d"
 
 
 def save_grid(path: Path, images: np.ndarray, columns: int = 8) -> None:
-    """Images (N, S, S, C) in [-1, 1] as one PNG, row by row, two pixels apart, enlarged to be seen."""
+    """Images (N, S, S, C) as one PNG, row by row, two pixels apart, enlarged; their range becomes black to white."""
+    low, high = float(images.min()), float(images.max())
+    pixels = np.rint((images - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
     count, size, _, channels = images.shape
     rows = -(-count // columns)
     cell = size + 2
     canvas = np.full((rows * cell + 2, columns * cell + 2, channels), 255, np.uint8)
-    for i, image in enumerate(_to_uint8(images)):
+    for i, image in enumerate(pixels):
         top, left = (i // columns) * cell + 2, (i % columns) * cell + 2
         canvas[top : top + size, left : left + size] = image
     picture = Image.fromarray(_displayable(canvas))
@@ -31,6 +33,7 @@ def save_panels(
     path: Path,
     queries: np.ndarray,
     generated: np.ndarray,
+    residuals: np.ndarray,
     names: list[str],
     scores: np.ndarray,
     p_values: np.ndarray,
@@ -40,20 +43,21 @@ def save_panels(
 
     Args:
       path: where the PNG goes.
-      queries, generated: (N, S, S, C) in [-1, 1].
+      queries, generated: (N, S, S, C) uint8.
+      residuals: (N, S, S, C), >= 0; shown as their mean over C.
       names, scores, p_values: (N,).
       each: how many of the most anomalous, and of the least.
     """
     order = np.argsort(-scores, kind="stable")
     most = order[: min(each, len(order))]
     least = order[len(most) :][-each:]
-    groups = [(title, chosen) for title, chosen in (("Most anomalous", most), ("Least anomalous", least)) if len(chosen)]
+    groups = [("Most anomalous", most), ("Least anomalous", least)][: 2 if len(least) else 1]
     columns = max(2, max(len(chosen) for _, chosen in groups))
-    residuals = np.abs(queries - generated).mean(axis=-1)
+    residuals = residuals.mean(axis=-1)
     top = max(float(residuals[np.concatenate([chosen for _, chosen in groups])].max()), 1e-6)
 
     figure = Figure(figsize=(1.35 * columns + 1.7, 4.9 * len(groups)), layout="constrained")
-    blocks = np.atleast_1d(figure.subfigures(len(groups), 1))
+    blocks = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
     heat = None
     for block, (title, chosen) in zip(blocks, groups, strict=True):
         block.suptitle(title, fontweight="bold", x=0.01, ha="left")
@@ -65,9 +69,9 @@ def save_panels(
         for column, i in enumerate(chosen):
             axes[0, column].set_title(f"{_short(names[i])}\n{scores[i]:.4g}, p={p_values[i]:.3f}", fontsize=8)
             for row, image in enumerate((queries[i], generated[i])):
-                axes[row, column].imshow(_displayable(_to_uint8(image)), cmap="gray", vmin=0, vmax=255)
+                axes[row, column].imshow(_displayable(image), cmap="gray", vmin=0, vmax=255)
             heat = axes[2, column].imshow(residuals[i], cmap="inferno", vmin=0, vmax=top)
-        block.colorbar(heat, ax=list(axes[2]), label="|x - G(z)|, 2 = black to white", fraction=0.05, pad=0.01)
+        block.colorbar(heat, ax=list(axes[2]), label="|x - G(z)|", fraction=0.05, pad=0.01)
     _save(figure, path)
 
 
@@ -87,7 +91,7 @@ def save_histogram(path: Path, scores: np.ndarray, labels: np.ndarray | None, th
     """How the scores are distributed, by label where there are labels, with the threshold."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axis = figure.subplots()
-    bins = np.linspace(scores.min(), max(scores.max(), scores.min() + 1e-6), 60)
+    bins = np.linspace(scores.min(), max(scores.max(), scores.min() + 1e-6), 60).tolist()
     groups = [("queries", slice(None), _UNKNOWN)]
     if labels is not None:
         groups = [("normal", labels == 0, _NORMAL), ("anomalous", labels == 1, _ANOMALOUS)]
@@ -103,10 +107,6 @@ def save_histogram(path: Path, scores: np.ndarray, labels: np.ndarray | None, th
 def _save(figure: Figure, path: Path) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
-
-
-def _to_uint8(images: np.ndarray) -> np.ndarray:
-    return np.uint8(np.rint((np.clip(images, -1, 1) + 1) * 127.5))
 
 
 def _displayable(image: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -33,7 +34,7 @@ _SAMPLES = 64
 class Stopped(Exception):
     """A signal ended training early; the state is saved. ``number`` is the signal's."""
 
-    def __init__(self, number: int, step: int):
+    def __init__(self, number: int, step: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}, saved at step {step}; run again to go on")
         self.number = number
 
@@ -54,7 +55,7 @@ def fit(config: Config, workdir: Path) -> TrainState:
     data = load_one_class(config)
     if data.warning:
         log.warning("%s", data.warning)
-    images = to_model_range(data.train.images)
+    images = to_model_range(data.train.images, config.data.normalize_contrast)
     log.info("training on %d normal images (%s); %d held out", len(images), data.origin, len(data.held_out.images))
 
     train = config.train
@@ -112,15 +113,15 @@ def batch_indices(seed: int, step: int, count: int, batch_size: int) -> np.ndarr
     A function of its arguments alone, so training goes on after a stop with the very batches it
     would have seen; no image is dropped at an epoch's end.
     """
-    places = np.arange(step * batch_size, (step + 1) * batch_size)
-    return np.array([_shuffled(seed, epoch, count)[place] for epoch, place in zip(*np.divmod(places, count))])
+    places = range(step * batch_size, (step + 1) * batch_size)
+    return np.array([_shuffled(seed, place // count, count)[place % count] for place in places])
 
 
 def make_sampler(gan: GAN, count: int, key: Array) -> Callable[[TrainState], Array]:
     """Compiles ``draw(state)``: images (count, S, S, C) of the averaged generator, from the same z each time."""
     z = sample_latent(gan, key, (count,))
 
-    def draw(state: TrainState) -> Array:
+    def draw(state: TrainState) -> Any:
         return gan.generator.apply(inference_weights(gan, state).generator, z, train=False)
 
     return jax.jit(draw)
@@ -174,7 +175,7 @@ def _stop_signal() -> Iterator[Callable[[], int | None]]:
 class _Progress:
     """Collects each step's metrics on the device, and reports their mean: a bar, or lines; and metrics.jsonl."""
 
-    def __init__(self, path: Path, step: int, steps: int):
+    def __init__(self, path: Path, step: int, steps: int) -> None:
         self.path = path
         self.start = self.reported = step
         self.steps = steps
@@ -200,8 +201,8 @@ class _Progress:
             if not np.isfinite(series).all():
                 bad = self.reported + 1 + int(np.argmin(np.isfinite(series)))
                 raise UserError(
-                    f"step {bad}: {name} is {series[bad - self.reported - 1]}: training diverged; the last checkpoint is "
-                    "intact. Try a smaller train.learning_rate in a new --workdir"
+                    f"step {bad}: {name} is {series[bad - self.reported - 1]}: training diverged; "
+                    "the last checkpoint is intact. Try a smaller train.learning_rate in a new --workdir"
                 )
         means = {name: float(series.mean()) for name, series in values.items()}
         seconds = time.monotonic() - self.began

@@ -1,6 +1,7 @@
 """The DCGAN generator and discriminator (Radford et al. 2015, arXiv 1511.06434)."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,9 @@ PRIORS = ("normal", "uniform")
 # Deviation: DCGAN code averages batch statistics with 0.9, about the last ten batches; inference
 # needs a steadier estimate than that.
 STATISTICS_MOMENTUM = 0.99
+
+
+Variables = Mapping[str, Any]  # what a Flax module is applied to: {"params", "batch_stats"}
 
 
 class Generator(nn.Module):
@@ -79,8 +83,8 @@ class GAN(NamedTuple):
 class Weights(NamedTuple):
     """What inference needs of a trained model: both modules' variables."""
 
-    generator: dict  # {"params", "batch_stats"}
-    discriminator: dict  # {"params", "batch_stats"}
+    generator: Variables
+    discriminator: Variables
 
 
 def make_gan(

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from anogan_jax.atomic import replacing
 from anogan_jax.calibration import p_values, threshold
-from anogan_jax.data.images import ImageSet, to_model_range
+from anogan_jax.data.images import ImageSet, to_model_range, to_pixels
 from anogan_jax.figures import save_histogram, save_panels, save_roc
 from anogan_jax.metrics import decision_metrics, ranking_metrics
 from anogan_jax.scoring import Scores
@@ -21,7 +21,13 @@ COLUMNS = ("name", "label", "score", "residual", "discrimination", "p_value", "i
 
 
 def write_report(
-    folder: Path, queries: ImageSet, scores: Scores, held_out: np.ndarray, alpha: float, facts: dict[str, Any]
+    folder: Path,
+    queries: ImageSet,
+    scores: Scores,
+    held_out: np.ndarray,
+    alpha: float,
+    normalize_contrast: bool,
+    facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes scores.csv, summary.json, panels.png, histogram.png and, with labels of both kinds, roc.png.
 
@@ -31,6 +37,7 @@ def write_report(
       scores: theirs.
       held_out: (M,) scores of held-out normal images.
       alpha: the false-alarm rate; an image is called an anomaly at p-value <= alpha.
+      normalize_contrast: whether the model saw them so; see ``to_model_range``.
       facts: what else summary.json shall say, first.
 
     Returns:
@@ -52,9 +59,9 @@ def write_report(
         summary |= {"labelled_anomalous": int(queries.labels.sum())}
         summary |= ranking_metrics(queries.labels, scores.score) | decision_metrics(queries.labels, is_anomaly)
     _write_csv(folder / "scores.csv", queries, scores, p, is_anomaly)
-    save_panels(
-        folder / "panels.png", to_model_range(queries.images), scores.generated, queries.names, scores.score, p
-    )
+    residuals = np.abs(to_model_range(queries.images, normalize_contrast) - scores.generated)
+    generated = to_pixels(scores.generated, queries.images, normalize_contrast)
+    save_panels(folder / "panels.png", queries.images, generated, residuals, queries.names, scores.score, p)
     save_histogram(folder / "histogram.png", scores.score, queries.labels, bound)
     if queries.labels is not None and labelled:
         save_roc(folder / "roc.png", queries.labels, scores.score, "A(x)")

@@ -1,6 +1,7 @@
 """A trained run: what a work directory holds, ready to score images."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,13 +12,13 @@ from tqdm import tqdm
 from anogan_jax import config as configs
 from anogan_jax.atomic import replacing
 from anogan_jax.config import Config
-from anogan_jax.data import load_one_class
+from anogan_jax.data import load_one_class, to_model_range
 from anogan_jax.data.images import read_arrays
 from anogan_jax.errors import UserError
 from anogan_jax.fit import gan_of, restored_or_new
 from anogan_jax.models import GAN, Weights
 from anogan_jax.scoring import BatchScore, Scores, make_discriminator_score, make_search_score, score_batches
-from anogan_jax.search import make_latent_search
+from anogan_jax.search import latent_search
 from anogan_jax.training import inference_weights
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def open_run(workdir: Path) -> Run:
       UserError: it holds no run, or no checkpoint that can be read.
     """
     if not (workdir / "config.json").exists():
-        raise UserError(f"{workdir}: holds no run (no config.json); train one first: python train.py --workdir {workdir}")
+        raise UserError(f"{workdir}: holds no run (no config.json there); train one first, with train.py")
     config = configs.load(workdir / "config.json")
     state = restored_or_new(workdir, config)
     step = int(state.step)
@@ -64,7 +65,8 @@ def make_batch_score(run: Run, method: str) -> BatchScore:
     if method == "discriminator":
         return make_discriminator_score(run.gan)
     settings = run.config.search
-    search = make_latent_search(
+    search = partial(
+        latent_search,
         run.gan,
         steps=settings.steps,
         learning_rate=settings.learning_rate,
@@ -78,6 +80,7 @@ def make_batch_score(run: Run, method: str) -> BatchScore:
 
 def score_with_progress(run: Run, batch_score: BatchScore, images: np.ndarray, what: str) -> Scores:
     """Scores images (N, S, S, C) uint8 under a progress bar (on a terminal)."""
+    images = to_model_range(images, run.config.data.normalize_contrast)
     width = run.config.search.batch_size
     parts = []
     with tqdm(total=len(images), desc=what, unit="image", disable=None, dynamic_ncols=True) as bar:

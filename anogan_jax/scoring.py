@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
-from anogan_jax.data.images import to_model_range
+from anogan_jax.losses import cross_entropy_loss
 from anogan_jax.models import GAN, Weights
-from anogan_jax.search import LatentSearch, SearchResult
+from anogan_jax.search import SearchResult
 
 
 class Scores(NamedTuple):
@@ -23,33 +24,31 @@ class Scores(NamedTuple):
     generated: np.ndarray  # (N, S, S, C) G(z), in [-1, 1]
 
 
-BatchScore = Callable[[Weights, Array, Array], Scores]
+LatentSearch = Callable[[Weights, Array, Array], SearchResult]  # of one image: weights, image, key
+BatchScore = Callable[[Weights, ArrayLike, ArrayLike], SearchResult]  # of a batch: images, digests
 
 
 def make_search_score(search: LatentSearch, seed: int = 0) -> BatchScore:
     """Compiles A(x) (Schlegl et al. 2017, eq. 7) for a batch: the search of one image, vmapped.
 
-    The start of an image's search is drawn with a key made from its pixels, so its score depends
-    on nothing but the image and the model.
+    ``search`` is ``partial(latent_search, gan, ...)``. The start of an image's search is drawn with
+    a key made from its pixels, so its score depends on nothing but the image and the model.
     """
 
-    def score(weights: Weights, image: Array, digest: Array) -> Scores:
-        found: SearchResult = search(weights, image, jax.random.fold_in(jax.random.key(seed), digest))
-        return Scores(found.loss, found.residual, found.discrimination, found.generated)
+    def score(weights: Weights, image: Array, digest: Array) -> SearchResult:
+        return search(weights, image, jax.random.fold_in(jax.random.key(seed), digest))
 
     return jax.jit(jax.vmap(score, in_axes=(None, 0, 0)))
 
 
 def make_discriminator_score(gan: GAN) -> BatchScore:
-    """Compiles P_D for a batch: -log D(x), the discriminator's output alone, no search.
+    """Compiles P_D for a batch: -log D(x), the discriminator's output alone; no search, no residual."""
 
-    Residual and ``generated`` are zero.
-    """
-
-    def score(weights: Weights, images: Array, digests: Array) -> Scores:
+    def score(weights: Weights, images: Array, digests: Array) -> SearchResult:
         logits, _ = gan.discriminator.apply(weights.discriminator, images, train=False)
-        unreal = jax.nn.softplus(-logits)
-        return Scores(unreal, jnp.zeros_like(unreal), unreal, jnp.zeros_like(images))
+        unreal = cross_entropy_loss(logits)
+        none = jnp.zeros_like(unreal)
+        return SearchResult(jnp.zeros((len(images), gan.latent_size)), jnp.zeros_like(images), unreal, none, unreal)
 
     return jax.jit(score)
 
@@ -60,8 +59,11 @@ def score_images(batch_score: BatchScore, weights: Weights, images: np.ndarray, 
     Args:
       batch_score: from ``make_search_score`` or ``make_discriminator_score``.
       weights: of the trained model.
-      images: (N, S, S, C) uint8, N >= 1.
+      images: (N, S, S, C) float32 in [-1, 1], N >= 1.
       batch_size: how many images are searched side by side.
+
+    Raises:
+      ValueError: the images are integers, so not in [-1, 1]; see ``to_model_range``.
     """
     parts = list(score_batches(batch_score, weights, images, batch_size))
     return Scores(*(np.concatenate(field) for field in zip(*parts, strict=True)))
@@ -73,10 +75,14 @@ def score_batches(batch_score: BatchScore, weights: Weights, images: np.ndarray,
     The last batch is filled up with copies of its first image, so that all have one width and the
     program is compiled once; the copies' scores are dropped.
     """
+    if images.dtype.kind != "f":
+        raise ValueError(f"images must be floats in [-1, 1], not {images.dtype}")
+    images = images.astype(np.float32)
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         fill = batch_size - len(batch)
         padded = np.concatenate([batch, np.repeat(batch[:1], fill, axis=0)])
         digests = np.array([zlib.crc32(image.tobytes()) for image in padded], np.uint32)
-        scores = batch_score(weights, to_model_range(padded), digests)
-        yield Scores(*(np.asarray(field)[: len(batch)] for field in scores))
+        found = batch_score(weights, padded, digests)
+        fields = (found.loss, found.residual, found.discrimination, found.generated)
+        yield Scores(*(np.asarray(field)[: len(batch)] for field in fields))

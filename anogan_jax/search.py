@@ -1,7 +1,6 @@
 """The latent search: the z whose G(z) is closest to a query, by gradient descent on z alone."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,23 +23,23 @@ class SearchResult(NamedTuple):
     discrimination: Array  # () D(z)
 
 
-LatentSearch = Callable[[Weights, Array, Array], SearchResult]
-
-
-def make_latent_search(
+def latent_search(
     gan: GAN,
+    weights: Weights,
+    image: Array,
+    key: Array,
+    *,
     steps: int = 500,
     learning_rate: float = 0.1,
     restarts: int = 1,
     discrimination: str = "feature_matching",
     discrimination_weight: float = 0.1,
     feature_layer: int = -1,
-) -> LatentSearch:
-    """Binds the model and returns the pure ``search(weights, image, key)`` for one image (S, S, C).
+) -> SearchResult:
+    """Searches the z that explains one image, a pure function of its arguments; vmap it over images and keys.
 
     Minimises L(z) = (1 - lambda) R(z) + lambda D(z) (Schlegl et al. 2017, eq. 6) with Adam, from
-    fresh draws of the prior and with fresh moments, G and D frozen in inference mode. vmap it over
-    images and keys; each image's result depends on that image, its key and the weights alone.
+    fresh draws of the prior and with fresh moments; G and D are frozen, in inference mode.
 
     Deviations from the paper, which names neither optimiser nor rate: the learning rate falls along
     a cosine to zero, so that the search settles; each step is projected to where the prior has its
@@ -48,59 +47,65 @@ def make_latent_search(
 
     Args:
       gan: the model.
-      steps: gradient steps for each start.
-      learning_rate: Adam's, at the first step. ``learning_rate * steps`` bounds the reach of the
-        search in each coordinate of z.
+      weights: its trained weights.
+      image: the query, (S, S, C) in [-1, 1].
+      key: draws the starts.
+      steps: gradient steps from each start.
+      learning_rate: Adam's at the first step. About half of ``learning_rate * steps`` is how far
+        each coordinate of z can travel; the prior's width is 1.
       restarts: independent starts, of which the best counts.
-      discrimination: "feature_matching" (eq. 5), or "cross_entropy" (eq. 4, Yeh et al. 2016).
+      discrimination: "feature_matching" (eq. 5), or "cross_entropy" (eq. 4, after Yeh et al. 2016).
       discrimination_weight: lambda.
       feature_layer: the discriminator's hidden layer that feature matching compares.
+
+    Raises:
+      ValueError: an unknown discrimination loss.
     """
+    if discrimination not in DISCRIMINATIONS:
+        raise ValueError(f"discrimination must be one of {DISCRIMINATIONS}, not {discrimination!r}")
 
-    def search(weights: Weights, image: Array, key: Array) -> SearchResult:
-        def generate(z: Array) -> Array:
-            return gan.generator.apply(weights.generator, z[None], train=False)[0]
+    def generate(z: Array) -> Array:
+        return gan.generator.apply(weights.generator, z[None], train=False)[0]
 
-        def discriminate(image: Array) -> tuple[Array, Array]:
-            logits, features = gan.discriminator.apply(weights.discriminator, image[None], train=False)
-            return logits[0], features[feature_layer][0]
+    def discriminate(image: Array) -> tuple[Array, Array]:
+        outputs: Any = gan.discriminator.apply(weights.discriminator, image[None], train=False)
+        logits, features = outputs
+        return logits[0], features[feature_layer][0]
 
-        _, image_features = discriminate(image)
+    _, image_features = discriminate(image)
 
-        def evaluate(z: Array) -> SearchResult:
-            generated = generate(z)
-            logit, features = discriminate(generated)
-            residual = residual_loss(image, generated)
-            if discrimination == "cross_entropy":
-                second = cross_entropy_loss(logit)
-            else:
-                second = feature_matching_loss(image_features, features)
-            loss = (1.0 - discrimination_weight) * residual + discrimination_weight * second
-            return SearchResult(z, generated, loss, residual, second)
+    def evaluate(z: Array) -> SearchResult:
+        generated = generate(z)
+        logit, features = discriminate(generated)
+        residual = residual_loss(image, generated)
+        if discrimination == "cross_entropy":
+            second = cross_entropy_loss(logit)
+        else:
+            second = feature_matching_loss(image_features, features)
+        loss = (1.0 - discrimination_weight) * residual + discrimination_weight * second
+        return SearchResult(z, generated, loss, residual, second)
 
-        optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
-        value_and_grad = jax.value_and_grad(lambda z: evaluate(z).loss)
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+    loss_and_gradient = jax.value_and_grad(lambda z: evaluate(z).loss)
 
-        def descend(key: Array) -> tuple[Array, Array]:
-            """One start: the best loss seen and its z."""
+    def descend(key: Array) -> tuple[Array, Array]:
+        """One start: the lowest loss on its way, and the z there."""
 
-            def step(carry: tuple, _: None) -> tuple[tuple, None]:
-                z, moments, best_loss, best_z = carry
-                loss, gradient = value_and_grad(z)
-                best_z = jnp.where(loss < best_loss, z, best_z)
-                best_loss = jnp.minimum(loss, best_loss)
-                update, moments = optimizer.update(gradient, moments)
-                return (project(gan, z + update), moments, best_loss, best_z), None
+        def step(carry: tuple, _: None) -> tuple[tuple, None]:
+            z, moments, best_loss, best_z = carry
+            loss, gradient = loss_and_gradient(z)
+            best_z = jnp.where(loss < best_loss, z, best_z)
+            best_loss = jnp.minimum(loss, best_loss)
+            update, moments = optimizer.update(gradient, moments)
+            return (project(gan, z + update), moments, best_loss, best_z), None
 
-            z = project(gan, sample_latent(gan, key))
-            (z, _, best_loss, best_z), _ = lax.scan(step, (z, optimizer.init(z), jnp.inf, z), length=steps)
-            loss = evaluate(z).loss
-            return jnp.minimum(loss, best_loss), jnp.where(loss < best_loss, z, best_z)
+        z = project(gan, sample_latent(gan, key))
+        (z, _, best_loss, best_z), _ = lax.scan(step, (z, optimizer.init(z), jnp.inf, z), length=steps)
+        loss = evaluate(z).loss
+        return jnp.minimum(loss, best_loss), jnp.where(loss < best_loss, z, best_z)
 
-        losses, zs = jax.vmap(descend)(jax.random.split(key, restarts))
-        return evaluate(zs[jnp.argmin(losses)])
-
-    return search
+    losses, zs = jax.vmap(descend)(jax.random.split(key, restarts))
+    return evaluate(zs[jnp.argmin(losses)])
 
 
 def project(gan: GAN, z: Array) -> Array:

@@ -1,7 +1,7 @@
 """Adversarial training: the state, one compiled step, and the weights that inference uses."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,7 @@ import optax
 from jax import Array, lax
 
 from anogan_jax.losses import discriminator_loss, generator_loss
-from anogan_jax.models import GAN, STATISTICS_MOMENTUM, Weights, sample_latent
-
+from anogan_jax.models import GAN, STATISTICS_MOMENTUM, Variables, Weights, sample_latent
 
 _STATISTICS_STREAM = 2**32 - 1  # a fold_in number that no training step reaches
 
@@ -20,9 +19,9 @@ class TrainState(NamedTuple):
 
     step: Array  # () int32, updates done
     key: Array  # () PRNG key, constant: step s draws from fold_in(key, s)
-    generator: dict  # {"params", "batch_stats"}
-    discriminator: dict  # {"params", "batch_stats"}
-    generator_ema: dict  # moving average of the generator's params
+    generator: Variables
+    discriminator: Variables
+    generator_ema: Mapping[str, Any]  # moving average of the generator's params
     generator_optimizer: optax.OptState
     discriminator_optimizer: optax.OptState
 

@@ -8,7 +8,9 @@ How pixels are converted, whatever the source:
   - the camera's orientation tag is obeyed.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image, ImageOps
 
 from anogan_jax.errors import UserError
 
+_CONTRASTS_IN_RANGE = np.float32(8)  # a pixel this many mean deviations from the mean is at the end of the range
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm")
 
 
@@ -25,7 +28,7 @@ class ImageSet(NamedTuple):
     images: np.ndarray  # (N, S, S, C) uint8
     labels: np.ndarray | None  # (N,) int, or None where unknown
     names: list[str]  # file names, or indices in the data set
-    unreadable: dict[str, str] = {}  # names of files left out, and why
+    unreadable: Mapping[str, str] = MappingProxyType({})  # names of files left out, and why
 
     def take(self, indices: np.ndarray) -> "ImageSet":
         """The images at these indices."""
@@ -33,9 +36,28 @@ class ImageSet(NamedTuple):
         return ImageSet(self.images[indices], labels, [self.names[i] for i in indices], self.unreadable)
 
 
-def to_model_range(images: np.ndarray) -> np.ndarray:
-    """uint8 images to float32 in [-1, 1], the range of the generator's tanh."""
-    return np.float32(images) / np.float32(127.5) - np.float32(1)
+def to_model_range(images: np.ndarray, normalize_contrast: bool = False) -> np.ndarray:
+    """What the networks see of images (N, S, S, C) uint8: float32 in [-1, 1], the range of tanh.
+
+    With ``normalize_contrast``, global contrast normalisation under the L1 norm (as Ruff et al.
+    2018 do for their AnoGAN): the mean is subtracted and the result divided by its mean absolute
+    value, each image by its own, so that a thin stroke weighs as much as a thick one. A 1/8 of that
+    is kept, cut at [-1, 1]; an image without contrast becomes zero.
+    """
+    if not normalize_contrast:
+        return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    mean, contrast = _contrast(images)
+    return np.clip((images - mean) / (_CONTRASTS_IN_RANGE * contrast), -1, 1)
+
+
+def to_pixels(generated: np.ndarray, queries: np.ndarray, normalize_contrast: bool = False) -> np.ndarray:
+    """The inverse of ``to_model_range``, as uint8; ``queries`` lend their mean and contrast."""
+    if normalize_contrast:
+        mean, contrast = _contrast(queries)
+        pixels = generated * (_CONTRASTS_IN_RANGE * contrast) + mean
+    else:
+        pixels = (generated + 1) * 127.5
+    return np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
 
 
 def from_array(array: np.ndarray, size: int, channels: int, where: str, labels: np.ndarray | None = None) -> ImageSet:
@@ -101,7 +123,8 @@ def read_folder(folder: Path, size: int, channels: int) -> ImageSet:
         except UserError as error:
             unreadable[name] = str(error)
     if not images:
-        raise UserError(f"{folder}: none of its {len(paths)} images can be read; the first: {unreadable[min(unreadable)]}")
+        first = unreadable[min(unreadable)]
+        raise UserError(f"{folder}: none of its {len(paths)} images can be read; the first: {first}")
     return ImageSet(np.stack(images), None, names, unreadable)
 
 
@@ -139,6 +162,13 @@ def read_input(path: Path, size: int, channels: int) -> ImageSet:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     return ImageSet(read_image(path, size, channels)[None], None, [path.name])
+
+
+def _contrast(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each image's mean and mean absolute deviation (at least one grey level), (N, 1, 1, 1) float32."""
+    mean = images.mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
+    deviation = np.abs(images - mean).mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
+    return mean, np.maximum(deviation, np.float32(1))
 
 
 def _to_uint8(array: np.ndarray, where: str) -> np.ndarray:

@@ -32,10 +32,10 @@ def load_one_class(config: Config) -> OneClass:
     splits = load_splits(config.data, config.model)
     for name, reason in splits.train.unreadable.items():
         log.warning("left out %s: %s", name, reason)
-    if config.data.normal is None and config.data.anomalous is None and np.any(splits.train.labels):
-        classes = ", ".join(map(str, np.unique(splits.train.labels)))
-        raise UserError(f"data.normal: say which class is normal; the training images of {splits.origin} have {classes}")
     train_labels = _anomalous(splits.train.labels, config.data)
+    if config.data.normal is None and config.data.anomalous is None and train_labels is not None and train_labels.any():
+        classes = ", ".join(map(str, np.unique(train_labels)))
+        raise UserError(f"data.normal: say which class is normal; {splits.origin} has {classes}")
     normal = np.arange(len(splits.train.images)) if train_labels is None else np.flatnonzero(train_labels == 0)
     if len(normal) < 2:
         wanted = config.data.normal if config.data.anomalous is None else f"other than {config.data.anomalous}"
@@ -59,4 +59,4 @@ def _anomalous(labels: np.ndarray | None, data: DataConfig) -> np.ndarray | None
         return None
     if data.anomalous is not None:
         return (labels == data.anomalous).astype(int)
-    return (labels != (data.normal or 0)).astype(int)
+    return labels if data.normal is None else (labels != data.normal).astype(int)

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -73,8 +73,6 @@ def load_tfds(data: DataConfig, model: ModelConfig) -> Splits:
     if not tfds_is_prepared(data) and (obstacle := _download_obstacle()):
         where = f"in {data.dir}" if data.dir else "in TFDS's own folder"
         raise UserError(f"data.name={data.name}: not prepared {where} and cannot be downloaded ({obstacle})")
-    import tensorflow_datasets as tfds
-
     builder = _tfds_builder(data)
     if not tfds_is_prepared(data):
         log.info("downloading %s with TensorFlow Datasets to %s", data.name, builder.data_dir)
@@ -96,7 +94,8 @@ def load_idx(data: DataConfig, model: ModelConfig) -> Splits:
     """MNIST-format idx files, gz or not, in ``data.dir`` or its subfolder named like the data set."""
     folder = find_idx(data)
     if folder is None:
-        raise UserError(f"data.dir={data.dir!r}: no {_IDX_NAMES['train'][0]}[.gz] there nor in a subfolder {data.name!r}")
+        wanted = f"{_IDX_NAMES['train'][0]}[.gz]"
+        raise UserError(f"data.dir={data.dir!r}: no {wanted} there nor in a subfolder {data.name!r}")
     sets = {}
     for split, (images, labels) in _IDX_NAMES.items():
         if split == "test" and _idx_file(folder, images) is None:
@@ -184,7 +183,7 @@ def _download_obstacle() -> str:
         return f"no connection to {_TFDS_HOST[0]}"
 
 
-def _tfds_builder(data: DataConfig):  # noqa: ANN202 (a type of a lazily imported package)
+def _tfds_builder(data: DataConfig) -> Any:
     os.environ.setdefault("TFDS_DISABLE_GCS", "1")
     import tensorflow_datasets as tfds
 
