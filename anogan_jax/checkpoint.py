@@ -5,7 +5,6 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
@@ -39,17 +38,16 @@ def restore_state(folder: Path, like: TrainState) -> TrainState | None:
 
     Args:
       folder: where ``save_state`` wrote.
-      like: a state of the same shapes; its values don't matter.
+      like: the state's shapes and types, as ``jax.eval_shape`` gives them.
 
     Raises:
       UserError: there are checkpoints, but none can be read.
     """
     steps = saved_steps(folder)
-    template = jax.eval_shape(lambda: like)
     for step in reversed(steps):
         try:
             with _manager(folder) as manager:
-                state = manager.restore(step, args=ocp.args.StandardRestore(template))
+                state = manager.restore(step, args=ocp.args.StandardRestore(like))
             if int(state.step) != step:
                 raise ValueError(f"holds step {int(state.step)}")
             return state

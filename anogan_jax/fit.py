@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,9 @@ def gan_of(config: Config) -> GAN:
 def restored_or_new(workdir: Path, config: Config) -> TrainState:
     """The last state saved in a work directory, or a fresh one."""
     optimizer = make_optimizer(config.train.learning_rate, config.train.beta1)
-    fresh = init_state(gan_of(config), optimizer, jax.random.key(config.seed), config.model.channels)
-    return restore_state(workdir / "checkpoints", fresh) or fresh
+    key = jax.random.key(config.seed)
+    init = jax.jit(partial(init_state, gan_of(config), optimizer, channels=config.model.channels))
+    return restore_state(workdir / "checkpoints", jax.eval_shape(init, key)) or init(key)
 
 
 def batch_indices(seed: int, step: int, count: int, batch_size: int) -> np.ndarray:

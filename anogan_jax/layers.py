@@ -1,6 +1,7 @@
 """The stride-2 convolution pair: one halves an image's size, its transpose doubles it."""
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
@@ -72,5 +73,6 @@ class StridedConv(nn.Module):
         kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
         x = conv_up(x, kernel) if self.up else conv_down(x, kernel)
         if self.use_bias:
-            x = x + self.param("bias", nn.initializers.zeros_init(), (self.features,))
+            bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+            x = x + jnp.broadcast_to(bias, x.shape)
         return x

@@ -47,11 +47,14 @@ def init_state(gan: GAN, optimizer: optax.GradientTransformation, key: Array, ch
     size = gan.generator.image_size
     generator = gan.generator.init(generator_key, jnp.zeros((1, gan.latent_size)), train=False)
     discriminator = gan.discriminator.init(discriminator_key, jnp.zeros((1, size, size, channels)), train=False)
+    # Flax starts running variances at 1, thousands of times those of freshly drawn layers; from zero
+    # the share of the start is known and is divided out at inference.
+    zeros = jax.tree.map(jnp.zeros_like, discriminator["batch_stats"])
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         key=train_key,
         generator=generator,
-        discriminator=discriminator,
+        discriminator={"params": discriminator["params"], "batch_stats": zeros},
         generator_ema=jax.tree.map(jnp.copy, generator["params"]),  # own buffers: the state is donated
         generator_optimizer=optimizer.init(generator["params"]),
         discriminator_optimizer=optimizer.init(discriminator["params"]),
@@ -119,7 +122,7 @@ def make_train_step(
             generator_loss=g_loss,
             real_probability=jnp.mean(jax.nn.sigmoid(real_logits)),
             fake_probability=jnp.mean(jax.nn.sigmoid(fake_logits)),
-            gradient_norm=optax.global_norm((d_grads, g_grads)),
+            gradient_norm=optax.tree.norm((d_grads, g_grads)),
         )
         return new_state, metrics
 
@@ -127,10 +130,11 @@ def make_train_step(
 
 
 def inference_weights(gan: GAN, state: TrainState, batches: int = 16, batch_size: int = 128) -> Weights:
-    """The weights for inference: the averaged generator with statistics of its own.
+    """The weights for inference, with statistics that belong to them; a function of the state alone.
 
-    The running statistics belong to the generator that was trained, not to its average, so they
-    are measured anew on ``batches * batch_size`` latent vectors; a function of the state alone.
+    The generator is the averaged one. The running statistics are of the one that was trained, so
+    its own are measured here, on ``batches * batch_size`` latent vectors. The discriminator's are
+    its running ones, over real and generated batches alike, freed of their start at zero.
     """
 
     def measure(total: dict, key: Array) -> tuple[dict, None]:
@@ -145,4 +149,10 @@ def inference_weights(gan: GAN, state: TrainState, batches: int = 16, batch_size
     total, _ = lax.scan(measure, zeros, keys)
     # Each update from zero holds (1 - momentum) of its batch's statistics.
     statistics = jax.tree.map(lambda leaf: leaf / batches / (1 - STATISTICS_MOMENTUM), total)
-    return Weights({"params": state.generator_ema, "batch_stats": statistics}, state.discriminator)
+    updates = 2 * state.step  # a real and a generated batch each step
+    memory = 1 - STATISTICS_MOMENTUM ** updates.astype(jnp.float32)
+    running = jax.tree.map(lambda leaf: leaf / memory, state.discriminator["batch_stats"])
+    return Weights(
+        {"params": state.generator_ema, "batch_stats": statistics},
+        {"params": state.discriminator["params"], "batch_stats": running},
+    )

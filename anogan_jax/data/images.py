@@ -135,11 +135,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
       UserError: the file cannot be read as such.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"images": loaded}
-        with loaded:
-            return {key: loaded[key] for key in loaded.files}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            return {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or 'not a NumPy file'}") from error
     except Exception as error:  # a damaged file raises anything from zipfile's or NumPy's parser

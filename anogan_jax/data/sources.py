@@ -76,7 +76,8 @@ def load_tfds(data: DataConfig, model: ModelConfig) -> Splits:
     builder = _tfds_builder(data)
     if not tfds_is_prepared(data):
         log.info("downloading %s with TensorFlow Datasets to %s", data.name, builder.data_dir)
-        builder.download_and_prepare(file_format="array_record")
+        with _one_line(f"data.name={data.name}: the download failed"):
+            builder.download_and_prepare(file_format="array_record")
     with _one_line(f"data.name={data.name}: TFDS cannot read it as an image data set"):
         splits = {}
         for split in builder.info.splits:
@@ -208,7 +209,9 @@ def _read_idx(folder: Path, name: str) -> np.ndarray:
     if path is None:
         raise UserError(f"{folder / name}[.gz]: no such file")
     with _one_line(f"{path}: cannot be read"):
-        content = (gzip.open if path.suffix == ".gz" else open)(path, "rb").read()
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
         if content[:3] != b"\0\0\x08":
             raise UserError(f"{path}: not an idx file of bytes")
         shape = np.frombuffer(content, ">u4", count=content[3], offset=4)

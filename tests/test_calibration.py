@@ -1,0 +1,35 @@
+"""p-values and the threshold against their definition."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anogan_jax import p_values, threshold
+from anogan_jax.metrics import decision_metrics, ranking_metrics
+
+small = st.integers(0, 9).map(float)  # ties are the hard part
+
+
+@given(st.lists(small, min_size=1), st.lists(small, min_size=1), st.floats(0.01, 0.99))
+def test_p_values_and_threshold_by_counting(scores, held_out, alpha):
+    scores, held_out = np.array(scores), np.array(held_out)
+    p = p_values(scores, held_out)
+    expected = [(1 + sum(h >= s for h in held_out)) / (1 + len(held_out)) for s in scores]
+    np.testing.assert_array_equal(p, expected)
+    np.testing.assert_array_equal(scores > threshold(held_out, alpha), p <= alpha)
+
+
+def test_false_alarms_keep_to_alpha():
+    rng = np.random.default_rng(0)
+    alarms = [np.mean(p_values(rng.normal(size=50), rng.normal(size=99)) <= 0.1) for _ in range(400)]
+    assert abs(np.mean(alarms) - 0.1) < 0.01
+
+
+def test_metrics_by_counting():
+    labels, scores = np.array([0, 0, 1, 1, 1]), np.array([1.0, 3.0, 2.0, 4.0, 5.0])
+    pairs = [(a > n) + 0.5 * (a == n) for a in scores[labels == 1] for n in scores[labels == 0]]
+    assert ranking_metrics(labels, scores)["auroc"] == pytest.approx(np.mean(pairs))
+    found = decision_metrics(labels, scores > 2.5)
+    assert found == {"precision": 2 / 3, "recall": 2 / 3, "sensitivity": 2 / 3, "specificity": 1 / 2}
+    assert decision_metrics(labels, scores > 9)["precision"] is None

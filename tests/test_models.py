@@ -1,0 +1,96 @@
+"""Architecture: parameter counts by hand, shapes, ranges, initialisation."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from anogan_jax import init_state, make_gan, make_optimizer, sample_latent
+
+
+def count(params):
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def initial(gan):
+    state = jax.jit(partial(init_state, gan, make_optimizer(), channels=gan.generator.channels))(jax.random.key(0))
+    return state.generator, state.discriminator
+
+
+# By hand: weights, plus scale and offset of each batch normalisation, plus biases at both image ends.
+GOLDEN = [
+    # The paper's: 64x64 grey, 512-256-128-64, 5x5, z of 100.
+    (
+        dict(image_size=64, channels=1, width=64, kernel_size=5, latent_size=100),
+        (100 * 16 * 512 + 2 * 512)
+        + (25 * 512 * 256 + 2 * 256)
+        + (25 * 256 * 128 + 2 * 128)
+        + (25 * 128 * 64 + 2 * 64)
+        + (25 * 64 * 1 + 1),
+        (25 * 1 * 64 + 64)
+        + (25 * 64 * 128 + 2 * 128)
+        + (25 * 128 * 256 + 2 * 256)
+        + (25 * 256 * 512 + 2 * 512)
+        + (16 * 512 + 1),
+    ),
+    # 32x32 colour, 4x4.
+    (
+        dict(image_size=32, channels=3, width=16, kernel_size=4, latent_size=10),
+        (10 * 16 * 64 + 2 * 64) + (16 * 64 * 32 + 2 * 32) + (16 * 32 * 16 + 2 * 16) + (16 * 16 * 3 + 3),
+        (16 * 3 * 16 + 16) + (16 * 16 * 32 + 2 * 32) + (16 * 32 * 64 + 2 * 64) + (16 * 64 + 1),
+    ),
+    # The smallest: one layer between 4x4 and the image.
+    (
+        dict(image_size=8, channels=2, width=4, kernel_size=4, latent_size=3),
+        (3 * 16 * 4 + 2 * 4) + (16 * 4 * 2 + 2),
+        (16 * 2 * 4 + 4) + (16 * 4 + 1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "generator_count", "discriminator_count"), GOLDEN)
+def test_parameter_counts(settings, generator_count, discriminator_count):
+    generator, discriminator = initial(make_gan(**settings))
+    assert count(generator["params"]) == generator_count
+    assert count(discriminator["params"]) == discriminator_count
+
+
+@pytest.mark.parametrize(("settings", "_g", "_d"), GOLDEN)
+def test_shapes_and_ranges(settings, _g, _d):
+    gan = make_gan(**settings)
+    generator, discriminator = initial(gan)
+    size = settings["image_size"]
+    z = sample_latent(gan, jax.random.key(2), (2,))
+    images = gan.generator.apply(generator, z, train=False)
+    assert images.shape == (2, size, size, settings["channels"])
+    assert np.abs(images).max() <= 1
+    logits, features = gan.discriminator.apply(discriminator, images, train=False)
+    assert logits.shape == (2,)
+    sizes = [size // 2**layer for layer in range(1, len(features) + 1)]
+    assert sizes[-1] == 4
+    assert [f.shape[1:] for f in features] == [(s, s, settings["width"] * 2**i) for i, s in enumerate(sizes)]
+
+
+def test_weights_start_normal_with_deviation_002():
+    generator, discriminator = initial(make_gan(32, 1))
+    for variables in (generator, discriminator):
+        for path, leaf in jax.tree.leaves_with_path(variables["params"]):
+            if "kernel" in jax.tree_util.keystr(path) and leaf.size > 5000:
+                assert abs(float(leaf.std()) - 0.02) < 0.001
+                assert abs(float(leaf.mean())) < 0.001
+
+
+@pytest.mark.parametrize("size", [0, 4, 12, 28])
+def test_a_size_that_does_not_halve_to_four_is_refused(size):
+    with pytest.raises(ValueError, match="image_size"):
+        make_gan(size, 1)
+
+
+def test_priors():
+    normal = sample_latent(make_gan(8, 1, latent_prior="normal"), jax.random.key(0), (4000,))
+    uniform = sample_latent(make_gan(8, 1, latent_prior="uniform"), jax.random.key(0), (4000,))
+    assert abs(float(normal.std()) - 1) < 0.01
+    assert abs(float(uniform.std()) - 3**-0.5) < 0.01
+    assert float(jnp.abs(uniform).max()) <= 1

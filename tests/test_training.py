@@ -1,0 +1,120 @@
+"""The training step: what it updates, that it is the DCGAN step, that it compiles once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from anogan_jax import (
+    discriminator_loss,
+    generator_loss,
+    inference_weights,
+    init_state,
+    make_optimizer,
+    make_train_step,
+    sample_latent,
+)
+from anogan_jax.models import STATISTICS_MOMENTUM
+
+
+@pytest.fixture
+def fresh(gan):
+    return init_state(gan, make_optimizer(), jax.random.key(3), channels=1)
+
+
+def test_one_step_equals_the_two_dcgan_updates_taken_one_by_one(gan, fresh, blobs):
+    """The reference evaluates the generator anew for its own update; the step shares one evaluation."""
+    optimizer, images = make_optimizer(), blobs[:16]
+    z = sample_latent(gan, jax.random.fold_in(fresh.key, fresh.step), (16,))
+
+    def generate(params):
+        variables = {**fresh.generator, "params": params}
+        return gan.generator.apply(variables, z, train=True, mutable=["batch_stats"])[0]
+
+    def logits(params, x):
+        variables = {**fresh.discriminator, "params": params}
+        return gan.discriminator.apply(variables, x, train=True, mutable=["batch_stats"])[0][0]
+
+    d_params, g_params = fresh.discriminator["params"], fresh.generator["params"]
+    fake = generate(g_params)
+    d_gradient = jax.grad(lambda p: discriminator_loss(logits(p, images), logits(p, fake)))(d_params)
+    update, _ = optimizer.update(d_gradient, fresh.discriminator_optimizer)
+    d_params = jax.tree.map(jnp.add, d_params, update)
+    g_gradient = jax.grad(lambda p: generator_loss(logits(d_params, generate(p))))(g_params)
+    update, _ = optimizer.update(g_gradient, fresh.generator_optimizer)
+    g_params = jax.tree.map(jnp.add, g_params, update)
+
+    state, _ = make_train_step(gan, optimizer)(fresh, images)
+    # Adam's first update is the gradient's sign: a gradient near zero may round to either.
+    for ours, reference in ((state.generator["params"], g_params), (state.discriminator["params"], d_params)):
+        for mine, theirs in zip(jax.tree.leaves(ours), jax.tree.leaves(reference), strict=True):
+            assert np.mean(np.abs(mine - theirs) > 1e-6) < 0.01
+
+
+def test_the_step_compiles_once(gan, fresh, blobs):
+    step = make_train_step(gan, make_optimizer())
+    state = fresh
+    for _ in range(3):
+        state, _ = step(state, blobs[:8])
+    assert step._cache_size() == 1
+
+
+def test_steps_are_a_function_of_the_key_and_the_step(gan, blobs):
+    step = make_train_step(gan, make_optimizer())
+
+    def run(seed):
+        state = init_state(gan, make_optimizer(), jax.random.key(seed), channels=1)
+        for _ in range(2):
+            state, metrics = step(state, blobs[:8])
+        return [np.asarray(leaf) for leaf in jax.tree.leaves((state.generator, state.discriminator, metrics))]
+
+    first, again, other = run(0), run(0), run(1)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_training_learns_the_blobs(gan, blobs, weights):
+    """Generated images come closer to the data's mean and spread than an untrained generator's."""
+    z = sample_latent(gan, jax.random.key(5), (256,))
+    images = gan.generator.apply(weights.generator, z, train=False)
+    assert float(jnp.abs(images.mean(axis=0) - blobs.mean(axis=0)).mean()) < 0.15
+    assert float(images.std(axis=0).mean()) > 0.2 * float(blobs.std(axis=0).mean())
+
+
+def test_inference_statistics_are_those_of_the_averaged_generator(gan, trained_state, weights):
+    """Inference mode gives what batch mode gives on a large batch, to the sampling error."""
+    z = sample_latent(gan, jax.random.key(6), (2048,))
+    frozen = gan.generator.apply(weights.generator, z, train=False)
+    by_batch, _ = gan.generator.apply(weights.generator, z, train=True, mutable=["batch_stats"])
+    assert float(jnp.abs(frozen - by_batch).mean()) < 0.02
+    raw = {"params": trained_state.generator_ema, "batch_stats": init_statistics(weights)}
+    assert float(jnp.abs(gan.generator.apply(raw, z, train=False) - by_batch).mean()) > 0.05
+
+
+def init_statistics(weights):
+    return jax.tree.map(jnp.ones_like, weights.generator["batch_stats"])
+
+
+def test_discriminator_statistics_average_real_and_generated_batches_alike(gan, fresh, blobs):
+    """From the first step on, with nothing left of where they started: against a weighted mean in float64."""
+    step, state, images = make_train_step(gan, make_optimizer()), fresh, blobs[:16]
+    zeros = jax.tree.map(jnp.zeros_like, state.discriminator["batch_stats"])
+    seen = []
+    for _ in range(3):
+        z = sample_latent(gan, jax.random.fold_in(state.key, state.step), (16,))
+        fake, _ = gan.generator.apply(state.generator, z, train=True, mutable=["batch_stats"])
+        variables = {"params": state.discriminator["params"], "batch_stats": zeros}
+        for batch in (images, fake):
+            _, updates = gan.discriminator.apply(variables, batch, train=True, mutable=["batch_stats"])
+            seen.append(jax.tree.map(lambda leaf: np.float64(leaf) / (1 - STATISTICS_MOMENTUM), updates["batch_stats"]))
+        state, _ = step(state, images)
+    shares = STATISTICS_MOMENTUM ** np.arange(len(seen))[::-1]
+    expected = jax.tree.map(lambda *leaves: np.average(leaves, axis=0, weights=shares), *seen)
+    ours = inference_weights(gan, state).discriminator["batch_stats"]
+    for mine, theirs in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-8)
+
+
+def test_inference_weights_are_a_function_of_the_state(gan, trained_state):
+    one, two = (jax.tree.leaves(inference_weights(gan, trained_state)) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
