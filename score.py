@@ -7,11 +7,11 @@ from pathlib import Path
 from absl import flags
 
 from anogan_jax import cli
-from anogan_jax.comparison import baseline_scores, write_comparison
+from anogan_jax.baselines import baseline_scores
 from anogan_jax.config import differences
 from anogan_jax.data import ImageSet, OneClass, load_one_class, read_input
 from anogan_jax.errors import UserError
-from anogan_jax.report import print_table, write_report
+from anogan_jax.report import print_table, write_comparison, write_report
 from anogan_jax.run import METHODS, Run, held_out_scores, make_batch_score, open_run, score_with_progress
 
 log = logging.getLogger("anogan_jax.score")
@@ -50,10 +50,12 @@ def score(run: Run) -> int:
     if _INPUT.value is None:
         data = load_one_class(run.config)
         queries, origin, warning = test_split(data), data.origin, data.warning
+        baselines = baseline_scores(data.train.images, queries.images)
         folder = Path(_OUTPUT.value or run.workdir)
     else:
         source = Path(_INPUT.value)
         queries, origin, warning = read_input(source, size, channels), str(source), ""
+        baselines = {}
         folder = Path(_OUTPUT.value or run.workdir / "inputs" / source.stem)
     if warning:
         log.warning("%s", warning)
@@ -73,7 +75,9 @@ def score(run: Run) -> int:
         "seconds": seconds,
         "images_per_second": len(queries.images) / seconds,
     }
-    summary = write_report(folder, queries, scores, held_out, alpha, run.config.data.normalize_contrast, facts)
+    summary = write_report(
+        folder, queries, scores, held_out, alpha, run.config.data.normalize_contrast, facts, baselines
+    )
     print_table(f"Results in {folder}", summary)
     return cli.EXIT_UNREADABLE if queries.unreadable else 0
 

@@ -3,7 +3,9 @@
 import csv
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ def write_report(
     alpha: float,
     normalize_contrast: bool,
     facts: dict[str, Any],
+    baselines: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Writes scores.csv, summary.json, panels.png, histogram.png and, with labels of both kinds, roc.png.
 
@@ -39,6 +42,7 @@ def write_report(
       alpha: the false-alarm rate; an image is called an anomaly at p-value <= alpha.
       normalize_contrast: whether the model saw them so; see ``to_model_range``.
       facts: what else summary.json shall say, first.
+      baselines: by name, other detectors' scores of the queries, whose AUROC is said where there are labels.
 
     Returns:
       What is in summary.json.
@@ -58,6 +62,7 @@ def write_report(
     if queries.labels is not None and labelled:
         summary |= {"labelled_anomalous": int(queries.labels.sum())}
         summary |= ranking_metrics(queries.labels, scores.score) | decision_metrics(queries.labels, is_anomaly)
+        summary |= {f"auroc of {name}": ranking_metrics(queries.labels, s)["auroc"] for name, s in baselines.items()}
     _write_csv(folder / "scores.csv", queries, scores, p, is_anomaly)
     residuals = np.abs(to_model_range(queries.images, normalize_contrast) - scores.generated)
     generated = to_pixels(scores.generated, queries.images, normalize_contrast)
@@ -68,6 +73,16 @@ def write_report(
     with replacing(folder / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def write_comparison(path: Path, labels: np.ndarray, scores: dict[str, np.ndarray]) -> dict[str, str]:
+    """Writes AUROC and average precision of each method as CSV, and returns them as text for a table."""
+    rows = {name: ranking_metrics(labels, values) for name, values in scores.items()}
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", "auroc", "average_precision"])
+        writer.writerows([name, row["auroc"], row["average_precision"]] for name, row in rows.items())
+    return {name: f"AUROC {row['auroc']:.4f}  AP {row['average_precision']:.4f}" for name, row in rows.items()}
 
 
 def print_table(title: str, rows: dict[str, Any]) -> None:

@@ -31,8 +31,8 @@ def idx_folder(tmp_path, request):
     return tmp_path
 
 
-def config(model=ModelConfig(image_size=8), **data):
-    return Config(data=DataConfig(**data), model=model)
+def config(channels=1, **data):
+    return Config(data=DataConfig(**data), model=ModelConfig(image_size=8, channels=channels))
 
 
 def test_idx_with_one_normal_class(idx_folder):
@@ -81,7 +81,7 @@ def test_npz_in_medmnist_layout(tmp_path):
     np.savez(
         path, train_images=images, train_labels=np.zeros((20, 1)), test_images=images, test_labels=np.ones((20, 1))
     )
-    data = load_one_class(config(ModelConfig(image_size=8, channels=3), source="npz", dir=str(path), normal=0))
+    data = load_one_class(config(channels=3, source="npz", dir=str(path), normal=0))
     assert data.train.images.shape == (18, 8, 8, 3)
     assert data.test.labels.tolist() == [1] * 20
     np.savez(path, pictures=images)
