@@ -77,18 +77,16 @@ def fit(config: Config, workdir: Path) -> TrainState:
             state, metrics = train_step(state, batch)
             step += 1
             progress.add(metrics)
-            last = step == train.steps or stop_signal() is not None
-            save = last or step % train.checkpoint_every == 0
+            finished, stopped = step == train.steps, stop_signal()
+            save = finished or stopped is not None or step % train.checkpoint_every == 0
             if save or step % train.log_every == 0:
                 progress.report(step)  # raises if a loss is not finite, before the state is saved
-            if step % train.sample_every == 0 or step == train.steps:
+            if finished or step % train.sample_every == 0:
                 save_grid(workdir / "samples" / f"{step:08d}.png", np.asarray(draw_samples(state)))
             if save:
                 save_state(workdir / "checkpoints", state)
-            if (number := stop_signal()) is not None and step < train.steps:
-                if not save:
-                    save_state(workdir / "checkpoints", state)
-                raise Stopped(number, step)
+            if stopped is not None and not finished:
+                raise Stopped(stopped, step)
     return state
 
 

