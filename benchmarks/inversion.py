@@ -10,6 +10,7 @@ after 1, 2, 5, 10, ... steps of searches that long. Prints JSON, and draws the c
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +35,8 @@ def main() -> int:
     gan, weights, settings = run.gan, run.weights, run.config.search
 
     def generate(z: Array) -> Array:
-        image: Array = gan.generator.apply(weights.generator, z, train=False)
-        return image
+        images: Any = gan.generator.apply(weights.generator, z, train=False)
+        return images
 
     hidden, others = (sample_latent(gan, jax.random.key(seed), (_QUERIES,)) for seed in (1, 2))
     queries = generate(jax.vmap(partial(project, gan))(hidden))
