@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from anogan_jax.config import Config, DataConfig, ModelConfig
@@ -234,3 +235,14 @@ def test_normalised_contrast_ignores_brightness_and_contrast():
     mean_deviation = np.abs(to_model_range(image, True)).mean()
     np.testing.assert_allclose(mean_deviation, 1 / 8, rtol=1e-5)
     assert not to_model_range(np.full((1, 8, 8, 1), 77, np.uint8), True).any()
+
+
+def test_tfds_without_tensorflow(monkeypatch):
+    """TFDS's own stand-in for a prepared data set: 28x28 noise with labels, read as array_record is."""
+    monkeypatch.setattr(sources, "tfds_is_prepared", lambda data: True)
+    with tfds.testing.mock_data(num_examples=40):
+        splits = sources.load_splits(DataConfig(source="auto", name="mnist"), ModelConfig(image_size=8))
+    assert splits.origin.startswith("TFDS mnist")
+    assert splits.train.images.shape == (40, 8, 8, 1)
+    assert splits.train.images.std() > 0
+    assert set(splits.train.labels.tolist()) <= set(range(10))

@@ -79,16 +79,14 @@ def load_tfds(data: DataConfig, model: ModelConfig) -> Splits:
         with _one_line(f"data.name={data.name}: the download failed"):
             builder.download_and_prepare(file_format="array_record")
     with _one_line(f"data.name={data.name}: TFDS cannot read it as an image data set"):
-        splits = {}
-        for split in builder.info.splits:
-            if split in ("train", "test"):
-                rows = list(builder.as_data_source(split=split, decoders=None))
-                images = _stack([row["image"] for row in rows], model, f"{data.name}/{split}")
-                labels = np.array([row["label"] for row in rows]) if "label" in rows[0] else None
-                splits[split] = images._replace(labels=labels)
-        if "train" not in splits:
-            raise UserError(f"data.name={data.name}: has no split 'train'")
-    return Splits(splits["train"], splits.get("test"), f"TFDS {builder.info.full_name} in {builder.data_dir}")
+
+        def read(split: str) -> ImageSet:
+            rows = list(builder.as_data_source(split=split))
+            images = _stack([row["image"] for row in rows], model, f"{data.name}/{split}")
+            return images._replace(labels=np.array([row["label"] for row in rows]) if "label" in rows[0] else None)
+
+        train, test = read("train"), read("test") if "test" in builder.info.splits else None
+    return Splits(train, test, f"TFDS {builder.info.full_name} in {builder.data_dir}")
 
 
 def load_idx(data: DataConfig, model: ModelConfig) -> Splits:
