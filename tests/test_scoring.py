@@ -20,7 +20,7 @@ def queries(blobs):
 
 
 def test_alone_or_in_any_batch_order_or_position(batch_score, weights, queries):
-    """Bit for bit at one compiled width."""
+    """Bit for bit."""
     together = score_images(batch_score, weights, queries, batch_size=16)
     order = np.random.default_rng(0).permutation(len(queries))
     shuffled = score_images(batch_score, weights, queries[order], batch_size=16)
@@ -29,6 +29,15 @@ def test_alone_or_in_any_batch_order_or_position(batch_score, weights, queries):
     for i in (0, 7, 36):
         alone = score_images(batch_score, weights, queries[i : i + 1], batch_size=16)
         assert alone.score[0] == together.score[i]
+
+
+def test_nothing_is_carried_from_one_query_to_the_next(batch_score, weights, queries):
+    """The same query gives the same bits whatever was scored before it."""
+    before = score_images(batch_score, weights, queries[:1], batch_size=16)
+    for start in (1, 17):
+        score_images(batch_score, weights, queries[start : start + 16], batch_size=16)
+    after = score_images(batch_score, weights, queries[:1], batch_size=16)
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_the_batch_size_does_not_matter(batch_score, weights, queries):
@@ -40,8 +49,9 @@ def test_the_batch_size_does_not_matter(batch_score, weights, queries):
 
 def test_every_image_is_scored_exactly_once_and_the_search_compiles_once(gan, weights, queries):
     batch_score = make_search_score(partial(latent_search, gan, steps=2))
-    for count in (1, 15, 16, 17, 37):
-        scores = score_images(batch_score, weights, queries[:count], batch_size=16)
+    many = np.tile(queries, (4, 1, 1, 1))
+    for count in (1, 32, 33, 64, 65, 148):
+        scores = score_images(batch_score, weights, many[:count], batch_size=64)
         assert all(len(field) == count for field in scores)
     assert batch_score._cache_size() == 1
 
