@@ -189,6 +189,9 @@ class _Progress:
         self.bar.close()
 
     def add(self, metrics: Metrics) -> None:
+        """Takes a step's metrics; waits for the step before it, so that a signal never finds many under way."""
+        if self.pending:
+            jax.block_until_ready(self.pending[-1])
         self.pending.append(metrics)
 
     def report(self, step: int) -> None:
