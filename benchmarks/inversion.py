@@ -1,6 +1,6 @@
 """Does the search find what is there? Queries G(z*) of a trained model, whose loss can reach zero.
 
-    python benchmarks/inversion.py --workdir runs/mnist --figure docs/inversion.png
+    python -m benchmarks.inversion --workdir runs/mnist --figure docs/inversion.png
 
 For 100 random z*, the residual at the end as a share of the residual at the start (the mean over fresh draws of the
 prior), for 1, 2, 4, 8 and 16 restarts of the search as the run's config sets it; and, for one start, the residual
