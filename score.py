@@ -4,10 +4,12 @@ import logging
 import time
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
 from anogan_jax import cli
 from anogan_jax.baselines import baseline_scores
+from anogan_jax.calibration import threshold
 from anogan_jax.config import differences
 from anogan_jax.data import ImageSet, OneClass, load_one_class, read_input
 from anogan_jax.errors import UserError
@@ -63,10 +65,12 @@ def score(run: Run) -> int:
         log.warning("skipped %s", reason)
     batch_score = make_batch_score(run, _METHOD.value)
     held_out = held_out_scores(run, batch_score, _METHOD.value)
+    alpha = run.config.alpha if _ALPHA.value is None else _ALPHA.value
+    if not np.isfinite(threshold(held_out, alpha)):
+        log.warning("alpha=%g: too low for %d held-out images, nothing can be called an anomaly", alpha, len(held_out))
     began = time.monotonic()
     scores = score_with_progress(run, batch_score, queries.images, "queries")
     seconds = time.monotonic() - began
-    alpha = run.config.alpha if _ALPHA.value is None else _ALPHA.value
     facts = {
         "data": origin,
         "warning": warning,
@@ -78,7 +82,7 @@ def score(run: Run) -> int:
     summary = write_report(
         folder, queries, scores, held_out, alpha, run.config.data.normalize_contrast, facts, baselines
     )
-    print_table(f"Results in {folder}", summary)
+    print_table(f"Results in {folder}", {name.replace("_", " "): value for name, value in summary.items()})
     return cli.EXIT_UNREADABLE if queries.unreadable else 0
 
 

@@ -89,7 +89,7 @@ def print_table(title: str, rows: dict[str, Any]) -> None:
     """Names and values in two columns."""
     table = Table(title=title, show_header=False, title_justify="left")
     for name, value in rows.items():
-        table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
     Console(file=sys.stdout, soft_wrap=True).print(table)
 
 

@@ -123,6 +123,13 @@ def test_discriminator_score(trained_run, tmp_path):
     assert row["score"] == row["discrimination"]
 
 
+def test_an_alpha_that_the_held_out_images_cannot_resolve_is_said(trained_run, tmp_path):
+    done = run_script("score.py", "--workdir", trained_run, "--alpha=0.001", "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "alpha=0.001: too low for 29 held-out images" in done.stderr
+    assert {row["is_anomaly"] for row in rows(tmp_path / "scores.csv")} == {"0"}
+
+
 def test_the_work_directory_wins_over_another_config_and_says_so(trained_run, tmp_path):
     flags = [*TINY, "--config.search.steps=999", "--workdir", trained_run, "--output", tmp_path]
     done = run_script("score.py", *flags)
