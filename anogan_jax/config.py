@@ -65,7 +65,7 @@ class SearchConfig:
     discrimination: str = "feature_matching"  # or cross_entropy (Yeh et al. 2016)
     discrimination_weight: float = 0.1  # lambda
     feature_layer: int = -1  # the discriminator's hidden layer that feature matching compares
-    batch_size: int = 128  # images to one call of the compiled program; the scores don't depend on it
+    batch_size: int = 32  # images to one call of the compiled program; the scores don't depend on it
 
 
 @dataclass

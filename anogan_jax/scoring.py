@@ -62,7 +62,7 @@ def make_discriminator_score(gan: GAN) -> BatchScore:
     return jax.jit(score)
 
 
-def score_images(batch_score: BatchScore, weights: Weights, images: np.ndarray, batch_size: int = 128) -> Scores:
+def score_images(batch_score: BatchScore, weights: Weights, images: np.ndarray, batch_size: int = LANES) -> Scores:
     """Scores every image once.
 
     Args:
