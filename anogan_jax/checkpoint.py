@@ -76,4 +76,6 @@ def _manager(folder: Path) -> Iterator[ocp.CheckpointManager]:
 
 def _reason(error: Exception) -> str:
     """The first line of what a library said, short enough to read."""
+    if "No space left on device" in str(error):
+        return "no space left on device"
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
