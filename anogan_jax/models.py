@@ -95,7 +95,13 @@ def make_gan(
     latent_size: int = 100,
     latent_prior: str = "normal",
 ) -> GAN:
-    """A generator and a discriminator for square images of 4 * 2^k pixels, k >= 1."""
+    """A generator and a discriminator for square images of 4 * 2^k pixels, k >= 1.
+
+    Raises:
+      ValueError: another size or an unknown prior.
+    """
+    if latent_prior not in PRIORS:
+        raise ValueError(f"latent_prior must be one of {PRIORS}, not {latent_prior!r}")
     if image_size < 8 or image_size & (image_size - 1):
         raise ValueError(f"image_size must be 8, 16, 32, 64, ... (4 * 2^k), not {image_size}")
     return GAN(

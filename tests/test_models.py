@@ -89,6 +89,8 @@ def test_a_size_that_does_not_halve_to_four_is_refused(size):
 
 
 def test_priors():
+    with pytest.raises(ValueError, match="latent_prior"):
+        make_gan(8, 1, latent_prior="cauchy")
     normal = sample_latent(make_gan(8, 1, latent_prior="normal"), jax.random.key(0), (4000,))
     uniform = sample_latent(make_gan(8, 1, latent_prior="uniform"), jax.random.key(0), (4000,))
     assert abs(float(normal.std()) - 1) < 0.01
