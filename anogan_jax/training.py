@@ -49,7 +49,7 @@ def init_state(gan: GAN, optimizer: optax.GradientTransformation, key: Array, ch
     discriminator = gan.discriminator.init(discriminator_key, jnp.zeros((1, size, size, channels)), train=False)
     # Flax starts running variances at 1, thousands of times those of freshly drawn layers; from zero
     # the share of the start is known and is divided out at inference.
-    zeros = jax.tree.map(jnp.zeros_like, discriminator["batch_stats"])
+    zeros = jax.tree.map(jnp.zeros_like, discriminator.get("batch_stats", {}))  # none for 8x8 images
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         key=train_key,
@@ -75,7 +75,7 @@ def make_train_step(
     def discriminate(params: dict, statistics: dict, images: Array) -> tuple[Array, dict]:
         variables = {"params": params, "batch_stats": statistics}
         (logits, _), updates = gan.discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
-        return logits, updates["batch_stats"]
+        return logits, updates.get("batch_stats", {})
 
     def step(state: TrainState, images: Array) -> tuple[TrainState, Metrics]:
         z = sample_latent(gan, jax.random.fold_in(state.key, state.step), (images.shape[0],))

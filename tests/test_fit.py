@@ -24,7 +24,9 @@ from anogan_jax.training import make_train_step
 def tiny(**train):
     defaults = dict(steps=12, batch_size=8, log_every=4, sample_every=6, checkpoint_every=5)
     return Config(
-        data=DataConfig(source="packaged", name="digits", normal=0, held_out=0.2, test_limit=40),
+        data=DataConfig(
+            source="packaged", name="digits", normal=0, normalize_contrast=True, held_out=0.2, test_limit=40
+        ),
         model=ModelConfig(image_size=16, width=4, latent_size=4),
         train=TrainConfig(**(defaults | train)),
         search=SearchConfig(steps=3, batch_size=64),

@@ -10,6 +10,8 @@ from anogan_jax import (
     generator_loss,
     inference_weights,
     init_state,
+    latent_search,
+    make_gan,
     make_optimizer,
     make_train_step,
     sample_latent,
@@ -57,6 +59,15 @@ def test_the_step_compiles_once(gan, fresh, blobs):
     for _ in range(3):
         state, _ = step(state, blobs[:8])
     assert step._cache_size() == 1
+
+
+def test_the_smallest_size_trains_and_searches():
+    """8x8: a discriminator of one hidden layer, which is not normalised."""
+    gan, optimizer = make_gan(image_size=8, channels=2, width=4, latent_size=3), make_optimizer()
+    state = init_state(gan, optimizer, jax.random.key(0), channels=2)
+    state, metrics = make_train_step(gan, optimizer)(state, np.zeros((4, 8, 8, 2), np.float32))
+    found = latent_search(gan, inference_weights(gan, state), jnp.zeros((8, 8, 2)), jax.random.key(1), steps=2)
+    assert np.isfinite([*metrics, found.loss]).all()
 
 
 def test_steps_are_a_function_of_the_key_and_the_step(gan, blobs):
