@@ -5,6 +5,9 @@ measure by, test/good/ and test/<defect>/.
 
     python train.py --config configs/paper.py --config.data.dir=FOLDER
     python score.py --config configs/paper.py
+
+Made for a GPU: on two busy CPU cores a training step took 5 seconds and the search of one image 10, so the whole of it
+was not run there.
 """
 
 from anogan_jax.config import Config, DataConfig, ModelConfig, SearchConfig, TrainConfig
