@@ -1,7 +1,7 @@
 """The stride-2 convolution pair: one halves an image's size, its transpose doubles it.
 
 Each is the other's transpose, and its gradient rule says so. The rules give the gradients that
-XLA would derive, but never convolve a dilated input, which XLA's CPU backend computes tens of
+XLA would derive, but avoid convolving a dilated input, which XLA's CPU backend computes tens of
 times slower than the same sum written otherwise, for many channels and a 5x5 kernel.
 """
 
