@@ -14,7 +14,7 @@ from anogan_jax.config import differences
 from anogan_jax.data import ImageSet, OneClass, load_one_class, read_input
 from anogan_jax.errors import UserError
 from anogan_jax.report import print_table, write_comparison, write_report
-from anogan_jax.run import METHODS, Run, held_out_scores, make_batch_score, open_run, score_with_progress
+from anogan_jax.run import METHODS, Run, held_out_scores, make_scorer, open_run, score_with_progress
 
 log = logging.getLogger("anogan_jax.score")
 
@@ -63,13 +63,13 @@ def score(run: Run) -> int:
         log.warning("%s", warning)
     for reason in queries.unreadable.values():
         log.warning("skipped %s", reason)
-    batch_score = make_batch_score(run, _METHOD.value)
-    held_out = held_out_scores(run, batch_score, _METHOD.value)
+    scorer = make_scorer(run, _METHOD.value)
+    held_out = held_out_scores(run, scorer, _METHOD.value)
     alpha = run.config.alpha if _ALPHA.value is None else _ALPHA.value
     if not np.isfinite(threshold(held_out, alpha)):
         log.warning("alpha=%g: too low for %d held-out images, nothing can be called an anomaly", alpha, len(held_out))
     began = time.monotonic()
-    scores = score_with_progress(run, batch_score, queries.images, "queries")
+    scores = score_with_progress(run, scorer, queries.images, "queries")
     seconds = time.monotonic() - began
     facts = {
         "data": origin,
@@ -94,8 +94,8 @@ def compare(run: Run) -> int:
         raise UserError(f"--compare: needs a test split with normal and anomalous images; {data.origin} has none")
     scores = {}
     for method, what in METHODS.items():
-        batch_score = make_batch_score(run, method)
-        scores[f"{method}: {what}"] = score_with_progress(run, batch_score, queries.images, method).score
+        scorer = make_scorer(run, method)
+        scores[f"{method}: {what}"] = score_with_progress(run, scorer, queries.images, method).score
     scores |= baseline_scores(data.train.images, queries.images)
     path = Path(_OUTPUT.value or run.workdir) / "comparison.csv"
     title = f"{len(queries.images)} test images of {data.origin}, in {path}"

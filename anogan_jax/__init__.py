@@ -1,5 +1,6 @@
 """AnoGAN in JAX and Flax: anomaly detection learnt from normal images alone (Schlegl et al. 2017)."""
 
+from anogan_jax.bank import Bank, make_bank, nearest
 from anogan_jax.calibration import p_values, threshold
 from anogan_jax.data import to_model_range
 from anogan_jax.losses import (
@@ -10,36 +11,45 @@ from anogan_jax.losses import (
     residual_loss,
 )
 from anogan_jax.models import GAN, Discriminator, Generator, Weights, make_gan, sample_latent
-from anogan_jax.scoring import Scores, make_discriminator_score, make_search_score, score_images
-from anogan_jax.search import SearchResult, latent_search
+from anogan_jax.scoring import Score, from_bank, from_prior, make_discriminator_scorer, make_search_scorer, score_images
+from anogan_jax.search import SearchResult, Start, latent_search, make_search, plain_start, whitened_start
 from anogan_jax.training import TrainState, inference_weights, init_state, make_optimizer, make_train_step
 from anogan_jax.version import __version__
 
 __all__ = [
     "GAN",
+    "Bank",
     "Discriminator",
     "Generator",
-    "Scores",
+    "Score",
     "SearchResult",
+    "Start",
     "TrainState",
     "Weights",
     "__version__",
     "cross_entropy_loss",
     "discriminator_loss",
     "feature_matching_loss",
+    "from_bank",
+    "from_prior",
     "generator_loss",
     "inference_weights",
     "init_state",
     "latent_search",
-    "make_discriminator_score",
+    "make_bank",
+    "make_discriminator_scorer",
     "make_gan",
     "make_optimizer",
-    "make_search_score",
+    "make_search",
+    "make_search_scorer",
     "make_train_step",
+    "nearest",
     "p_values",
+    "plain_start",
     "residual_loss",
     "sample_latent",
     "score_images",
     "threshold",
     "to_model_range",
+    "whitened_start",
 ]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -33,6 +34,7 @@ def run(main: Callable[[], int | None]) -> None:
     logging.getLogger("anogan_jax").setLevel(logging.INFO)
     # Of the libraries' own messages only errors concern the user, and those we report ourselves.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    _keep_compiled_programs()
     try:
         _parse_flags()
         code = main() or 0
@@ -44,6 +46,17 @@ def run(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_ERROR
     sys.exit(code)
+
+
+def _keep_compiled_programs() -> None:
+    """Compiled programs go to the user's cache: the next run on the same machine starts within seconds.
+
+    JAX_COMPILATION_CACHE_DIR names another place.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "anogan_jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def given_config() -> Config | None:

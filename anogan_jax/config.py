@@ -59,13 +59,15 @@ class TrainConfig:
 class SearchConfig:
     """The latent search, and so the score."""
 
-    steps: int = 500
-    learning_rate: float = 0.1  # of Adam at the first step; falls to zero along a cosine
-    restarts: int = 1
+    method: str = "bank"  # from the nearest of a bank of generated images; or paper: plain Adam from a random z
+    steps: int | None = None  # at most so many; None: 64 from the bank, the paper's 500
+    learning_rate: float | None = None  # of Adam; None: 0.3 falling to zero from the bank, 0.1 for the paper
+    tolerance: float = 1e-3  # from the bank, done once eight steps gain less than this share of the loss
+    bank_size: int = 32_768  # images
+    restarts: int = 1  # starts for each image, the nearest of the bank or random ones; the best counts
     discrimination: str = "feature_matching"  # or cross_entropy (Yeh et al. 2016)
     discrimination_weight: float = 0.1  # lambda
     feature_layer: int = -1  # the discriminator's hidden layer that feature matching compares
-    batch_size: int = 32  # images to one call of the compiled program; the scores don't depend on it
 
 
 @dataclass
@@ -102,7 +104,7 @@ def validate(config: Config) -> None:
         if fields[name] is not None and fields[name] < least:
             raise UserError(f"{name}={fields[name]}: must be at least {least}")
     for name in ("train.learning_rate", "search.learning_rate"):
-        if not fields[name] > 0:
+        if fields[name] is not None and not fields[name] > 0:
             raise UserError(f"{name}={fields[name]}: must be above 0")
     for name in ("data.held_out", "alpha"):
         if not 0 < fields[name] < 1:
@@ -149,6 +151,7 @@ _CHOICES: dict[str, tuple] = {
     "data.source": ("auto", "tfds", "idx", "npz", "folder", "packaged"),
     "model.kernel_size": (4, 5),
     "model.latent_prior": ("normal", "uniform"),
+    "search.method": ("bank", "paper"),
     "search.discrimination": ("feature_matching", "cross_entropy"),
 }
 _AT_LEAST = {
@@ -163,7 +166,8 @@ _AT_LEAST = {
     "train.checkpoint_every": 1,
     "search.steps": 1,
     "search.restarts": 1,
-    "search.batch_size": 1,
+    "search.bank_size": 1,
+    "search.tolerance": 0,
     "seed": 0,
 }
 

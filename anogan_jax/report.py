@@ -17,7 +17,7 @@ from anogan_jax.calibration import p_values, threshold
 from anogan_jax.data.images import ImageSet, to_model_range, to_pixels
 from anogan_jax.figures import save_histogram, save_panels, save_roc
 from anogan_jax.metrics import decision_metrics, ranking_metrics
-from anogan_jax.scoring import Scores
+from anogan_jax.scoring import Score
 
 COLUMNS = ("name", "label", "score", "residual", "discrimination", "p_value", "is_anomaly")
 
@@ -25,7 +25,7 @@ COLUMNS = ("name", "label", "score", "residual", "discrimination", "p_value", "i
 def write_report(
     folder: Path,
     queries: ImageSet,
-    scores: Scores,
+    scores: Score,
     held_out: np.ndarray,
     alpha: float,
     normalize_contrast: bool,
@@ -93,7 +93,7 @@ def print_table(title: str, rows: dict[str, Any]) -> None:
     Console(file=sys.stdout, soft_wrap=True).print(table)
 
 
-def _write_csv(path: Path, queries: ImageSet, scores: Scores, p: np.ndarray, is_anomaly: np.ndarray) -> None:
+def _write_csv(path: Path, queries: ImageSet, scores: Score, p: np.ndarray, is_anomaly: np.ndarray) -> None:
     labels = [""] * len(p) if queries.labels is None else queries.labels.tolist()
     columns = (scores.score.tolist(), scores.residual.tolist(), scores.discrimination.tolist(), p.tolist())
     rows = [*zip(queries.names, labels, *columns, is_anomaly.astype(int).tolist(), strict=True)]

@@ -1,98 +1,174 @@
-"""Images to anomaly scores, in batches of one fixed width."""
+"""Images to anomaly scores: a stream of queries through a fixed number of lanes."""
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain, count, islice
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
-from jax.typing import ArrayLike
+from jax import Array
 
+from anogan_jax.bank import Bank, nearest
 from anogan_jax.losses import cross_entropy_loss
-from anogan_jax.models import GAN, Weights
-from anogan_jax.search import SearchResult
+from anogan_jax.models import GAN, Weights, sample_latent
+from anogan_jax.search import Descent, Search, SearchResult, Start, plain_start, whitened_start
 
-# Images searched side by side, whatever the batch: convolutions of another width may round differently, and a search
-# of hundreds of steps makes a relative difference of 1e-3 of that.
+# Images searched side by side, however many there are: products of another width may round differently, and a search
+# makes much of a last bit.
 LANES = 32
 
 
-class Scores(NamedTuple):
-    """The scores of N images; higher is more anomalous."""
+class Score(NamedTuple):
+    """Of one image; of N, each field gains a leading axis. Higher is more anomalous."""
 
-    score: np.ndarray  # (N,) A(x) = (1 - lambda) R + lambda D
-    residual: np.ndarray  # (N,) R(x), 0 to 2 per pixel value
-    discrimination: np.ndarray  # (N,) D(x)
-    generated: np.ndarray  # (N, S, S, C) G(z), in [-1, 1]
-
-
-LatentSearch = Callable[[Weights, Array, Array], SearchResult]  # of one image: weights, image, key
-BatchScore = Callable[[Weights, ArrayLike, ArrayLike], SearchResult]  # of a batch: images, digests
+    score: np.ndarray  # () A(x) = (1 - lambda) R + lambda D
+    residual: np.ndarray  # () R(x), 0 to 2 per pixel value
+    discrimination: np.ndarray  # () D(x)
+    generated: np.ndarray  # (S, S, C) G(z), in [-1, 1]
 
 
-def make_search_score(search: LatentSearch, seed: int = 0) -> BatchScore:
-    """Compiles A(x) (Schlegl et al. 2017, eq. 7) for a batch: the search of one image, vmapped over LANES.
-
-    ``search`` is ``partial(latent_search, gan, ...)``. The start of an image's search is drawn with
-    a key made from its pixels, so its score depends on nothing but the image and the model.
-    """
-
-    def score(weights: Weights, image: Array, digest: Array) -> SearchResult:
-        return search(weights, image, jax.random.fold_in(jax.random.key(seed), digest))
-
-    def score_batch(weights: Weights, images: Array, digests: Array) -> SearchResult:
-        blocks = jax.tree.map(lambda leaf: leaf.reshape(-1, LANES, *leaf.shape[1:]), (images, digests))
-        found = lax.map(lambda block: jax.vmap(score, in_axes=(None, 0, 0))(weights, *block), blocks)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
-
-    return jax.jit(score_batch)
+MakeStarts = Callable[[Weights, Array], Start]  # of images (LANES, S, S, C); its fields are (LANES, restarts, ...)
+Scorer = Callable[[Weights, Iterable[np.ndarray]], Iterator[Score]]  # of images (S, S, C), in their order
 
 
-def make_discriminator_score(gan: GAN) -> BatchScore:
-    """Compiles P_D for a batch: -log D(x), the discriminator's output alone; no search, no residual."""
+def from_bank(gan: GAN, blocks: Iterable[Bank], restarts: int = 1) -> MakeStarts:
+    """Starts at the nearest images of a bank, in whitened coordinates."""
 
-    def score(weights: Weights, images: Array, digests: Array) -> SearchResult:
-        logits, _ = gan.discriminator.apply(weights.discriminator, images, train=False)
-        unreal = cross_entropy_loss(logits)
-        none = jnp.zeros_like(unreal)
-        return SearchResult(jnp.zeros((len(images), gan.latent_size)), jnp.zeros_like(images), unreal, none, unreal)
+    @jax.jit
+    def whiten(weights: Weights, z: Array) -> Start:
+        return jax.vmap(jax.vmap(lambda z: whitened_start(gan, weights, z)))(z)
 
-    return jax.jit(score)
+    return lambda weights, images: whiten(weights, nearest(blocks, images, restarts))
 
 
-def score_images(batch_score: BatchScore, weights: Weights, images: np.ndarray, batch_size: int = LANES) -> Scores:
-    """Scores every image once.
+def from_prior(gan: GAN, seed: int = 0, restarts: int = 1) -> MakeStarts:
+    """Starts at random, with a key made from the image's pixels: its score depends on nothing but image and model."""
+
+    @jax.jit
+    def draw(digests: Array) -> Start:
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(digests)
+        return jax.vmap(jax.vmap(plain_start))(jax.vmap(partial(sample_latent, gan, shape=(restarts,)))(keys))
+
+    return lambda weights, images: draw(np.array([zlib.crc32(np.asarray(x).tobytes()) for x in images], np.uint32))
+
+
+def make_search_scorer(search: Search, starts: MakeStarts, on_turn: Callable[[int], None] | None = None) -> Scorer:
+    """Scores by A(x) (Schlegl et al. 2017, eq. 7), LANES searches side by side in one compiled program.
+
+    A lane whose search is done takes the next query at once, so that none idles while one hard
+    image goes on. Memory does not grow with the number of images.
 
     Args:
-      batch_score: from ``make_search_score`` or ``make_discriminator_score``.
+      search: of one image.
+      starts: where each image's searches start.
+      on_turn: called each time before the program runs, with the number of lanes in use.
+    """
+
+    @partial(jax.jit, donate_argnums=1)
+    def turn(weights: Weights, lanes: Descent, fresh: Array, images: Array, starts: Start) -> Descent:
+        begun = jax.vmap(search.begin, in_axes=(None, 0, 0))(weights, images, starts)
+
+        def choose(new: Array, old: Array) -> Array:
+            return jnp.where(fresh.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        return jax.vmap(search.advance, in_axes=(None, 0))(weights, jax.tree.map(choose, begun, lanes))
+
+    def score(weights: Weights, images: Iterable[np.ndarray]) -> Iterator[Score]:
+        waiting = _queries(starts, weights, images)
+        first = next(waiting, None)
+        if first is None:
+            return
+        waiting = chain([first], waiting)
+        batch, started = jax.tree.map(lambda leaf: np.repeat(leaf[None], LANES, axis=0), (first.image, first.start))
+        empty = jax.eval_shape(jax.vmap(search.begin, in_axes=(None, 0, 0)), weights, batch, started)
+        lanes = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), empty)
+        occupants: list[_Query | None] = [None] * LANES
+        found: dict[int, list[Score]] = {}  # by the number of the image, until its turn to be given out
+        due = 0
+        while True:
+            fresh = np.array([occupant is None for occupant in occupants])
+            for lane in np.flatnonzero(fresh):
+                query = occupants[lane] = next(waiting, None)
+                if query is None:
+                    fresh[lane] = False
+                else:
+                    batch[lane] = query.image
+                    started.z[lane], started.scale[lane] = query.start
+            if not any(occupants):
+                return
+            if on_turn:
+                on_turn(sum(occupant is not None for occupant in occupants))
+            lanes = turn(weights, lanes, fresh, batch, started)
+            for lane in np.flatnonzero(np.asarray(lanes.done)):
+                if (query := occupants[lane]) is not None:
+                    found.setdefault(query.number, []).append(_score_of(lanes.best, lane))
+                    occupants[lane] = None
+            while len(found.get(due, ())) == first.restarts:
+                yield min(found.pop(due), key=lambda score: float(score.score))
+                due += 1
+
+    return score
+
+
+def make_discriminator_scorer(gan: GAN) -> Scorer:
+    """Scores by P_D: -log D(x), the discriminator's output alone; no search, no residual."""
+
+    @jax.jit
+    def loss(weights: Weights, images: Array) -> Array:
+        logits, _ = gan.discriminator.apply(weights.discriminator, images, train=False)
+        return cross_entropy_loss(logits)
+
+    def score(weights: Weights, images: Iterable[np.ndarray]) -> Iterator[Score]:
+        for block, filled in _blocks(images):
+            for image, unreal in zip(block, np.asarray(loss(weights, jnp.asarray(filled))), strict=False):
+                yield Score(unreal, np.zeros_like(unreal), unreal, np.zeros_like(image))
+
+    return score
+
+
+def score_images(scorer: Scorer, weights: Weights, images: Iterable[np.ndarray]) -> Score:
+    """Scores every image once; all fields gain a leading axis.
+
+    Args:
+      scorer: from ``make_search_scorer`` or ``make_discriminator_scorer``.
       weights: of the trained model.
-      images: (N, S, S, C) float32 in [-1, 1], N >= 1.
-      batch_size: how many images one call of the compiled program takes; the scores don't depend on it.
+      images: one or more (S, S, C) float32 in [-1, 1], an array (N, S, S, C) for one.
 
     Raises:
       ValueError: the images are integers, so not in [-1, 1]; see ``to_model_range``.
     """
-    parts = list(score_batches(batch_score, weights, images, batch_size))
-    return Scores(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+    return Score(*(np.stack(field) for field in zip(*scorer(weights, images), strict=True)))
 
 
-def score_batches(batch_score: BatchScore, weights: Weights, images: np.ndarray, batch_size: int) -> Iterator[Scores]:
-    """As ``score_images``, a batch at a time.
+class _Query(NamedTuple):
+    number: int  # of the image, in the order given
+    image: np.ndarray  # (S, S, C)
+    start: Start
+    restarts: int  # how many there are for each image
 
-    Each batch is filled up with copies of its first image to one width, the next multiple of LANES,
-    so that the program is compiled once; the copies' scores are dropped.
-    """
-    width = -(-batch_size // LANES) * LANES
-    if images.dtype.kind != "f":
-        raise ValueError(f"images must be floats in [-1, 1], not {images.dtype}")
-    images = images.astype(np.float32)
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        fill = width - len(batch)
-        padded = np.concatenate([batch, np.repeat(batch[:1], fill, axis=0)])
-        digests = np.array([zlib.crc32(image.tobytes()) for image in padded], np.uint32)
-        found = batch_score(weights, padded, digests)
-        fields = (found.loss, found.residual, found.discrimination, found.generated)
-        yield Scores(*(np.asarray(field)[: len(batch)] for field in fields))
+
+def _queries(make_starts: MakeStarts, weights: Weights, images: Iterable[np.ndarray]) -> Iterator[_Query]:
+    numbers = count()
+    for block, filled in _blocks(images):
+        starts = jax.tree.map(np.asarray, make_starts(weights, jnp.asarray(filled)))
+        for place, image in enumerate(block):
+            number, restarts = next(numbers), starts.z.shape[1]
+            for restart in range(restarts):
+                yield _Query(number, image, Start(starts.z[place, restart], starts.scale[place, restart]), restarts)
+
+
+def _blocks(images: Iterable[np.ndarray]) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+    """LANES images at a time, and as an array that is always of that size: the rest repeats the first."""
+    remaining = iter(images)
+    while block := list(islice(remaining, LANES)):
+        if block[0].dtype.kind != "f":
+            raise ValueError(f"images must be floats in [-1, 1], not {block[0].dtype}")
+        yield block, np.stack([*block, *[block[0]] * (LANES - len(block))]).astype(np.float32)
+
+
+def _score_of(found: SearchResult, lane: np.intp) -> Score:
+    fields = (found.loss, found.residual, found.discrimination, found.generated)
+    return Score(*(np.asarray(field)[lane] for field in fields))

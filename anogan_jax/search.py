@@ -1,5 +1,7 @@
 """The latent search: the z whose G(z) is closest to a query, by gradient descent on z alone."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,9 +10,18 @@ import optax
 from jax import Array, lax
 
 from anogan_jax.losses import cross_entropy_loss, feature_matching_loss, residual_loss
-from anogan_jax.models import GAN, Weights, sample_latent
+from anogan_jax.models import GAN, Weights
 
 DISCRIMINATIONS = ("feature_matching", "cross_entropy")
+_ROUND = 8  # steps between two tests of convergence
+_FLOOR = 0.3  # of the curvature, as a share of its mean over directions: how far flat directions are stretched
+
+
+class Start(NamedTuple):
+    """Where one search starts, and the coordinates it moves in; vmapped, each field gains a leading axis."""
+
+    z: Array  # (latent,)
+    scale: Array  # (latent, latent): z moves by scale @ step; the identity for plain descent
 
 
 class SearchResult(NamedTuple):
@@ -23,37 +34,66 @@ class SearchResult(NamedTuple):
     discrimination: Array  # () D(z)
 
 
-def latent_search(
-    gan: GAN,
-    weights: Weights,
-    image: Array,
-    key: Array,
-    *,
-    steps: int = 500,
-    learning_rate: float = 0.1,
-    restarts: int = 1,
-    discrimination: str = "feature_matching",
-    discrimination_weight: float = 0.1,
-    feature_layer: int = -1,
-) -> SearchResult:
-    """Searches the z that explains one image, a pure function of its arguments; vmap it over images and keys.
+class Descent(NamedTuple):
+    """One image's search under way; vmapped, each field gains a leading axis."""
 
-    Minimises L(z) = (1 - lambda) R(z) + lambda D(z) (Schlegl et al. 2017, eq. 6) with Adam, from
-    fresh draws of the prior and with fresh moments; G and D are frozen, in inference mode.
+    image: Array  # (S, S, C) the query
+    features: Array  # (H, H, F) its features in the discriminator
+    z: Array  # (latent,) to be evaluated next
+    scale: Array  # (latent, latent) of the start
+    moments: optax.OptState
+    best: SearchResult  # of all points visited
+    steps: Array  # () int32 evaluations done
+    done: Array  # () bool
 
-    Deviations from the paper, which names neither optimiser nor rate: the learning rate falls along
-    a cosine to zero, so that the search settles; each step is projected to where the prior has its
-    mass (see ``project``); of all points visited, the best is returned, not the last.
+
+class Search(NamedTuple):
+    """The search of one image in pieces, pure functions to vmap; ``latent_search`` is the whole of it."""
+
+    begin: Callable[[Weights, Array, Start], Descent]  # of weights, image, start
+    advance: Callable[[Weights, Descent], Descent]  # a round of steps on
+
+
+def latent_search(gan: GAN, weights: Weights, image: Array, start: Start, **settings: Any) -> SearchResult:
+    """Searches the z that explains one image, a pure function of its arguments; vmap it over images and starts.
 
     Args:
       gan: the model.
       weights: its trained weights.
       image: the query, (S, S, C) in [-1, 1].
-      key: draws the starts.
-      steps: gradient steps from each start.
-      learning_rate: Adam's at the first step. About half of ``learning_rate * steps`` is how far
-        each coordinate of z can travel; the prior's width is 1.
-      restarts: independent starts, of which the best counts.
+      start: from ``whitened_start`` or ``plain_start``.
+      settings: as ``make_search`` takes them.
+    """
+    search = make_search(gan, **settings)
+    descent = search.begin(weights, image, start)
+    return lax.while_loop(lambda descent: ~descent.done, partial(search.advance, weights), descent).best
+
+
+def make_search(
+    gan: GAN,
+    *,
+    steps: int = 64,
+    learning_rate: float = 0.3,
+    decay: bool = True,
+    tolerance: float = 1e-3,
+    discrimination: str = "feature_matching",
+    discrimination_weight: float = 0.1,
+    feature_layer: int = -1,
+) -> Search:
+    """Binds the model and the settings of a search.
+
+    It minimises L(z) = (1 - lambda) R(z) + lambda D(z) (Schlegl et al. 2017, eq. 6); G and D are
+    frozen, in inference mode, and Adam moves z. Deviations from the paper, which names no optimiser: each step is
+    projected to where the prior has its mass (see ``project``), and of all points visited the best
+    counts, not the last.
+
+    Args:
+      gan: the model.
+      steps: at most so many evaluations of the loss and its gradient.
+      learning_rate: Adam's at the first step, in the start's coordinates.
+      decay: the rate falls to zero along a cosine; or stays.
+      tolerance: the search ends once eight steps lower the loss by less than this share of it; with
+        0 it takes all its steps.
       discrimination: "feature_matching" (eq. 5), or "cross_entropy" (eq. 4, after Yeh et al. 2016).
       discrimination_weight: lambda.
       feature_layer: the discriminator's hidden layer that feature matching compares.
@@ -63,49 +103,74 @@ def latent_search(
     """
     if discrimination not in DISCRIMINATIONS:
         raise ValueError(f"discrimination must be one of {DISCRIMINATIONS}, not {discrimination!r}")
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps) if decay else learning_rate)
 
-    def generate(z: Array) -> Array:
-        return gan.generator.apply(weights.generator, z[None], train=False)[0]
-
-    def discriminate(image: Array) -> tuple[Array, Array]:
+    def discriminate(weights: Weights, image: Array) -> tuple[Array, Array]:
         outputs: Any = gan.discriminator.apply(weights.discriminator, image[None], train=False)
         logits, features = outputs
         return logits[0], features[feature_layer][0]
 
-    _, image_features = discriminate(image)
-
-    def evaluate(z: Array) -> SearchResult:
-        generated = generate(z)
-        logit, features = discriminate(generated)
+    def evaluate(z: Array, weights: Weights, image: Array, image_features: Array) -> tuple[Array, SearchResult]:
+        images: Any = gan.generator.apply(weights.generator, z[None], train=False)
+        generated = images[0]
+        logit, features = discriminate(weights, generated)
         residual = residual_loss(image, generated)
         if discrimination == "cross_entropy":
             second = cross_entropy_loss(logit)
         else:
             second = feature_matching_loss(image_features, features)
         loss = (1.0 - discrimination_weight) * residual + discrimination_weight * second
-        return SearchResult(z, generated, loss, residual, second)
+        return loss, SearchResult(z, generated, loss, residual, second)
 
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
-    loss_and_gradient = jax.value_and_grad(lambda z: evaluate(z).loss)
+    def begin(weights: Weights, image: Array, start: Start) -> Descent:
+        _, features = discriminate(weights, image)
+        z = project(gan, start.z)
+        unknown = jnp.float32(jnp.inf)
+        best = SearchResult(z, jnp.zeros_like(image), unknown, unknown, unknown)
+        return Descent(image, features, z, start.scale, optimizer.init(z), best, jnp.int32(0), jnp.bool_(False))
 
-    def descend(key: Array) -> tuple[Array, Array]:
-        """One start: the lowest loss on its way, and the z there."""
+    def step(weights: Weights, descent: Descent) -> Descent:
+        (loss, found), gradient = jax.value_and_grad(evaluate, has_aux=True)(
+            descent.z, weights, descent.image, descent.features
+        )
+        best = _where(loss < descent.best.loss, found, descent.best)
+        update, moments = optimizer.update(descent.scale.T @ gradient, descent.moments)
+        z = project(gan, descent.z + descent.scale @ update)
+        moved = descent._replace(z=z, moments=moments, best=best, steps=descent.steps + 1)
+        return _where(descent.steps < steps, moved, descent)
 
-        def step(carry: tuple, _: None) -> tuple[tuple, None]:
-            z, moments, best_loss, best_z = carry
-            loss, gradient = loss_and_gradient(z)
-            best_z = jnp.where(loss < best_loss, z, best_z)
-            best_loss = jnp.minimum(loss, best_loss)
-            update, moments = optimizer.update(gradient, moments)
-            return (project(gan, z + update), moments, best_loss, best_z), None
+    def advance(weights: Weights, descent: Descent) -> Descent:
+        before = descent.best.loss
+        descent, _ = lax.scan(lambda descent, _: (step(weights, descent), None), descent, length=_ROUND)
+        settled = before - descent.best.loss < tolerance * before
+        return descent._replace(done=settled | (descent.steps >= steps))
 
-        z = project(gan, sample_latent(gan, key))
-        (z, _, best_loss, best_z), _ = lax.scan(step, (z, optimizer.init(z), jnp.inf, z), length=steps)
-        loss = evaluate(z).loss
-        return jnp.minimum(loss, best_loss), jnp.where(loss < best_loss, z, best_z)
+    return Search(begin, advance)
 
-    losses, zs = jax.vmap(descend)(jax.random.split(key, restarts))
-    return evaluate(zs[jnp.argmin(losses)])
+
+def plain_start(z: Array) -> Start:
+    """Descent in z's own coordinates; z is (latent,)."""
+    return Start(z, jnp.eye(len(z)))
+
+
+def whitened_start(gan: GAN, weights: Weights, z: Array) -> Start:
+    """Descent in coordinates in which the image changes about equally fast in every direction; z is (latent,).
+
+    The generator's Jacobian at z, by forward differentiation, costs a generator evaluation for each
+    latent dimension, and saves several times as many steps.
+    """
+
+    def generate(z: Array) -> Array:
+        images: Any = gan.generator.apply(weights.generator, z[None], train=False)
+        return images.ravel()
+
+    z = project(gan, z)
+    jacobian = jax.jacfwd(generate)(z)
+    curvatures, directions = jnp.linalg.eigh(jacobian.T @ jacobian)
+    curvatures = jnp.maximum(curvatures, 0.0) / jnp.maximum(jnp.mean(curvatures), 1e-12) + _FLOOR
+    stretch = curvatures**-0.5
+    stretch = stretch / jnp.sqrt(jnp.mean(stretch**2))
+    return Start(z, directions @ jnp.diag(stretch) @ directions.T)
 
 
 def project(gan: GAN, z: Array) -> Array:
@@ -119,3 +184,7 @@ def project(gan: GAN, z: Array) -> Array:
         return jnp.clip(z, -1.0, 1.0)
     radius = jnp.sqrt(float(gan.latent_size))
     return z * jnp.minimum(1.0, radius / jnp.maximum(jnp.linalg.norm(z), 1e-12))
+
+
+def _where(condition: Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -19,5 +19,5 @@ def get_config() -> Config:
         data=DataConfig(source="folder"),
         model=ModelConfig(image_size=64, width=64, kernel_size=5, latent_size=100, latent_prior="uniform"),
         train=TrainConfig(steps=20_000),
-        search=SearchConfig(steps=500, discrimination_weight=0.1),
+        search=SearchConfig(method="paper", discrimination_weight=0.1),
     )

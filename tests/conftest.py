@@ -61,7 +61,7 @@ TINY = (
     "--config.train.sample_every=6",
     "--config.train.checkpoint_every=5",
     "--config.search.steps=3",
-    "--config.search.batch_size=64",
+    "--config.search.bank_size=64",
     "--config.data.test_limit=40",
 )
 

@@ -29,7 +29,7 @@ def tiny(**train):
         ),
         model=ModelConfig(image_size=16, width=4, latent_size=4),
         train=TrainConfig(**(defaults | train)),
-        search=SearchConfig(steps=3, batch_size=64),
+        search=SearchConfig(steps=3, bank_size=64),
     )
 
 

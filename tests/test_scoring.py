@@ -1,72 +1,133 @@
 """An image's score depends on nothing but the image and the model."""
 
-from functools import partial
+import re
 
 import jax
 import numpy as np
 import pytest
 
-from anogan_jax import cross_entropy_loss, latent_search, make_discriminator_score, make_search_score, score_images
+from anogan_jax import (
+    cross_entropy_loss,
+    from_bank,
+    from_prior,
+    make_bank,
+    make_discriminator_scorer,
+    make_search,
+    make_search_scorer,
+    score_images,
+)
+from anogan_jax.scoring import LANES
 
 
 @pytest.fixture(scope="module")
-def batch_score(gan):
-    return make_search_score(partial(latent_search, gan, steps=60))
+def bank(gan, weights):
+    return make_bank(gan, weights, jax.random.key(5), 256)
+
+
+@pytest.fixture(scope="module", params=["bank", "paper"])
+def scorer(request, gan, bank):
+    if request.param == "bank":
+        return make_search_scorer(make_search(gan, steps=60), from_bank(gan, [bank]))
+    return make_search_scorer(make_search(gan, steps=60, learning_rate=0.1, decay=False, tolerance=0), from_prior(gan))
 
 
 @pytest.fixture(scope="module")
 def queries(blobs):
-    return np.concatenate([blobs[:20], -blobs[:17]])
+    """More than fit into the lanes at once, easy and hard."""
+    return np.concatenate([blobs[:45], -blobs[:38]])
 
 
-def test_alone_or_in_any_batch_order_or_position(batch_score, weights, queries):
-    """Bit for bit."""
-    together = score_images(batch_score, weights, queries, batch_size=16)
+def test_alone_or_in_any_batch_order_or_position(scorer, weights, queries):
+    """Bit for bit, whatever the lanes' other occupants are and when they finish."""
+    together = score_images(scorer, weights, queries)
     order = np.random.default_rng(0).permutation(len(queries))
-    shuffled = score_images(batch_score, weights, queries[order], batch_size=16)
+    shuffled = score_images(scorer, weights, queries[order])
     for ours, theirs in zip(together, shuffled, strict=True):
         np.testing.assert_array_equal(ours[order], theirs)
-    for i in (0, 7, 36):
-        alone = score_images(batch_score, weights, queries[i : i + 1], batch_size=16)
+    for i in (0, 7, 82):
+        alone = score_images(scorer, weights, queries[i : i + 1])
         assert alone.score[0] == together.score[i]
 
 
-def test_nothing_is_carried_from_one_query_to_the_next(batch_score, weights, queries):
+def test_nothing_is_carried_from_one_query_to_the_next(scorer, weights, queries):
     """The same query gives the same bits whatever was scored before it."""
-    before = score_images(batch_score, weights, queries[:1], batch_size=16)
-    for start in (1, 17):
-        score_images(batch_score, weights, queries[start : start + 16], batch_size=16)
-    after = score_images(batch_score, weights, queries[:1], batch_size=16)
+    before = score_images(scorer, weights, queries[:1])
+    score_images(scorer, weights, queries[1:])
+    after = score_images(scorer, weights, queries[:1])
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_the_batch_size_does_not_matter(batch_score, weights, queries):
-    reference = score_images(batch_score, weights, queries, batch_size=16).score
-    for batch_size in (1, 5, 64):
-        scores = score_images(batch_score, weights, queries, batch_size=batch_size).score
-        np.testing.assert_allclose(scores, reference, rtol=1e-6)  # 1e-4 is promised
+def test_lanes_search_in_products_of_one_width_compiled_once(gan, weights, bank, queries, caplog):
+    """Products of another width may round differently, and a search makes much of a last bit."""
+    scorer = make_search_scorer(make_search(gan, steps=2), from_bank(gan, [bank]))
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        for count in (1, LANES - 1, LANES, LANES + 1, len(queries)):
+            scores = score_images(scorer, weights, queries[:count])
+            assert all(len(field) == count for field in scores)
+    turns = [line for line in caplog.messages if "Compiling jit(turn)" in line]
+    assert len(turns) == 1
+    assert set(re.findall(r"float32\[(\d+),16,16,1\]", turns[0])) == {str(LANES)}
 
 
-def test_every_image_is_scored_exactly_once_and_the_search_compiles_once(gan, weights, queries):
-    batch_score = make_search_score(partial(latent_search, gan, steps=2))
-    many = np.tile(queries, (4, 1, 1, 1))
-    for count in (1, 32, 33, 64, 65, 148):
-        scores = score_images(batch_score, weights, many[:count], batch_size=64)
-        assert all(len(field) == count for field in scores)
-    assert batch_score._cache_size() == 1
+def test_no_lane_idles_while_a_query_waits(gan, weights, bank, queries):
+    """The searches end at different times; the compiled program runs as often as full lanes need."""
+    search = make_search(gan, steps=200)
+    advance = jax.jit(search.advance)
+    lengths = []
+    for image in queries:
+        starts = from_bank(gan, [bank])(weights, np.repeat(image[None], LANES, 0))
+        start = jax.tree.map(lambda leaf: leaf[0, 0], starts)
+        descent, turns = search.begin(weights, image, start), 0
+        while not descent.done:
+            descent, turns = advance(weights, descent), turns + 1
+        lengths.append(turns)
+    assert len(set(lengths)) > 1
+    lanes, needed = [0] * LANES, list(lengths)
+    for turns in needed:  # each to the lane that is free first
+        lanes[lanes.index(min(lanes))] += turns
+
+    calls = []
+    scorer = make_search_scorer(search, from_bank(gan, [bank]), on_turn=calls.append)
+    score_images(scorer, weights, queries)
+    assert len(calls) == max(lanes)
 
 
-def test_anomalies_score_higher(batch_score, weights, queries):
-    scores = score_images(batch_score, weights, queries, batch_size=16).score
-    assert scores[:20].max() < scores[20:].min()
+def test_restarts_keep_the_best(gan, weights, bank, queries):
+    one, four = (
+        score_images(make_search_scorer(make_search(gan, steps=30), from_bank(gan, [bank], n)), weights, queries[:20])
+        for n in (1, 4)
+    )
+    assert np.all(four.score <= one.score)
+    assert np.any(four.score < one.score)
+
+
+def test_queries_are_drawn_as_lanes_need_them(scorer, weights, queries):
+    """Memory does not grow with the number of images: no more is read ahead than two blocks of lanes."""
+    given = 0
+
+    def stream():
+        nonlocal given
+        for _ in range(8):
+            for image in queries:
+                given += 1
+                yield image
+
+    ahead = [given - done for done, _ in enumerate(scorer(weights, stream()), start=1)]
+    assert len(ahead) == 8 * len(queries)
+    assert max(ahead) <= 8 * LANES
+
+
+def test_anomalies_score_higher(scorer, weights, queries):
+    scores = score_images(scorer, weights, queries)
+    assert scores.score[:45].max() < scores.score[45:].min()
 
 
 def test_discriminator_score_is_its_cross_entropy(gan, weights, queries):
-    scores = score_images(make_discriminator_score(gan), weights, queries, batch_size=16)
+    scores = score_images(make_discriminator_scorer(gan), weights, queries)
     logits, _ = gan.discriminator.apply(weights.discriminator, queries, train=False)
     np.testing.assert_allclose(scores.score, jax.vmap(cross_entropy_loss)(logits), rtol=1e-4)
 
 
-def test_integer_images_are_refused(batch_score, weights, queries):
+def test_integer_images_are_refused(scorer, weights):
     with pytest.raises(ValueError, match="floats"):
-        score_images(batch_score, weights, np.zeros((2, 16, 16, 1), np.uint8))
+        score_images(scorer, weights, np.zeros((2, 16, 16, 1), np.uint8))

@@ -1,0 +1,301 @@
+"""The same DCGAN, the same work, in PyTorch and here, on the CPU.
+
+    pip install -r requirements-torch.txt
+    python -m benchmarks.vs_torch [--quick] [--json FILE]
+
+Both run in one process and take turns; PyTorch runs contiguous and channels_last, and its faster time counts. Times are
+medians; a ratio above 1 means that ours is faster. The whole searches of PyTorch (500 Adam steps, batches of 64, or one
+image after the other as its AnoGANs do) are timed over some of their steps, which all cost the same, and scaled; ours,
+64 steps from a bank of generated images, run whole, none stopping early. The share of the matmul peak counts the
+arithmetic of direct convolutions, though ours does 9/16 of it; it can exceed 1.
+"""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import torch
+from absl import app, flags
+from torch import nn
+from torch.nn import functional as F
+
+from anogan_jax import (
+    GAN,
+    Weights,
+    from_bank,
+    inference_weights,
+    init_state,
+    make_bank,
+    make_gan,
+    make_optimizer,
+    make_search,
+    make_search_scorer,
+    make_train_step,
+    plain_start,
+    score_images,
+)
+
+_QUICK = flags.DEFINE_bool("quick", False, "Fewer repetitions, and the largest size without its whole searches.")
+_JSON = flags.DEFINE_string("json", None, "Where to write the rows.")
+
+_BATCH = 64
+_QUERIES = 256
+_LATENT = 32
+_PEERS_STEPS = 500
+
+
+class Size(NamedTuple):
+    """A model; base width 64."""
+
+    image: int
+    channels: int
+    kernel: int
+
+    def __str__(self) -> str:
+        return f"{self.image}x{self.image}x{self.channels}" + (", 5x5" if self.kernel == 5 else "")
+
+
+_SIZES = (Size(32, 1, 4), Size(32, 3, 4), Size(64, 1, 4), Size(64, 1, 5))
+
+
+class TorchGenerator(nn.Module):
+    """The layers of anogan_jax.models.Generator."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        geometry: dict[str, Any] = {"stride": 2, "padding": 1}
+        if size.kernel == 5:
+            geometry = {"stride": 2, "padding": 2, "output_padding": 1}
+        widths = 64 * size.image // 8
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(_LATENT, widths, 4, bias=False),
+            nn.BatchNorm2d(widths),
+            nn.ReLU(),
+        ]
+        while widths > 64:
+            layers.append(nn.ConvTranspose2d(widths, widths // 2, size.kernel, bias=False, **geometry))
+            widths //= 2
+            layers += [nn.BatchNorm2d(widths), nn.ReLU()]
+        layers += [nn.ConvTranspose2d(widths, size.channels, size.kernel, **geometry), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """z (N, latent) to images (N, C, S, S)."""
+        images: torch.Tensor = self.layers(z[:, :, None, None])
+        return images
+
+
+class TorchDiscriminator(nn.Module):
+    """The layers of anogan_jax.models.Discriminator; returns logits and the last features."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels, widths = size.channels, 64
+        for layer in range(size.image.bit_length() - 3):
+            layers.append(nn.Conv2d(channels, widths, size.kernel, 2, (size.kernel - 1) // 2, bias=layer == 0))
+            layers += [nn.BatchNorm2d(widths)] if layer else []
+            layers.append(nn.LeakyReLU(0.2))
+            channels, widths = widths, 2 * widths
+        self.layers = nn.Sequential(*layers)
+        self.logit = nn.Conv2d(channels, 1, 4)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (N, C, S, S) to logits (N,) and features."""
+        features = self.layers(images)
+        return self.logit(features).flatten(), features
+
+
+class TorchModel:
+    """PyTorch's side, in one memory format."""
+
+    def __init__(self, size: Size, memory_format: Any) -> None:
+        torch.manual_seed(0)
+        layout: dict[str, Any] = {"memory_format": memory_format}
+        self.generator, self.discriminator = TorchGenerator(size).to(**layout), TorchDiscriminator(size).to(**layout)
+        self.average = [p.detach().clone() for p in self.generator.parameters()]
+        self.optimizers = [
+            torch.optim.Adam(module.parameters(), 2e-4, (0.5, 0.999), fused=True)
+            for module in (self.generator, self.discriminator)
+        ]
+        images = torch.rand(_BATCH, size.channels, size.image, size.image) * 2 - 1
+        self.images = images.to(**layout)
+
+    def train_step(self) -> None:
+        """Discriminator, then generator on the same fakes, then the moving average."""
+        of_generator, of_discriminator = self.optimizers
+        ones, zeros = torch.ones(_BATCH), torch.zeros(_BATCH)
+        fake = self.generator(torch.randn(_BATCH, _LATENT))
+        of_discriminator.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(self.discriminator(self.images)[0], ones)
+        loss = loss + F.binary_cross_entropy_with_logits(self.discriminator(fake.detach())[0], zeros)
+        loss.backward()
+        of_discriminator.step()
+        self.discriminator.requires_grad_(False)  # its gradients are not needed for the generator's update
+        of_generator.zero_grad()
+        F.binary_cross_entropy_with_logits(self.discriminator(fake)[0], ones).backward()
+        of_generator.step()
+        self.discriminator.requires_grad_(True)
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, list(self.generator.parameters()), 0.001)
+
+    def search_step(self, batch: int) -> Callable[[], None]:
+        """One Adam step on the z of a batch of queries."""
+        self.generator.eval().requires_grad_(False)
+        self.discriminator.eval().requires_grad_(False)
+        queries = self.images[:batch]
+        with torch.no_grad():
+            wanted = self.discriminator(queries)[1]
+        z = torch.randn(batch, _LATENT, requires_grad=True)
+        optimizer = torch.optim.Adam([z], 0.1)
+
+        def step() -> None:
+            generated = self.generator(z)
+            features = self.discriminator(generated)[1]
+            loss = 0.9 * (queries - generated).abs().sum() + 0.1 * (wanted - features).abs().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        return step
+
+
+class Ours:
+    """This library's side."""
+
+    def __init__(self, size: Size) -> None:
+        self.gan: GAN = make_gan(size.image, size.channels, 64, size.kernel, _LATENT)
+        optimizer = make_optimizer()
+        self.state = init_state(self.gan, optimizer, jax.random.key(0), size.channels)
+        self._step = make_train_step(self.gan, optimizer)
+        shape = (_QUERIES, size.image, size.image, size.channels)
+        self.images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+
+    def train_step(self) -> None:
+        """One step, waited for."""
+        self.state, metrics = self._step(self.state, jax.numpy.asarray(self.images[:_BATCH]))
+        jax.block_until_ready(metrics)
+
+    def weights(self) -> Weights:
+        """For inference."""
+        return jax.jit(inference_weights, static_argnums=0)(self.gan, self.state)
+
+    def search_round(self) -> Callable[[], None]:
+        """Eight search steps of a batch."""
+        search = make_search(self.gan, steps=10**6, tolerance=0.0)
+        weights, queries = self.weights(), jax.numpy.asarray(self.images[:_BATCH])
+        starts = jax.vmap(plain_start)(jax.random.normal(jax.random.key(1), (_BATCH, _LATENT)))
+        descent = jax.jit(jax.vmap(search.begin, in_axes=(None, 0, 0)))(weights, jax.numpy.asarray(queries), starts)
+        advance = jax.jit(jax.vmap(search.advance, in_axes=(None, 0)))
+        return lambda: jax.block_until_ready(advance(weights, descent).best.loss)
+
+    def whole_search(self, bank_size: int) -> Callable[[], Any]:
+        """The default search of all queries."""
+        weights = self.weights()
+        bank = make_bank(self.gan, weights, jax.random.key(2), bank_size)
+        scorer = make_search_scorer(make_search(self.gan, tolerance=0.0), from_bank(self.gan, [bank]))
+        return lambda: score_images(scorer, weights, self.images)
+
+
+def main(_: list[str]) -> None:
+    """Measures all sizes."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    peak = matmul_peak()
+    print(f"matmul peak {peak / 1e9:.0f} GFLOP/s, load {os.getloadavg()[0]:.1f}")
+    rows: list[dict[str, Any]] = []
+    for size in _SIZES[:3] if _QUICK.value else _SIZES:
+        for row in measure(size, peak):
+            rows.append(row)
+            spread = "{:.2f} to {:.2f}".format(*row["ratios"])
+            print(
+                f"{row['size']:14} {row['work']:12} ours {row['ours_s']:9.3f} s  PyTorch {row['torch_s']:9.3f} s  "
+                f"ratio {row['ratio']:6.2f} ({spread})  {row['gflops']:4.0f} GFLOP/s  "
+                f"{row['share_of_peak']:.0%} of peak",
+                flush=True,
+            )
+        if _JSON.value:
+            Path(_JSON.value).write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def measure(size: Size, peak: float) -> list[dict[str, Any]]:
+    """The rows of one size."""
+    repeat = 3 if _QUICK.value else 11
+    large = size.image == 64
+    ours = Ours(size)
+    peers = [TorchModel(size, layout) for layout in (torch.channels_last, torch.contiguous_format)]
+    layer = convolution_flops(size)
+
+    def row(work: str, times: list[list[float]], scales: tuple[float, float], flops: float) -> dict[str, Any]:
+        mine = [scales[0] * t for t in times[0]]
+        best = min(times[1:], key=statistics.median)
+        theirs = [scales[1] * t for t in best]
+        ratios = sorted(b / a for a, b in zip(mine, theirs, strict=True))
+        seconds = statistics.median(mine)
+        return {
+            "work": work,
+            "size": str(size),
+            "ours_s": seconds,
+            "torch_s": statistics.median(theirs),
+            "ratio": statistics.median(theirs) / seconds,
+            "ratios": [ratios[0], ratios[-1]],
+            "gflops": flops / seconds / 1e9,
+            "share_of_peak": flops / seconds / peak,
+        }
+
+    # Forward, and gradients for inputs and for weights: G 3, D 2 x 3 in its own update, 2 in G's.
+    times = interleaved([ours.train_step, *(peer.train_step for peer in peers)], repeat)
+    rows = [row("train_step", times, (1, 1), 11 * _BATCH * layer)]
+    steps = [peer.search_step(_BATCH) for peer in peers]
+    times = interleaved([ours.search_round(), *steps], repeat)
+    rows.append(row("search_step", times, (1 / 8, 1), 4 * _BATCH * layer))
+    if large and _QUICK.value:
+        return rows
+    whole = ours.whole_search(1_024 if _QUICK.value else 32_768)
+    times = interleaved([whole, *steps], 1 if _QUICK.value else 3)
+    flops = 4 * 64 * _QUERIES * layer
+    rows.append(row("search_256", times, (1, _PEERS_STEPS * _QUERIES / _BATCH), flops))
+    singles = [peer.search_step(1) for peer in peers]
+    one = [[statistics.median(interleaved([step], 20)[0])] * len(times[0]) for step in singles]
+    rows.append(row("one_by_one", [times[0], *one], (1, _PEERS_STEPS * _QUERIES), flops))
+    return rows
+
+
+def interleaved(works: list[Callable[[], Any]], repeat: int) -> list[list[float]]:
+    """The seconds of each, taking turns, after one run that does not count."""
+    for work in works:
+        work()
+    times: list[list[float]] = [[] for _ in works]
+    for _ in range(repeat):
+        for work, seconds in zip(works, times, strict=True):
+            began = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - began)
+    return times
+
+
+def convolution_flops(size: Size) -> float:
+    """Of one image through the convolutions of one network, direct form: the two networks have the same."""
+    total, channels, features, edge = 0.0, size.channels, 64, size.image // 2
+    while edge >= 4:
+        total += 2 * edge**2 * size.kernel**2 * channels * features
+        channels, features, edge = features, 2 * features, edge // 2
+    return total
+
+
+def matmul_peak() -> float:
+    """FLOP/s of the best of both libraries' square products, in float32."""
+    size = 2048
+    a, b = torch.rand(size, size), np.random.default_rng(0).random((size, size), np.float32)
+    product, on_device = jax.jit(lambda x: x @ x), jax.numpy.asarray(b)
+    times = interleaved([lambda: a @ a, lambda: jax.block_until_ready(product(on_device))], 7)
+    return 2.0 * size**3 / min(min(seconds) for seconds in times)
+
+
+if __name__ == "__main__":
+    app.run(main)
