@@ -1,7 +1,7 @@
 """A trained run: what a work directory holds, ready to score images."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -66,8 +66,11 @@ def open_run(workdir: Path) -> Run:
     return Run(workdir, config, gan, jax.jit(inference_weights, static_argnums=0)(gan, state), step)
 
 
-def make_scorer(run: Run, method: str) -> Scorer:
-    """Builds one of METHODS for the run's model; the first use of the bank makes it."""
+def make_scorer(run: Run, method: str, on_turn: Callable[[int], None] | None = None) -> Scorer:
+    """Builds one of METHODS for the run's model; the first use of the bank makes it.
+
+    ``on_turn`` is as for ``make_search_scorer``.
+    """
     if method == "discriminator":
         return make_discriminator_scorer(run.gan)
     settings = run.config.search
@@ -86,8 +89,8 @@ def make_scorer(run: Run, method: str) -> Scorer:
         feature_layer=settings.feature_layer,
     )
     if paper:
-        return make_search_scorer(search, from_prior(run.gan, run.config.seed, settings.restarts))
-    return make_search_scorer(search, from_bank(run.gan, _BankFiles(run), settings.restarts))
+        return make_search_scorer(search, from_prior(run.gan, run.config.seed, settings.restarts), on_turn)
+    return make_search_scorer(search, from_bank(run.gan, _BankFiles(run), settings.restarts), on_turn)
 
 
 def score_with_progress(run: Run, scorer: Scorer, images: np.ndarray, what: str) -> Score:

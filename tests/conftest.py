@@ -1,11 +1,14 @@
 """What the tests share: tiny models and data; rank promotion and warnings are errors."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()  # compiled once for all the scripts that tests run
 
 import jax
 import numpy as np
@@ -16,6 +19,10 @@ from anogan_jax.training import inference_weights
 
 ROOT = Path(__file__).parent.parent
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -66,10 +73,11 @@ TINY = (
 )
 
 
-def run_script(script, *flags, timeout=300):
-    """Runs train.py or score.py as a user does."""
+def run_script(script, *flags, timeout=300, **environment):
+    """Runs train.py or score.py as a user does; a variable given as None is taken out of the environment."""
+    environment = {name: value for name, value in {**os.environ, **environment}.items() if value is not None}
     command = [sys.executable, "-W", "error::UserWarning:anogan_jax", str(ROOT / script), *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=timeout)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=timeout, env=environment)
 
 
 @pytest.fixture(scope="session")

@@ -72,12 +72,11 @@ def test_lanes_search_in_products_of_one_width_compiled_once(gan, weights, bank,
 def test_no_lane_idles_while_a_query_waits(gan, weights, bank, queries):
     """The searches end at different times; the compiled program runs as often as full lanes need."""
     search = make_search(gan, steps=200)
-    advance = jax.jit(search.advance)
+    make_starts, begin, advance = from_bank(gan, [bank]), jax.jit(search.begin), jax.jit(search.advance)
     lengths = []
     for image in queries:
-        starts = from_bank(gan, [bank])(weights, np.repeat(image[None], LANES, 0))
-        start = jax.tree.map(lambda leaf: leaf[0, 0], starts)
-        descent, turns = search.begin(weights, image, start), 0
+        start = jax.tree.map(lambda leaf: leaf[0, 0], make_starts(weights, np.repeat(image[None], LANES, 0)))
+        descent, turns = begin(weights, image, start), 0
         while not descent.done:
             descent, turns = advance(weights, descent), turns + 1
         lengths.append(turns)
@@ -87,7 +86,7 @@ def test_no_lane_idles_while_a_query_waits(gan, weights, bank, queries):
         lanes[lanes.index(min(lanes))] += turns
 
     calls = []
-    scorer = make_search_scorer(search, from_bank(gan, [bank]), on_turn=calls.append)
+    scorer = make_search_scorer(search, make_starts, on_turn=calls.append)
     score_images(scorer, weights, queries)
     assert len(calls) == max(lanes)
 
