@@ -263,10 +263,19 @@ def measure(size: Size, peak: float) -> list[dict[str, Any]]:
     times = interleaved([ours.whole_search(queries), *steps], 1 if _QUICK.value else 3)
     scale, flops = _QUERIES / queries, 4 * 64 * _QUERIES * layer
     rows.append(row("search_256", times, (scale, _PEERS_STEPS * _QUERIES / _BATCH), flops))
-    singles = [peer.search_step(1) for peer in peers]
-    one = [[statistics.median(interleaved([step], 20)[0])] * len(times[0]) for step in singles]
-    rows.append(row("one_by_one", [times[0], *one], (scale, _PEERS_STEPS * _QUERIES), flops))
+    singles = interleaved([repeated(peer.search_step(1), 50) for peer in peers], len(times[0]))
+    rows.append(row("one_by_one", [times[0], *singles], (scale, _PEERS_STEPS / 50 * _QUERIES), flops))
     return rows
+
+
+def repeated(work: Callable[[], None], times: int) -> Callable[[], None]:
+    """The work, several times in a row."""
+
+    def all_of_it() -> None:
+        for _ in range(times):
+            work()
+
+    return all_of_it
 
 
 def interleaved(works: list[Callable[[], Any]], repeat: int) -> list[list[float]]:
