@@ -55,7 +55,7 @@ def from_prior(gan: GAN, seed: int = 0, restarts: int = 1) -> MakeStarts:
     return lambda weights, images: draw(np.array([zlib.crc32(np.asarray(x).tobytes()) for x in images], np.uint32))
 
 
-def make_search_scorer(search: Search, starts: MakeStarts, on_turn: Callable[[int], None] | None = None) -> Scorer:
+def make_search_scorer(search: Search, make_starts: MakeStarts, on_turn: Callable[[int], None] | None = None) -> Scorer:
     """Scores by A(x) (Schlegl et al. 2017, eq. 7), LANES searches side by side in one compiled program.
 
     A lane whose search is done takes the next query at once, so that none idles while one hard
@@ -63,7 +63,7 @@ def make_search_scorer(search: Search, starts: MakeStarts, on_turn: Callable[[in
 
     Args:
       search: of one image.
-      starts: where each image's searches start.
+      make_starts: where each image's searches start.
       on_turn: called each time before the program runs, with the number of lanes in use.
     """
 
@@ -77,7 +77,7 @@ def make_search_scorer(search: Search, starts: MakeStarts, on_turn: Callable[[in
         return jax.vmap(search.advance, in_axes=(None, 0))(weights, jax.tree.map(choose, begun, lanes))
 
     def score(weights: Weights, images: Iterable[np.ndarray]) -> Iterator[Score]:
-        waiting = _queries(starts, weights, images)
+        waiting = _queries(make_starts, weights, images)
         first = next(waiting, None)
         if first is None:
             return
@@ -171,4 +171,4 @@ def _blocks(images: Iterable[np.ndarray]) -> Iterator[tuple[list[np.ndarray], np
 
 def _score_of(found: SearchResult, lane: np.intp) -> Score:
     fields = (found.loss, found.residual, found.discrimination, found.generated)
-    return Score(*(np.asarray(field)[lane] for field in fields))
+    return Score(*(np.array(np.asarray(field)[lane]) for field in fields))  # copies: the lanes' memory is used again
