@@ -64,9 +64,10 @@ def test_lanes_search_in_products_of_one_width_compiled_once(gan, weights, bank,
         for count in (1, LANES - 1, LANES, LANES + 1, len(queries)):
             scores = score_images(scorer, weights, queries[:count])
             assert all(len(field) == count for field in scores)
-    turns = [line for line in caplog.messages if "Compiling jit(turn)" in line]
-    assert len(turns) == 1
-    assert set(re.findall(r"float32\[(\d+),16,16,1\]", turns[0])) == {str(LANES)}
+    for program, shape in (("turn", "16,16,1"), ("whiten", "1,4")):
+        compiled = [line for line in caplog.messages if f"Compiling jit({program})" in line]
+        assert len(compiled) == 1, program
+        assert set(re.findall(rf"float32\[(\d+),{shape}\]", compiled[0])) == {str(LANES)}
 
 
 def test_no_lane_idles_while_a_query_waits(gan, weights, bank, queries):
