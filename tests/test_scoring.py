@@ -102,7 +102,7 @@ def test_restarts_keep_the_best(gan, weights, bank, queries):
 
 
 def test_queries_are_drawn_as_lanes_need_them(scorer, weights, queries):
-    """Memory does not grow with the number of images: no more is read ahead than two blocks of lanes."""
+    """Memory does not grow with the number of images: what is read ahead is bounded by the lanes."""
     given = 0
 
     def stream():
