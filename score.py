@@ -1,7 +1,6 @@
 """Scores images with a trained AnoGAN: python score.py --workdir runs/mnist --input photo.png"""
 
 import logging
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,10 @@ from anogan_jax.baselines import baseline_scores
 from anogan_jax.calibration import threshold
 from anogan_jax.config import differences
 from anogan_jax.data import ImageSet, OneClass, load_one_class, read_input
+from anogan_jax.devices import is_first
 from anogan_jax.errors import UserError
 from anogan_jax.report import print_table, write_comparison, write_report
-from anogan_jax.run import METHODS, Run, held_out_scores, make_scorer, open_run, score_with_progress
+from anogan_jax.run import METHODS, Run, held_out_scores, make_scorer, open_run, score_queries
 
 log = logging.getLogger("anogan_jax.score")
 
@@ -51,8 +51,9 @@ def score(run: Run) -> int:
     size, channels = run.config.model.image_size, run.config.model.channels
     if _INPUT.value is None:
         data = load_one_class(run.config)
-        queries, origin, warning = test_split(data), data.origin, data.warning
-        baselines = baseline_scores(data.train.images, queries.images)
+        test = test_split(data)
+        queries, origin, warning = test.as_queries(), data.origin, data.warning
+        baselines = baseline_scores(data.train.images, test.images) if is_first() else {}
         folder = Path(_OUTPUT.value or run.workdir)
     else:
         source = Path(_INPUT.value)
@@ -61,45 +62,37 @@ def score(run: Run) -> int:
         folder = Path(_OUTPUT.value or run.workdir / "inputs" / source.stem)
     if warning:
         log.warning("%s", warning)
-    for reason in queries.unreadable.values():
-        log.warning("skipped %s", reason)
     scorer = make_scorer(run, _METHOD.value)
     held_out = held_out_scores(run, scorer, _METHOD.value)
     alpha = run.config.alpha if _ALPHA.value is None else _ALPHA.value
     if not np.isfinite(threshold(held_out, alpha)):
         log.warning("alpha=%g: too low for %d held-out images, nothing can be called an anomaly", alpha, len(held_out))
-    began = time.monotonic()
-    scores = score_with_progress(run, scorer, queries.images, "queries")
-    seconds = time.monotonic() - began
-    facts = {
-        "data": origin,
-        "warning": warning,
-        "method": _METHOD.value,
-        "checkpoint_step": run.step,
-        "seconds": seconds,
-        "images_per_second": len(queries.images) / seconds,
-    }
-    summary = write_report(
-        folder, queries, scores, held_out, alpha, run.config.data.normalize_contrast, facts, baselines
-    )
+    results = score_queries(run, scorer, queries, "queries")
+    if not is_first():
+        return cli.EXIT_UNREADABLE if sum(scored.score is None for scored in results) else 0  # takes them all
+    facts = {"data": origin, "warning": warning, "method": _METHOD.value, "checkpoint_step": run.step}
+    summary = write_report(folder, results, held_out, alpha, run.config.data.normalize_contrast, facts, baselines)
     print_table(f"Results in {folder}", {name.replace("_", " "): value for name, value in summary.items()})
-    return cli.EXIT_UNREADABLE if queries.unreadable else 0
+    return cli.EXIT_UNREADABLE if summary["unreadable"] else 0
 
 
 def compare(run: Run) -> int:
     """The paper's table, P_D, Yeh's variant and AnoGAN, with baselines on the same images."""
     data = load_one_class(run.config)
-    queries = test_split(data)
-    if queries.labels is None or len(set(queries.labels.tolist())) < 2:
+    test = test_split(data)
+    if test.labels is None or len(set(test.labels.tolist())) < 2:
         raise UserError(f"--compare: needs a test split with normal and anomalous images; {data.origin} has none")
     scores = {}
     for method, what in METHODS.items():
         scorer = make_scorer(run, method)
-        scores[f"{method}: {what}"] = score_with_progress(run, scorer, queries.images, method).score
-    scores |= baseline_scores(data.train.images, queries.images)
+        results = score_queries(run, scorer, test.as_queries(), method)
+        scores[f"{method}: {what}"] = np.array([scored.score.score for scored in results if scored.score])
+    if not is_first():
+        return 0
+    scores |= baseline_scores(data.train.images, test.images)
     path = Path(_OUTPUT.value or run.workdir) / "comparison.csv"
-    title = f"{len(queries.images)} test images of {data.origin}, in {path}"
-    print_table(title, write_comparison(path, queries.labels, scores))
+    title = f"{len(test.images)} test images of {data.origin}, in {path}"
+    print_table(title, write_comparison(path, test.labels, scores))
     return 0
 
 

@@ -3,6 +3,7 @@
 from anogan_jax.bank import Bank, make_bank, nearest
 from anogan_jax.calibration import p_values, threshold
 from anogan_jax.data import to_model_range
+from anogan_jax.devices import make_mesh
 from anogan_jax.losses import (
     cross_entropy_loss,
     discriminator_loss,
@@ -12,7 +13,7 @@ from anogan_jax.losses import (
 )
 from anogan_jax.models import GAN, Discriminator, Generator, Weights, make_gan, sample_latent
 from anogan_jax.scoring import Score, from_bank, from_prior, make_discriminator_scorer, make_search_scorer, score_images
-from anogan_jax.search import SearchResult, Start, latent_search, make_search, plain_start, whitened_start
+from anogan_jax.search import SearchResult, Start, even_scale, latent_search, make_search, plain_start
 from anogan_jax.training import TrainState, inference_weights, init_state, make_optimizer, make_train_step
 from anogan_jax.version import __version__
 
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "cross_entropy_loss",
     "discriminator_loss",
+    "even_scale",
     "feature_matching_loss",
     "from_bank",
     "from_prior",
@@ -39,6 +41,7 @@ __all__ = [
     "make_bank",
     "make_discriminator_scorer",
     "make_gan",
+    "make_mesh",
     "make_optimizer",
     "make_search",
     "make_search_scorer",
@@ -51,5 +54,4 @@ __all__ = [
     "score_images",
     "threshold",
     "to_model_range",
-    "whitened_start",
 ]

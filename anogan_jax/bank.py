@@ -6,60 +6,133 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+from jax.sharding import Mesh
 
+from anogan_jax.devices import AXIS, ROWS, WHOLE, make_mesh, rows, whole
+from anogan_jax.losses import residual_loss
 from anogan_jax.models import GAN, Weights, sample_latent
 from anogan_jax.search import project
 
-_BLOCK = 256  # images generated at a time
+# Products are always of so many images and so many queries, whatever the number of devices: their last bits stay.
+_CHUNK = 4096
+_QUERIES = 32
+_SHORTLIST = 64  # of a chunk, by squared distance
+_DRAWN = 256  # images generated at a time
 
 
 class Bank(NamedTuple):
-    """B generated images with the z that made them."""
+    """B generated images with the z that made them, divided over the devices of a mesh."""
 
     z: Array  # (B, latent)
     images: Array  # (B, S, S, C) float32 in [-1, 1], of half precision, to be kept in half the space
+    squares: Array  # (B,) their squared norms; infinite for the rows that only fill the last chunk
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def make_bank(gan: GAN, weights: Weights, key: Array, size: int) -> Bank:
-    """Draws ``size`` images, the z where the search may go (see ``project``)."""
-
-    def generate(key: Array) -> Bank:
-        z = jax.vmap(partial(project, gan))(sample_latent(gan, key, (_BLOCK,)))
-        images: Any = gan.generator.apply(weights.generator, z, train=False)
-        return Bank(z, images.astype(jnp.float16).astype(jnp.float32))
-
-    blocks = lax.map(generate, jax.random.split(key, -(-size // _BLOCK)))
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size], blocks)
+def make_bank(gan: GAN, weights: Weights, key: Array, size: int, mesh: Mesh | None = None) -> Bank:
+    """Draws ``size`` images, the z where the search may go (see ``project``); the same on any mesh."""
+    mesh = mesh or make_mesh()
+    draws = _filled(size, mesh) // _DRAWN
+    z, images = _draw(gan, mesh, jax.device_put(weights, whole(mesh)), jax.random.split(key, draws))
+    return place_bank(np.asarray(z)[:size], np.asarray(images)[:size], mesh)
 
 
-def nearest(blocks: Iterable[Bank], images: Array, count: int) -> Array:
-    """The z of the ``count`` images closest to each query, in squared distance: (N, count, latent), closest first.
+def place_bank(z: np.ndarray, images: np.ndarray, mesh: Mesh | None = None) -> Bank:
+    """Divides z (B, latent) and images (B, S, S, C) over the devices of a mesh."""
+    mesh = mesh or make_mesh()
+    more = _filled(len(images), mesh) - len(images)
+    squares = [np.square(image, dtype=np.float64).sum() for image in images]
+    leaves = (z.astype(np.float32), images.astype(np.float32), np.array(squares, np.float32))
+    filled = (
+        np.pad(leaf, ((0, more), *[(0, 0)] * (leaf.ndim - 1)), constant_values=fill)
+        for leaf, fill in zip(leaves, (0, 0, np.inf), strict=True)
+    )
+    return Bank(*jax.device_put(tuple(filled), rows(mesh)))
+
+
+def nearest(blocks: Iterable[Bank], images: Array, count: int, mesh: Mesh | None = None) -> Array:
+    """The z of the ``count`` images closest to each query in residual loss: (N, count, latent), closest first.
+
+    Squared distance, which is a product of matrices, chooses a few of every chunk of the bank, and
+    the residual loss among those.
 
     Args:
-      blocks: the bank; in several parts where one would not fit into memory.
+      blocks: the bank; in several parts where one would not fit into the devices' memory.
       images: queries (N, S, S, C).
+      count: how many, at most 64.
+      mesh: the one that the bank is divided over.
     """
-    latent = None
+    mesh = mesh or make_mesh()
+    found = None
     for block in blocks:
-        if latent is None:
-            empty = jnp.full((len(images), count), jnp.inf)
-            latent = (empty, jnp.zeros((len(images), count, block.z.shape[-1])))
-        latent = _closest(latent, block, images)
-    if latent is None:
+        if found is None:
+            none = _none_found(count, block.z.shape[-1])
+            found = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], len(images), axis=0), none)
+        found = _closer(mesh, found, block, images)
+    if found is None:
         raise ValueError("an empty bank has no nearest image")
-    return latent[1]
+    return found.z
 
 
-@jax.jit
-def _closest(best: tuple[Array, Array], block: Bank, images: Array) -> tuple[Array, Array]:
-    """Merges a block into the distances (N, count), short of the query's own norm, and the z (N, count, latent)."""
-    distances, zs = best
-    bank, queries = block.images.reshape(len(block.images), -1), images.reshape(len(images), -1)
-    squared = jnp.sum(bank**2, axis=1)[None] - 2 * queries @ bank.T
-    negative, places = lax.top_k(-squared, min(distances.shape[1], len(bank)))
-    distances = jnp.concatenate([distances, -negative], axis=1)
-    zs = jnp.concatenate([zs, block.z[places]], axis=1)
-    _, order = lax.top_k(-distances, best[0].shape[1])
-    return jnp.take_along_axis(distances, order, axis=1), jnp.take_along_axis(zs, order[..., None], axis=1)
+class _Found(NamedTuple):
+    """The closest images to a query so far; of N, each field gains a leading axis."""
+
+    residual: Array  # (count,) ascending
+    z: Array  # (count, latent)
+
+
+def _none_found(count: int, latent: int) -> _Found:
+    return _Found(jnp.full(count, jnp.inf), jnp.zeros((count, latent)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _closer(mesh: Mesh, found: _Found, block: Bank, images: Array) -> _Found:
+    """Merges a block of the bank, divided over the mesh, into what was found."""
+
+    def in_chunk(found: _Found, chunk: Bank, image: Array) -> _Found:
+        distances = chunk.squares - 2 * chunk.images.reshape(_CHUNK, -1) @ image.ravel()
+        _, places = lax.top_k(-distances, _SHORTLIST)
+        residuals = jax.vmap(residual_loss, in_axes=(None, 0))(image, chunk.images[places])
+        return _merge(found, _Found(jnp.where(jnp.isinf(chunk.squares[places]), jnp.inf, residuals), chunk.z[places]))
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=(WHOLE, ROWS, WHOLE), out_specs=WHOLE, check_vma=False)
+    def in_block(found: _Found, block: Bank, images: Array) -> _Found:
+        chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, _CHUNK, *leaf.shape[1:]), block)
+
+        def of_query(image: Array) -> _Found:
+            none = _none_found(*found.z.shape[1:])
+            return lax.scan(lambda found, chunk: (in_chunk(found, chunk, image), None), none, chunks)[0]
+
+        here = lax.map(of_query, images, batch_size=_QUERIES)
+        everywhere = jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS, axis=1, tiled=True), here)
+        return jax.vmap(_merge)(found, everywhere)
+
+    return in_block(found, block, images)
+
+
+def _merge(found: _Found, more: _Found) -> _Found:
+    both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), found, more)
+    _, order = lax.top_k(-both.residual, len(found.residual))
+    return jax.tree.map(lambda leaf: leaf[order], both)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _draw(gan: GAN, mesh: Mesh, weights: Weights, keys: Array) -> tuple[Array, Array]:
+    """z and images of half precision, _DRAWN for each key."""
+
+    def generate(weights: Weights, key: Array) -> tuple[Array, Array]:
+        z = jax.vmap(partial(project, gan))(sample_latent(gan, key, (_DRAWN,)))
+        images: Any = gan.generator.apply(weights.generator, z, train=False)
+        return z, images.astype(jnp.float16)
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=(WHOLE, ROWS), out_specs=ROWS, check_vma=False)
+    def draw(weights: Weights, keys: Array) -> tuple[Array, Array]:
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), lax.map(partial(generate, weights), keys))
+
+    return draw(weights, keys)
+
+
+def _filled(size: int, mesh: Mesh) -> int:
+    """The least multiple of a chunk on each device that holds so many."""
+    return -(-size // (_CHUNK * mesh.size)) * _CHUNK * mesh.size

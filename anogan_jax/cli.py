@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from anogan_jax import config as configs
 from anogan_jax.config import Config
+from anogan_jax.devices import is_first, join_processes
 from anogan_jax.errors import UserError
 
 EXIT_ERROR = 1
@@ -26,6 +27,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     None,
     "Python file with get_config(), such as configs/mnist.py. Any field of it is set as --config.search.steps=100; "
     "anogan_jax/config.py explains them all.",
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "This is one of several processes, started alike on one or more machines, that work as one."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the run. Default: runs/<name of the config file>.")
 
@@ -40,6 +44,10 @@ def run(main: Callable[[], int | None]) -> None:
     keep_compiled_programs()
     try:
         _parse_flags()
+        if _DISTRIBUTED.value:
+            join_processes()
+            if not is_first():
+                logging.getLogger("anogan_jax").setLevel(logging.WARNING)
         code = main() or 0
     except UserError as error:
         code = _complain(str(error), EXIT_ERROR)
@@ -48,6 +56,9 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_ERROR
+    if code in (EXIT_ERROR, EXIT_USAGE) and _DISTRIBUTED.value:
+        sys.stderr.flush()
+        os._exit(code)  # an orderly end would wait for processes that wait for this one
     sys.exit(code)
 
 

@@ -1,6 +1,8 @@
 """The pictures people look at."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -29,48 +31,38 @@ def save_grid(path: Path, images: np.ndarray, columns: int = 8) -> None:
         picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(temporary)
 
 
-def save_panels(
-    path: Path,
-    queries: np.ndarray,
-    generated: np.ndarray,
-    residuals: np.ndarray,
-    names: list[str],
-    scores: np.ndarray,
-    p_values: np.ndarray,
-    each: int = 8,
-) -> None:
-    """The most and the least anomalous queries: query, G(z), and |x - G(z)| as a heatmap.
+class Panel(NamedTuple):
+    """One query as it is shown."""
 
-    Args:
-      path: where the PNG goes.
-      queries, generated: (N, S, S, C) uint8.
-      residuals: (N, S, S, C), >= 0; shown as their mean over C.
-      names, scores, p_values: (N,).
-      each: how many of the most anomalous, and of the least.
-    """
-    order = np.argsort(-scores, kind="stable")
-    most = order[: min(each, len(order))]
-    least = order[len(most) :][-each:]
-    groups = [("Most anomalous", most), ("Least anomalous", least)][: 2 if len(least) else 1]
-    columns = max(2, max(len(chosen) for _, chosen in groups))
-    residuals = residuals.mean(axis=-1)
-    top = max(float(residuals[np.concatenate([chosen for _, chosen in groups])].max()), 1e-6)
+    name: str
+    score: float
+    p_value: float
+    query: np.ndarray  # (S, S, C) uint8
+    generated: np.ndarray  # (S, S, C) uint8
+    residual: np.ndarray  # (S, S), >= 0
+
+
+def save_panels(path: Path, groups: Mapping[str, Sequence[Panel]]) -> None:
+    """Queries by titled group, side by side: query, G(z), and |x - G(z)| as a heatmap on one scale."""
+    columns = max(2, max(len(panels) for panels in groups.values()))
+    top = max(1e-6, *(float(panel.residual.max()) for panels in groups.values() for panel in panels))
 
     figure = Figure(figsize=(1.35 * columns + 1.7, 4.9 * len(groups)), layout="constrained")
     blocks = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
     heat = None
-    for block, (title, chosen) in zip(blocks, groups, strict=True):
+    for block, (title, panels) in zip(blocks, groups.items(), strict=True):
         block.suptitle(title, fontweight="bold", x=0.01, ha="left")
         axes = block.subplots(3, columns, squeeze=False)
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[], frame_on=False)
         for row, label in enumerate(("query", "G(z)", "residual")):
             axes[row, 0].set_ylabel(label)
-        for column, i in enumerate(chosen):
-            axes[0, column].set_title(f"{_short(names[i])}\n{scores[i]:.4g}, p={p_values[i]:.3f}", fontsize=8)
-            for row, image in enumerate((queries[i], generated[i])):
+        for column, panel in enumerate(panels):
+            title = f"{_short(panel.name)}\n{panel.score:.4g}, p={panel.p_value:.3f}"
+            axes[0, column].set_title(title, fontsize=8)
+            for row, image in enumerate((panel.query, panel.generated)):
                 axes[row, column].imshow(_displayable(image), cmap="gray", vmin=0, vmax=255)
-            heat = axes[2, column].imshow(residuals[i], cmap="inferno", vmin=0, vmax=top)
+            heat = axes[2, column].imshow(panel.residual, cmap="inferno", vmin=0, vmax=top)
         block.colorbar(heat, ax=list(axes[2]), label="|x - G(z)|", fraction=0.05, pad=0.01)
     _save(figure, path)
 

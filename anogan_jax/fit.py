@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from anogan_jax import config as configs
@@ -22,6 +23,7 @@ from anogan_jax.atomic import replacing
 from anogan_jax.checkpoint import restore_state, save_state
 from anogan_jax.config import Config
 from anogan_jax.data import load_one_class, to_model_range
+from anogan_jax.devices import gather, is_first, make_mesh, rows, wait_for_all, whole
 from anogan_jax.errors import UserError
 from anogan_jax.figures import save_grid
 from anogan_jax.models import GAN, make_gan, sample_latent
@@ -55,34 +57,41 @@ def fit(config: Config, workdir: Path) -> TrainState:
     data = load_one_class(config)
     if data.warning:
         log.warning("%s", data.warning)
-    images = to_model_range(data.train.images, config.data.normalize_contrast)
+    images = data.train.images
     log.info("training on %d normal images (%s); %d held out", len(images), data.origin, len(data.held_out.images))
 
     train = config.train
+    mesh = make_mesh(jax.devices())
+    if train.batch_size % mesh.size:
+        raise UserError(f"train.batch_size={train.batch_size}: must be a multiple of the {mesh.size} devices")
     gan = gan_of(config)
     optimizer = make_optimizer(train.learning_rate, train.beta1)
-    state = restored_or_new(workdir, config)
+    state = restored_or_new(workdir, config, mesh)
     step = int(state.step)
     if step >= train.steps:
         log.info("%s: trained to step %d already", workdir, step)
         return state
     if step:
         log.info("going on at step %d", step)
-    _drop_metrics_after(workdir / "metrics.jsonl", step)
-    train_step = make_train_step(gan, optimizer, train.ema_decay)
+    if is_first():
+        _drop_metrics_after(workdir / "metrics.jsonl", step)
+    train_step = make_train_step(gan, optimizer, train.ema_decay, mesh)
     draw_samples = make_sampler(gan, _SAMPLES, jax.random.key(config.seed))
     with _stop_signal() as stop_signal, _Progress(workdir / "metrics.jsonl", step, train.steps) as progress:
         while step < train.steps:
-            batch = images[batch_indices(config.seed, step, len(images), train.batch_size)]
-            state, metrics = train_step(state, batch)
+            chosen = batch_indices(config.seed, step, len(images), train.batch_size)
+            state, metrics = train_step(state, _batch(mesh, images, chosen, config.data.normalize_contrast))
             step += 1
             progress.add(metrics)
-            finished, stopped = step == train.steps, stop_signal()
+            finished, log_due = step == train.steps, step % train.log_every == 0
+            stopped = stop_signal(log_due or finished)
             save = finished or stopped is not None or step % train.checkpoint_every == 0
-            if save or step % train.log_every == 0:
+            if save or log_due:
                 progress.report(step)  # raises if a loss is not finite, before the state is saved
             if finished or step % train.sample_every == 0:
-                save_grid(workdir / "samples" / f"{step:08d}.png", np.asarray(draw_samples(state)))
+                samples = np.asarray(draw_samples(state))
+                if is_first():
+                    save_grid(workdir / "samples" / f"{step:08d}.png", samples)
             if save:
                 save_state(workdir / "checkpoints", state)
             if stopped is not None and not finished:
@@ -98,12 +107,15 @@ def gan_of(config: Config) -> GAN:
     )
 
 
-def restored_or_new(workdir: Path, config: Config) -> TrainState:
-    """The last state saved in a work directory, or a fresh one."""
+def restored_or_new(workdir: Path, config: Config, mesh: Mesh) -> TrainState:
+    """The last state saved in a work directory, or a fresh one; whole on every device of the mesh."""
     optimizer = make_optimizer(config.train.learning_rate, config.train.beta1)
     key = jax.random.key(config.seed)
-    init = jax.jit(partial(init_state, gan_of(config), optimizer, channels=config.model.channels))
-    return restore_state(workdir / "checkpoints", jax.eval_shape(init, key)) or init(key)
+    init = partial(init_state, gan_of(config), optimizer, channels=config.model.channels)
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole(mesh)), jax.eval_shape(init, key)
+    )
+    return restore_state(workdir / "checkpoints", like) or jax.jit(init, out_shardings=whole(mesh))(key)
 
 
 def batch_indices(seed: int, step: int, count: int, batch_size: int) -> np.ndarray:
@@ -114,6 +126,16 @@ def batch_indices(seed: int, step: int, count: int, batch_size: int) -> np.ndarr
     """
     places = range(step * batch_size, (step + 1) * batch_size)
     return np.array([_shuffled(seed, place // count, count)[place % count] for place in places])
+
+
+def _batch(mesh: Mesh, images: np.ndarray, chosen: np.ndarray, normalize_contrast: bool) -> Array:
+    """The chosen images as the networks see them, divided over the devices; each process converts but its own."""
+
+    def part(where: tuple[slice, ...] | None) -> np.ndarray:
+        assert where is not None
+        return to_model_range(images[chosen[where[0]]], normalize_contrast)
+
+    return jax.make_array_from_callback((len(chosen), *images.shape[1:]), rows(mesh), part)
 
 
 def make_sampler(gan: GAN, count: int, key: Array) -> Callable[[TrainState], Array]:
@@ -134,9 +156,10 @@ def _shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
 def _claim(workdir: Path, config: Config) -> None:
     """Writes config.json; refuses a directory whose config is another."""
     path = workdir / "config.json"
-    if not path.exists():
+    if is_first() and not path.exists():
         configs.save(config, path)
-    elif changed := configs.differences(config, configs.load(path)):
+    wait_for_all("config.json")
+    if changed := configs.differences(config, configs.load(path)):
         raise UserError(
             f"{workdir}: holds a run with another config ({'; '.join(changed)}); give another --workdir, or that config"
         )
@@ -158,14 +181,25 @@ def _drop_metrics_after(path: Path, step: int) -> None:
 
 
 @contextmanager
-def _stop_signal() -> Iterator[Callable[[], int | None]]:
-    """While inside, SIGTERM and SIGINT are noted for the loop to obey between two steps."""
+def _stop_signal() -> Iterator[Callable[[bool], int | None]]:
+    """While inside, SIGTERM and SIGINT are noted for the loop to obey between two steps.
+
+    What is given tells of them, in several processes only when told to ask (all must, at the same
+    step), for then they stop together.
+    """
     received: list[int] = []
+
+    def stop_signal(ask: bool) -> int | None:
+        mine = received[0] if received else 0
+        if jax.process_count() > 1:
+            mine = int(gather(np.int32(mine)).max()) if ask else 0
+        return mine or None
+
     previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in previous:
         signal.signal(number, lambda number, _: received.append(number))
     try:
-        yield lambda: received[0] if received else None
+        yield stop_signal
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -180,7 +214,8 @@ class _Progress:
         self.steps = steps
         self.pending: list[Metrics] = []
         self.began = time.monotonic()
-        self.bar = tqdm(total=steps, initial=step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        silent = not (is_first() and sys.stderr.isatty())
+        self.bar = tqdm(total=steps, initial=step, unit="step", disable=silent, dynamic_ncols=True)
 
     def __enter__(self) -> "_Progress":
         return self
@@ -206,7 +241,12 @@ class _Progress:
                     f"step {bad}: {name} is {series[bad - self.reported - 1]}: training diverged; "
                     "the last checkpoint is intact. Try a smaller train.learning_rate in a new --workdir"
                 )
-        means = {name: float(series.mean()) for name, series in values.items()}
+        if is_first():
+            self._show(step, {name: float(series.mean()) for name, series in values.items()})
+        self.reported = step
+        self.pending.clear()
+
+    def _show(self, step: int, means: dict[str, float]) -> None:
         seconds = time.monotonic() - self.began
         rate = (step - self.start) / seconds
         try:
@@ -222,5 +262,3 @@ class _Progress:
         else:
             self.bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
             self.bar.update(step - self.reported)
-        self.reported = step
-        self.pending.clear()

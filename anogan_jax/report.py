@@ -1,9 +1,11 @@
 """Scores to files and a table: scores.csv, summary.json and pictures."""
 
 import csv
+import heapq
 import json
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,18 +16,18 @@ from rich.table import Table
 
 from anogan_jax.atomic import replacing
 from anogan_jax.calibration import p_values, threshold
-from anogan_jax.data.images import ImageSet, to_model_range, to_pixels
-from anogan_jax.figures import save_histogram, save_panels, save_roc
+from anogan_jax.data import to_model_range, to_pixels
+from anogan_jax.figures import Panel, save_histogram, save_panels, save_roc
 from anogan_jax.metrics import decision_metrics, ranking_metrics
-from anogan_jax.scoring import Score
+from anogan_jax.run import Scored
 
 COLUMNS = ("name", "label", "score", "residual", "discrimination", "p_value", "is_anomaly")
+_SHOWN = 8  # of the most anomalous queries, and of the least
 
 
 def write_report(
     folder: Path,
-    queries: ImageSet,
-    scores: Score,
+    results: Iterable[Scored],
     held_out: np.ndarray,
     alpha: float,
     normalize_contrast: bool,
@@ -36,8 +38,8 @@ def write_report(
 
     Args:
       folder: where they go.
-      queries: the N images that were scored; labels 0 normal, 1 anomalous.
-      scores: theirs.
+      results: of the queries, at least one of which could be read; taken one at a time, and none is kept but the
+        scores and the images of the pictures.
       held_out: (M,) scores of held-out normal images.
       alpha: the false-alarm rate; an image is called an anomaly at p-value <= alpha.
       normalize_contrast: whether the model saw them so; see ``to_model_range``.
@@ -47,29 +49,56 @@ def write_report(
     Returns:
       What is in summary.json.
     """
-    p = p_values(scores.score, held_out)
-    is_anomaly = p <= alpha
+    began, unreadable = time.monotonic(), 0
+    scores: list[float] = []
+    labels: list[int | None] = []
+    most: list[Scored] = []
+    least: list[Scored] = []
+    with replacing(folder / "scores.csv") as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for scored in results:
+            label = "" if scored.label is None else scored.label
+            if scored.score is None:
+                unreadable += 1
+                writer.writerow([scored.name, label, "", "", "", "", "unreadable"])
+                continue
+            score = float(scored.score.score)
+            p = _p_value(score, held_out)
+            terms = (score, float(scored.score.residual), float(scored.score.discrimination))
+            writer.writerow([scored.name, label, *terms, p, int(p <= alpha)])
+            scores.append(score)
+            labels.append(scored.label)
+            most = heapq.nlargest(_SHOWN, [*most, scored], key=_score)
+            least = heapq.nsmallest(_SHOWN, [*least, scored], key=_score)
+    seconds = time.monotonic() - began
+    every = np.array(scores)
+    is_anomaly = p_values(every, held_out) <= alpha
     bound = threshold(held_out, alpha)
     summary = facts | {
-        "images": len(p),
-        "unreadable": len(queries.unreadable),
+        "seconds": seconds,
+        "images_per_second": len(every) / seconds,
+        "images": len(every),
+        "unreadable": unreadable,
         "alpha": alpha,
         "threshold": bound if np.isfinite(bound) else None,
         "held_out_images": len(held_out),
         "anomalies": int(is_anomaly.sum()),
     }
-    labelled = queries.labels is not None and len(np.unique(queries.labels)) == 2
-    if queries.labels is not None and labelled:
-        summary |= {"labelled_anomalous": int(queries.labels.sum())}
-        summary |= ranking_metrics(queries.labels, scores.score) | decision_metrics(queries.labels, is_anomaly)
-        summary |= {f"auroc of {name}": ranking_metrics(queries.labels, s)["auroc"] for name, s in baselines.items()}
-    _write_csv(folder / "scores.csv", queries, scores, p, is_anomaly)
-    residuals = np.abs(to_model_range(queries.images, normalize_contrast) - scores.generated)
-    generated = to_pixels(scores.generated, queries.images, normalize_contrast)
-    save_panels(folder / "panels.png", queries.images, generated, residuals, queries.names, scores.score, p)
-    save_histogram(folder / "histogram.png", scores.score, queries.labels, bound)
-    if queries.labels is not None and labelled:
-        save_roc(folder / "roc.png", queries.labels, scores.score, "A(x)")
+    truth = None if None in labels else np.array(labels)
+    if truth is not None and len(np.unique(truth)) == 2:
+        summary |= {"labelled_anomalous": int(truth.sum())}
+        summary |= ranking_metrics(truth, every) | decision_metrics(truth, is_anomaly)
+        summary |= {f"auroc of {name}": ranking_metrics(truth, s)["auroc"] for name, s in baselines.items()}
+        save_roc(folder / "roc.png", truth, every, "A(x)")
+    rest = sorted((s for s in least if all(s is not other for other in most)), key=_score, reverse=True)
+    groups = {
+        title: [_panel(scored, held_out, normalize_contrast) for scored in chosen]
+        for title, chosen in (("Most anomalous", most), ("Least anomalous", rest))
+        if chosen
+    }
+    save_panels(folder / "panels.png", groups)
+    save_histogram(folder / "histogram.png", every, truth, bound)
     with replacing(folder / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     return summary
@@ -93,12 +122,19 @@ def print_table(title: str, rows: dict[str, Any]) -> None:
     Console(file=sys.stdout, soft_wrap=True).print(table)
 
 
-def _write_csv(path: Path, queries: ImageSet, scores: Score, p: np.ndarray, is_anomaly: np.ndarray) -> None:
-    labels = [""] * len(p) if queries.labels is None else queries.labels.tolist()
-    columns = (scores.score.tolist(), scores.residual.tolist(), scores.discrimination.tolist(), p.tolist())
-    rows = [*zip(queries.names, labels, *columns, is_anomaly.astype(int).tolist(), strict=True)]
-    rows += [(name, "", "", "", "", "", "unreadable") for name in queries.unreadable]
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+def _score(scored: Scored) -> float:
+    assert scored.score is not None
+    return float(scored.score.score)
+
+
+def _p_value(score: float, held_out: np.ndarray) -> float:
+    return float(p_values(np.array([score]), held_out)[0])
+
+
+def _panel(scored: Scored, held_out: np.ndarray, normalize_contrast: bool) -> Panel:
+    assert scored.image is not None
+    assert scored.score is not None
+    query, generated, score = scored.image, scored.score.generated, _score(scored)
+    residual = np.abs(to_model_range(query[None], normalize_contrast)[0] - generated).mean(axis=-1)
+    pixels = to_pixels(generated[None], query[None], normalize_contrast)[0]
+    return Panel(scored.name, score, _p_value(score, held_out), query, pixels, residual)

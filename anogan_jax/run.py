@@ -1,32 +1,35 @@
 """A trained run: what a work directory holds, ready to score images."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from anogan_jax import config as configs
 from anogan_jax.atomic import replacing
-from anogan_jax.bank import Bank, make_bank
+from anogan_jax.bank import Bank, make_bank, place_bank
 from anogan_jax.config import Config
-from anogan_jax.data import load_one_class, to_model_range
+from anogan_jax.data import Queries, load_one_class, to_model_range
 from anogan_jax.data.images import read_arrays
+from anogan_jax.devices import gather, is_first, make_mesh, whole
 from anogan_jax.errors import UserError
 from anogan_jax.fit import gan_of, restored_or_new
 from anogan_jax.models import GAN, Weights
 from anogan_jax.scoring import Score, Scorer, from_bank, from_prior, make_discriminator_scorer, make_search_scorer
-from anogan_jax.search import make_search
+from anogan_jax.search import PAPER_SETTINGS, make_search
 from anogan_jax.training import inference_weights
 
 log = logging.getLogger(__name__)
-_DEFAULTS = {"bank": (64, 0.3), "paper": (500, 0.1)}  # steps and learning rate of the search methods
 _BANK_BLOCK = 32_768  # images
+_EXCHANGED = 256  # results of each process at a time
 
 # The table of the AnoGAN paper. "anogan" is the search as the config sets it.
 METHODS = {
@@ -45,6 +48,16 @@ class Run(NamedTuple):
     gan: GAN
     weights: Weights
     step: int  # training steps done
+    mesh: Mesh  # this process's devices
+
+
+class Scored(NamedTuple):
+    """One query and what was found."""
+
+    name: str
+    label: int | None  # 0 normal, 1 anomalous
+    image: np.ndarray | None  # (S, S, C) uint8, None where it could not be read
+    score: Score | None
 
 
 def open_run(workdir: Path) -> Run:
@@ -56,14 +69,15 @@ def open_run(workdir: Path) -> Run:
     if not (workdir / "config.json").exists():
         raise UserError(f"{workdir}: holds no run (no config.json there); train one first, with train.py")
     config = configs.load(workdir / "config.json")
-    state = restored_or_new(workdir, config)
+    state = restored_or_new(workdir, config, make_mesh(jax.devices()))
     step = int(state.step)
     if step == 0:
         raise UserError(f"{workdir}: has no checkpoint yet; train first")
     if step < config.train.steps:
         log.warning("%s: training stopped at step %d of %d", workdir, step, config.train.steps)
-    gan = gan_of(config)
-    return Run(workdir, config, gan, jax.jit(inference_weights, static_argnums=0)(gan, state), step)
+    gan, mesh = gan_of(config), make_mesh(jax.local_devices())
+    weights = jax.device_get(jax.jit(inference_weights, static_argnums=0)(gan, state))
+    return Run(workdir, config, gan, jax.device_put(weights, whole(mesh)), step, mesh)
 
 
 def make_scorer(run: Run, method: str, on_turn: Callable[[int], None] | None = None) -> Scorer:
@@ -72,55 +86,111 @@ def make_scorer(run: Run, method: str, on_turn: Callable[[int], None] | None = N
     ``on_turn`` is as for ``make_search_scorer``.
     """
     if method == "discriminator":
-        return make_discriminator_scorer(run.gan)
+        return make_discriminator_scorer(run.gan, run.mesh)
     settings = run.config.search
     if method == "paper" and settings.method != "paper":
         settings = replace(settings, method="paper", steps=None, learning_rate=None)
     paper = settings.method == "paper"
-    steps, learning_rate = _DEFAULTS[settings.method]
+    how: dict[str, Any] = PAPER_SETTINGS if paper else {"tolerance": settings.tolerance}
+    given = {"steps": settings.steps, "learning_rate": settings.learning_rate}
     search = make_search(
         run.gan,
-        steps=settings.steps or steps,
-        learning_rate=settings.learning_rate or learning_rate,
-        decay=not paper,
-        tolerance=0.0 if paper else settings.tolerance,
+        **how | {name: value for name, value in given.items() if value is not None},
         discrimination="cross_entropy" if method == "yeh" else settings.discrimination,
         discrimination_weight=settings.discrimination_weight,
         feature_layer=settings.feature_layer,
     )
     if paper:
-        return make_search_scorer(search, from_prior(run.gan, run.config.seed, settings.restarts), on_turn)
-    return make_search_scorer(search, from_bank(run.gan, _BankFiles(run), settings.restarts), on_turn)
+        make_starts = from_prior(run.gan, run.config.seed, settings.restarts)
+    else:
+        make_starts = from_bank(run.gan, _BankFiles(run), settings.restarts, run.mesh)
+    return make_search_scorer(search, make_starts, run.mesh, on_turn)
 
 
-def score_with_progress(run: Run, scorer: Scorer, images: np.ndarray, what: str) -> Score:
-    """Scores images (N, S, S, C) uint8 under a progress bar (on a terminal); fields gain a leading axis."""
-    seen = (to_model_range(image[None], run.config.data.normalize_contrast)[0] for image in images)
-    scores = tqdm(
-        scorer(run.weights, seen), total=len(images), desc=what, unit="image", disable=None, dynamic_ncols=True
-    )
-    return Score(*(np.stack(field) for field in zip(*scores, strict=True)))
+def score_queries(run: Run, scorer: Scorer, queries: Queries, what: str) -> Iterator[Scored]:
+    """Scores the queries in their order, under a progress bar (on a terminal), each given out as soon as it is done.
+
+    Of several processes each reads and scores its share, and all are given all; each must take
+    them all. Memory does not grow with the number of queries.
+    """
+    count, processes = len(queries.names), jax.process_count()
+    share = range(jax.process_index(), count, processes)
+    mine = _scored(run, scorer, queries, share)
+    results = mine if processes == 1 else _gathered(run, queries, mine)
+    bar = tqdm(total=count, desc=what, unit="image", disable=None if is_first() else True, dynamic_ncols=True)
+    with bar:
+        for scored in results:
+            yield scored
+            bar.update()
 
 
 def held_out_scores(run: Run, scorer: Scorer, method: str) -> np.ndarray:
     """The (M,) scores of the held-out normal images; kept in the work directory, for they need no second search."""
     path = run.workdir / f"held_out-{method}-{run.step}.npz"
     made_with = repr((run.config.data, run.config.search, run.config.seed))
-    if path.exists():
-        kept = read_arrays(path)
-        if str(kept.get("made_with")) == made_with:
-            return kept["scores"]
-    images = load_one_class(run.config).held_out.images
-    scores = score_with_progress(run, scorer, images, "held-out images").score
-    with replacing(path) as temporary:
-        np.savez(temporary, scores=scores, made_with=made_with)
+    kept = read_arrays(path) if path.exists() else {}
+    if gather(np.array(str(kept.get("made_with")) == made_with)).all():
+        return kept["scores"]
+    held_out = load_one_class(run.config).held_out.as_queries()
+    results = score_queries(run, scorer, held_out, "held-out images")
+    scores = np.array([scored.score.score for scored in results if scored.score])
+    if is_first():
+        with replacing(path) as temporary:
+            np.savez(temporary, scores=scores, made_with=made_with)
     return scores
+
+
+def _scored(run: Run, scorer: Scorer, queries: Queries, chosen: Iterable[int]) -> Iterator[Scored]:
+    """The chosen queries, in their order."""
+    read: deque[Scored] = deque()  # and not yet given out
+
+    def readable() -> Iterator[np.ndarray]:
+        for i in chosen:
+            label = None if queries.labels is None else int(queries.labels[i])
+            try:
+                image = queries.read(i)
+            except UserError as error:
+                log.warning("skipped %s", error)
+                read.append(Scored(queries.names[i], label, None, None))
+                continue
+            read.append(Scored(queries.names[i], label, image, None))
+            yield to_model_range(image[None], run.config.data.normalize_contrast)[0]
+
+    for score in scorer(run.weights, readable()):
+        while read[0].image is None:
+            yield read.popleft()
+        yield read.popleft()._replace(score=score)
+    yield from read
+
+
+def _gathered(run: Run, queries: Queries, mine: Iterator[Scored]) -> Iterator[Scored]:
+    """What every process scored, in the order of the queries, exchanged some at a time."""
+    processes, count = jax.process_count(), len(queries.names)
+    size, channels = run.config.model.image_size, run.config.model.channels
+    for first in range(0, count, processes * _EXCHANGED):
+        images = np.zeros((_EXCHANGED, size, size, channels), np.uint8)
+        unknown = np.full(_EXCHANGED, np.nan, np.float32)
+        scores = Score(unknown, unknown.copy(), unknown.copy(), np.zeros(images.shape, np.float32))
+        for row, scored in enumerate(islice(mine, _EXCHANGED)):
+            if scored.image is not None and scored.score is not None:
+                images[row] = scored.image
+                for field, value in zip(scores, scored.score, strict=True):
+                    field[row] = value
+        images, scores = gather((images, scores))  # (processes, _EXCHANGED, ...)
+        for i in range(first, min(first + processes * _EXCHANGED, count)):
+            place = (i % processes, (i - first) // processes)
+            label = None if queries.labels is None else int(queries.labels[i])
+            if np.isnan(scores.score[place]):
+                yield Scored(queries.names[i], label, None, None)
+            else:
+                yield Scored(queries.names[i], label, images[place], Score(*(field[place] for field in scores)))
 
 
 class _BankFiles:
     """The run's bank in blocks, bank/<step>/<block>-<images>.npz, each made when first needed.
 
-    A bank of one block stays in memory; a larger one is read again for every pass.
+    A bank of one block stays in the devices' memory; a larger one is read again for every pass.
+    Several processes that need a block at once each make it, the same one, and the first writes it.
     """
 
     def __init__(self, run: Run) -> None:
@@ -144,10 +214,11 @@ class _BankFiles:
         path = run.workdir / "bank" / str(run.step) / f"{number}-{size}.npz"
         if path.exists():
             kept = read_arrays(path)
-            return Bank(jnp.asarray(kept["z"]), jnp.asarray(kept["images"], jnp.float32))
+            return place_bank(kept["z"], kept["images"], run.mesh)
         key = jax.random.fold_in(jax.random.key(run.config.seed), number)
-        bank = make_bank(run.gan, run.weights, key, size)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            np.savez(temporary, z=bank.z, images=np.asarray(bank.images, np.float16))
+        bank = make_bank(run.gan, run.weights, key, size, run.mesh)
+        if is_first():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                np.savez(temporary, z=np.asarray(bank.z)[:size], images=np.asarray(bank.images, np.float16)[:size])
         return bank

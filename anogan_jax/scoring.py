@@ -10,15 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from anogan_jax.bank import Bank, nearest
+from anogan_jax.devices import ROWS, WHOLE, make_mesh, rows, whole
 from anogan_jax.losses import cross_entropy_loss
 from anogan_jax.models import GAN, Weights, sample_latent
-from anogan_jax.search import Descent, Search, SearchResult, Start, plain_start, whitened_start
-
-# Images searched side by side, however many there are: products of another width may round differently, and a search
-# makes much of a last bit.
-LANES = 32
+from anogan_jax.search import Descent, Search, Start, even_scale, plain_start
 
 
 class Score(NamedTuple):
@@ -30,18 +28,33 @@ class Score(NamedTuple):
     generated: np.ndarray  # (S, S, C) G(z), in [-1, 1]
 
 
-MakeStarts = Callable[[Weights, Array], Start]  # of images (LANES, S, S, C); its fields are (LANES, restarts, ...)
+MakeStarts = Callable[[Weights], Callable[[Array], Start]]  # of images (n, S, S, C); its fields are (n, restarts, ...)
 Scorer = Callable[[Weights, Iterable[np.ndarray]], Iterator[Score]]  # of images (S, S, C), in their order
 
 
-def from_bank(gan: GAN, blocks: Iterable[Bank], restarts: int = 1) -> MakeStarts:
-    """Starts at the nearest images of a bank, in whitened coordinates."""
+def lanes_on(mesh: Mesh) -> int:
+    """How many images each device searches side by side, however many there are.
 
-    @jax.jit
-    def whiten(weights: Weights, z: Array) -> Start:
-        return jax.vmap(jax.vmap(lambda z: whitened_start(gan, weights, z)))(z)
+    Products of another width may round differently, and a search makes much of a last bit. An
+    accelerator needs more at once than a CPU to have enough to do.
+    """
+    return 32 if mesh.devices.flat[0].platform == "cpu" else 512
 
-    return lambda weights, images: whiten(weights, nearest(blocks, images, restarts))
+
+def from_bank(gan: GAN, blocks: Iterable[Bank], restarts: int = 1, mesh: Mesh | None = None) -> MakeStarts:
+    """Starts at the nearest images of a bank that is divided over the mesh, and moves evenly from there."""
+    measure = jax.jit(partial(even_scale, gan))
+
+    def make_starts(weights: Weights) -> Callable[[Array], Start]:
+        scale = measure(weights)
+
+        def starts(images: Array) -> Start:
+            z = nearest(blocks, images, restarts, mesh)
+            return Start(z, jnp.broadcast_to(scale, (*z.shape, z.shape[-1])))
+
+        return starts
+
+    return make_starts
 
 
 def from_prior(gan: GAN, seed: int = 0, restarts: int = 1) -> MakeStarts:
@@ -52,22 +65,35 @@ def from_prior(gan: GAN, seed: int = 0, restarts: int = 1) -> MakeStarts:
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(digests)
         return jax.vmap(jax.vmap(plain_start))(jax.vmap(partial(sample_latent, gan, shape=(restarts,)))(keys))
 
-    return lambda weights, images: draw(np.array([zlib.crc32(np.asarray(x).tobytes()) for x in images], np.uint32))
+    def starts(images: Array) -> Start:
+        return draw(np.array([zlib.crc32(np.asarray(x).tobytes()) for x in images], np.uint32))
+
+    return lambda weights: starts
 
 
-def make_search_scorer(search: Search, make_starts: MakeStarts, on_turn: Callable[[int], None] | None = None) -> Scorer:
-    """Scores by A(x) (Schlegl et al. 2017, eq. 7), LANES searches side by side in one compiled program.
+def make_search_scorer(
+    search: Search,
+    make_starts: MakeStarts,
+    mesh: Mesh | None = None,
+    on_turn: Callable[[int], None] | None = None,
+) -> Scorer:
+    """Scores by A(x) (Schlegl et al. 2017, eq. 7), searches side by side in the lanes of one compiled program.
 
     A lane whose search is done takes the next query at once, so that none idles while one hard
-    image goes on. Memory does not grow with the number of images.
+    image goes on. Memory does not grow with the number of images. Every device has its own lanes;
+    on any number of them the scores are the same.
 
     Args:
       search: of one image.
       make_starts: where each image's searches start.
+      mesh: the devices of this process to search on, by default one.
       on_turn: called each time before the program runs, with the number of lanes in use.
     """
+    mesh = mesh or make_mesh()
+    width = lanes_on(mesh) * mesh.size
 
     @partial(jax.jit, donate_argnums=1)
+    @partial(jax.shard_map, mesh=mesh, in_specs=(WHOLE, *[ROWS] * 4), out_specs=ROWS, check_vma=False)
     def turn(weights: Weights, lanes: Descent, fresh: Array, images: Array, starts: Start) -> Descent:
         begun = jax.vmap(search.begin, in_axes=(None, 0, 0))(weights, images, starts)
 
@@ -77,15 +103,16 @@ def make_search_scorer(search: Search, make_starts: MakeStarts, on_turn: Callabl
         return jax.vmap(search.advance, in_axes=(None, 0))(weights, jax.tree.map(choose, begun, lanes))
 
     def score(weights: Weights, images: Iterable[np.ndarray]) -> Iterator[Score]:
-        waiting = _queries(make_starts, weights, images)
+        weights = jax.device_put(weights, whole(mesh))
+        waiting = _queries(make_starts(weights), images, width)
         first = next(waiting, None)
         if first is None:
             return
         waiting = chain([first], waiting)
-        batch, started = jax.tree.map(lambda leaf: np.repeat(leaf[None], LANES, axis=0), (first.image, first.start))
+        batch, started = jax.tree.map(lambda leaf: np.repeat(leaf[None], width, axis=0), (first.image, first.start))
         empty = jax.eval_shape(jax.vmap(search.begin, in_axes=(None, 0, 0)), weights, batch, started)
-        lanes = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), empty)
-        occupants: list[_Query | None] = [None] * LANES
+        lanes = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=rows(mesh)), empty)
+        occupants: list[_Query | None] = [None] * width
         found: dict[int, list[Score]] = {}  # by the number of the image, until its turn to be given out
         due = 0
         while True:
@@ -102,9 +129,12 @@ def make_search_scorer(search: Search, make_starts: MakeStarts, on_turn: Callabl
             if on_turn:
                 on_turn(sum(occupant is not None for occupant in occupants))
             lanes = turn(weights, lanes, fresh, batch, started)
-            for lane in np.flatnonzero(np.asarray(lanes.done)):
+            best = None
+            for lane in np.flatnonzero(lanes.done):
                 if (query := occupants[lane]) is not None:
-                    found.setdefault(query.number, []).append(_score_of(lanes.best, lane))
+                    best = best or jax.tree.map(np.array, lanes.best)  # copies: the lanes' memory is used again
+                    fields = (best.loss, best.residual, best.discrimination, best.generated)
+                    found.setdefault(query.number, []).append(Score(*(field[lane] for field in fields)))
                     occupants[lane] = None
             while len(found.get(due, ())) == first.restarts:
                 yield min(found.pop(due), key=lambda score: float(score.score))
@@ -113,17 +143,20 @@ def make_search_scorer(search: Search, make_starts: MakeStarts, on_turn: Callabl
     return score
 
 
-def make_discriminator_scorer(gan: GAN) -> Scorer:
+def make_discriminator_scorer(gan: GAN, mesh: Mesh | None = None) -> Scorer:
     """Scores by P_D: -log D(x), the discriminator's output alone; no search, no residual."""
+    mesh = mesh or make_mesh()
 
     @jax.jit
+    @partial(jax.shard_map, mesh=mesh, in_specs=(WHOLE, ROWS), out_specs=ROWS, check_vma=False)
     def loss(weights: Weights, images: Array) -> Array:
         logits, _ = gan.discriminator.apply(weights.discriminator, images, train=False)
-        return cross_entropy_loss(logits)
+        return jax.vmap(cross_entropy_loss)(logits)
 
     def score(weights: Weights, images: Iterable[np.ndarray]) -> Iterator[Score]:
-        for block, filled in _blocks(images):
-            for image, unreal in zip(block, np.asarray(loss(weights, jnp.asarray(filled))), strict=False):
+        weights = jax.device_put(weights, whole(mesh))
+        for block, filled in _blocks(images, lanes_on(mesh) * mesh.size):
+            for image, unreal in zip(block, np.asarray(loss(weights, filled)), strict=False):
                 yield Score(unreal, np.zeros_like(unreal), unreal, np.zeros_like(image))
 
     return score
@@ -150,25 +183,20 @@ class _Query(NamedTuple):
     restarts: int  # how many there are for each image
 
 
-def _queries(make_starts: MakeStarts, weights: Weights, images: Iterable[np.ndarray]) -> Iterator[_Query]:
+def _queries(starts_of: Callable[[Array], Start], images: Iterable[np.ndarray], width: int) -> Iterator[_Query]:
     numbers = count()
-    for block, filled in _blocks(images):
-        starts = jax.tree.map(np.asarray, make_starts(weights, jnp.asarray(filled)))
+    for block, filled in _blocks(images, width):
+        starts = jax.tree.map(np.asarray, starts_of(jnp.asarray(filled)))
         for place, image in enumerate(block):
             number, restarts = next(numbers), starts.z.shape[1]
             for restart in range(restarts):
                 yield _Query(number, image, Start(starts.z[place, restart], starts.scale[place, restart]), restarts)
 
 
-def _blocks(images: Iterable[np.ndarray]) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
-    """LANES images at a time, and as an array that is always of that size: the rest repeats the first."""
+def _blocks(images: Iterable[np.ndarray], width: int) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+    """So many images at a time, and as an array that is always of that size: the rest repeats the first."""
     remaining = iter(images)
-    while block := list(islice(remaining, LANES)):
+    while block := list(islice(remaining, width)):
         if block[0].dtype.kind != "f":
             raise ValueError(f"images must be floats in [-1, 1], not {block[0].dtype}")
-        yield block, np.stack([*block, *[block[0]] * (LANES - len(block))]).astype(np.float32)
-
-
-def _score_of(found: SearchResult, lane: np.intp) -> Score:
-    fields = (found.loss, found.residual, found.discrimination, found.generated)
-    return Score(*(np.array(np.asarray(field)[lane]) for field in fields))  # copies: the lanes' memory is used again
+        yield block, np.stack([*block, *[block[0]] * (width - len(block))]).astype(np.float32)

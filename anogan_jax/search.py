@@ -10,11 +10,14 @@ import optax
 from jax import Array, lax
 
 from anogan_jax.losses import cross_entropy_loss, feature_matching_loss, residual_loss
-from anogan_jax.models import GAN, Weights
+from anogan_jax.models import GAN, Weights, sample_latent
 
 DISCRIMINATIONS = ("feature_matching", "cross_entropy")
+# Of ``make_search``: the paper's 500 steps, from a ``plain_start``; it names no optimiser and no rate.
+PAPER_SETTINGS = {"steps": 500, "learning_rate": 0.1, "schedule": False, "tolerance": 0.0}
 _ROUND = 8  # steps between two tests of convergence
-_FLOOR = 0.3  # of the curvature, as a share of its mean over directions: how far flat directions are stretched
+_FLOOR = 1.0  # of the curvature, as a share of its mean over directions: how far flat directions are stretched
+_JACOBIANS = 64
 
 
 class Start(NamedTuple):
@@ -61,7 +64,7 @@ def latent_search(gan: GAN, weights: Weights, image: Array, start: Start, **sett
       gan: the model.
       weights: its trained weights.
       image: the query, (S, S, C) in [-1, 1].
-      start: from ``whitened_start`` or ``plain_start``.
+      start: a z, such as the ``nearest`` of a bank, with the scale of ``even_scale``; or ``plain_start``.
       settings: as ``make_search`` takes them.
     """
     search = make_search(gan, **settings)
@@ -72,10 +75,10 @@ def latent_search(gan: GAN, weights: Weights, image: Array, start: Start, **sett
 def make_search(
     gan: GAN,
     *,
-    steps: int = 64,
-    learning_rate: float = 0.3,
-    decay: bool = True,
-    tolerance: float = 1e-3,
+    steps: int = 96,
+    learning_rate: float = 0.8,
+    schedule: bool = True,
+    tolerance: float = 3e-4,
     discrimination: str = "feature_matching",
     discrimination_weight: float = 0.1,
     feature_layer: int = -1,
@@ -90,10 +93,11 @@ def make_search(
     Args:
       gan: the model.
       steps: at most so many evaluations of the loss and its gradient.
-      learning_rate: Adam's at the first step, in the start's coordinates.
-      decay: the rate falls to zero along a cosine; or stays.
-      tolerance: the search ends once eight steps lower the loss by less than this share of it; with
-        0 it takes all its steps.
+      learning_rate: Adam's, in the start's coordinates.
+      schedule: the rate rises over the first sixth of the steps, so as not to lose a good start, and falls to
+        zero along a cosine; or it stays.
+      tolerance: past half of its steps, the search ends once eight of them lower the loss by less than this
+        share of it; with 0 it takes all.
       discrimination: "feature_matching" (eq. 5), or "cross_entropy" (eq. 4, after Yeh et al. 2016).
       discrimination_weight: lambda.
       feature_layer: the discriminator's hidden layer that feature matching compares.
@@ -103,7 +107,9 @@ def make_search(
     """
     if discrimination not in DISCRIMINATIONS:
         raise ValueError(f"discrimination must be one of {DISCRIMINATIONS}, not {discrimination!r}")
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps) if decay else learning_rate)
+    rise = max(1, steps // 6)
+    rate = optax.warmup_cosine_decay_schedule(learning_rate / rise, learning_rate, rise, max(steps, rise + 1))
+    optimizer = optax.adam(rate if schedule else learning_rate)
 
     def discriminate(weights: Weights, image: Array) -> tuple[Array, Array]:
         outputs: Any = gan.discriminator.apply(weights.discriminator, image[None], train=False)
@@ -142,7 +148,7 @@ def make_search(
     def advance(weights: Weights, descent: Descent) -> Descent:
         before = descent.best.loss
         descent, _ = lax.scan(lambda descent, _: (step(weights, descent), None), descent, length=_ROUND)
-        settled = before - descent.best.loss < tolerance * before
+        settled = (descent.steps > steps // 2) & (before - descent.best.loss < tolerance * before)
         return descent._replace(done=settled | (descent.steps >= steps))
 
     return Search(begin, advance)
@@ -153,24 +159,27 @@ def plain_start(z: Array) -> Start:
     return Start(z, jnp.eye(len(z)))
 
 
-def whitened_start(gan: GAN, weights: Weights, z: Array) -> Start:
-    """Descent in coordinates in which the image changes about equally fast in every direction; z is (latent,).
+def even_scale(gan: GAN, weights: Weights) -> Array:
+    """Coordinates in which the image changes about equally fast in every direction: a start's scale, for any z.
 
-    The generator's Jacobian at z, by forward differentiation, costs a generator evaluation for each
-    latent dimension, and saves several times as many steps.
+    The generator's squared Jacobian is averaged over draws from the prior, and its eigenvectors
+    stretched by the inverse root of their eigenvalues. (latent, latent).
     """
 
     def generate(z: Array) -> Array:
         images: Any = gan.generator.apply(weights.generator, z[None], train=False)
         return images.ravel()
 
-    z = project(gan, z)
-    jacobian = jax.jacfwd(generate)(z)
-    curvatures, directions = jnp.linalg.eigh(jacobian.T @ jacobian)
+    def squared_jacobian(z: Array) -> Array:
+        jacobian = jax.jacfwd(generate)(project(gan, z))
+        return jacobian.T @ jacobian
+
+    draws = sample_latent(gan, jax.random.key(0), (_JACOBIANS,))
+    curvatures, directions = jnp.linalg.eigh(jnp.mean(lax.map(squared_jacobian, draws), axis=0))
     curvatures = jnp.maximum(curvatures, 0.0) / jnp.maximum(jnp.mean(curvatures), 1e-12) + _FLOOR
     stretch = curvatures**-0.5
     stretch = stretch / jnp.sqrt(jnp.mean(stretch**2))
-    return Start(z, directions @ jnp.diag(stretch) @ directions.T)
+    return directions @ jnp.diag(stretch) @ directions.T
 
 
 def project(gan: GAN, z: Array) -> Array:

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
+from jax.sharding import Mesh
 
+from anogan_jax.devices import rows, whole
 from anogan_jax.losses import discriminator_loss, generator_loss
 from anogan_jax.models import GAN, STATISTICS_MOMENTUM, Variables, Weights, sample_latent
 
@@ -62,7 +64,7 @@ def init_state(gan: GAN, optimizer: optax.GradientTransformation, key: Array, ch
 
 
 def make_train_step(
-    gan: GAN, optimizer: optax.GradientTransformation, ema_decay: float = 0.999
+    gan: GAN, optimizer: optax.GradientTransformation, ema_decay: float = 0.999, mesh: Mesh | None = None
 ) -> Callable[[TrainState, Array], tuple[TrainState, Metrics]]:
     """Binds the model and returns the compiled ``step(state, images) -> (state, metrics)``.
 
@@ -70,6 +72,10 @@ def make_train_step(
     (DCGAN's order), on the same generated batch: the generator runs forward once. Real and
     generated batches are normalised separately. ``images`` are (N, S, S, C) in [-1, 1]; the state
     given is donated and must not be used again.
+
+    On a mesh the batch is divided over its devices, and N must be a multiple of their number; all
+    that is averaged over a batch is averaged over the whole of it, so the step is the same on any
+    number of devices, up to rounding.
     """
 
     def discriminate(params: dict, statistics: dict, images: Array) -> tuple[Array, dict]:
@@ -126,7 +132,9 @@ def make_train_step(
         )
         return new_state, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    if mesh is None:
+        return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, in_shardings=(whole(mesh), rows(mesh)), out_shardings=whole(mesh))
 
 
 def inference_weights(gan: GAN, state: TrainState, batches: int = 16, batch_size: int = 128) -> Weights:

@@ -20,9 +20,9 @@ from absl import flags
 from jax import Array
 from matplotlib.figure import Figure
 
-from anogan_jax import Start, cli, make_bank, make_search, nearest, plain_start, sample_latent, whitened_start
+from anogan_jax import Start, cli, even_scale, make_bank, make_search, nearest, plain_start, sample_latent
 from anogan_jax.run import open_run
-from anogan_jax.search import project
+from anogan_jax.search import PAPER_SETTINGS, project
 
 _FIGURE = flags.DEFINE_string("figure", None, "Where to draw the residual against steps.")
 _QUERIES = 100
@@ -46,8 +46,7 @@ def main() -> int:
         """Residual and loss of the best point so far, (rounds, queries, starts), from z (queries, starts, latent)."""
         search = make_search(
             gan,
-            **how,
-            tolerance=0.0,
+            **how | {"tolerance": 0.0},
             discrimination=settings.discrimination,
             discrimination_weight=settings.discrimination_weight,
             feature_layer=settings.feature_layer,
@@ -67,9 +66,10 @@ def main() -> int:
 
     bank = make_bank(gan, weights, jax.random.key(run.config.seed), settings.bank_size)
     random = sample_latent(gan, jax.random.key(3), (_QUERIES, max(_STARTS)))
+    scale = jax.jit(partial(even_scale, gan))(weights)
     trails = {
-        "bank": descend(partial(whitened_start, gan, weights), nearest([bank], queries, max(_STARTS)), steps=64),
-        "paper": descend(plain_start, random, steps=500, learning_rate=0.1, decay=False),
+        "bank": descend(lambda z: Start(z, scale), nearest([bank], queries, max(_STARTS))),
+        "paper": descend(plain_start, random, **PAPER_SETTINGS),
     }
     report: dict[str, Any] = {"queries": _QUERIES, "residual_of_an_unrelated_image": float(unrelated)}
     for name, (residuals, losses) in trails.items():

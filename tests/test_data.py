@@ -10,7 +10,7 @@ from PIL import Image
 
 from anogan_jax.config import Config, DataConfig, ModelConfig
 from anogan_jax.data import load_one_class, read_input, sources, to_model_range, to_pixels
-from anogan_jax.data.images import from_array, read_image
+from anogan_jax.data.images import from_array, read_folder, read_image
 from anogan_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -119,13 +119,19 @@ def test_unreadable_files_are_named_and_left_out(tmp_path):
     save(tmp_path / "good.png", RNG.integers(0, 256, (32, 32), np.uint8))
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:300])
-    read = read_input(tmp_path, 8, 1)
+    read = read_folder(tmp_path, 8, 1)
     assert read.names == ["good.png"]
     assert sorted(read.unreadable) == ["cut.png", "text.png"]
     assert all(str(tmp_path) in reason for reason in read.unreadable.values())
+    queries = read_input(tmp_path, 8, 1)
+    assert queries.names == ["cut.png", "good.png", "text.png"]
+    np.testing.assert_array_equal(queries.read(1), read.images[0])
+    with pytest.raises(UserError, match=r"cut\.png"):
+        queries.read(0)
     (tmp_path / "good.png").unlink()
-    with pytest.raises(UserError, match="none of its 2 images"):
-        read_input(tmp_path, 8, 1)
+    for reader in (read_folder, read_input):
+        with pytest.raises(UserError, match="none of its 2 images"):
+            reader(tmp_path, 8, 1)
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,8 @@ def test_resuming_restores_the_optimizer(tmp_path, monkeypatch, uninterrupted):
             fit(tiny(), tmp_path)
     forget = fitting.restored_or_new
 
-    def without_moments(workdir, config):
-        state = forget(workdir, config)
+    def without_moments(*args):
+        state = forget(*args)
         return state._replace(generator_optimizer=jax.tree.map(np.zeros_like, state.generator_optimizer))
 
     monkeypatch.setattr(fitting, "restored_or_new", without_moments)

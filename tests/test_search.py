@@ -1,6 +1,7 @@
 """The latent search: it finds, it stays, it remembers nothing."""
 
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from anogan_jax import (
-    Bank,
+    Start,
+    even_scale,
     feature_matching_loss,
     latent_search,
     make_bank,
@@ -16,8 +18,8 @@ from anogan_jax import (
     nearest,
     plain_start,
     sample_latent,
-    whitened_start,
 )
+from anogan_jax.bank import place_bank
 from anogan_jax.search import project
 
 
@@ -38,8 +40,8 @@ def test_a_generated_image_is_found_again(gan, weights):
     start = jnp.abs(queries - others).sum(axis=(1, 2, 3)).mean()
     z = nearest([make_bank(gan, weights, jax.random.key(3), 1024)], queries, 1)[:, 0]
     search = jax.jit(jax.vmap(partial(latent_search, gan), in_axes=(None, 0, 0)))
-    starts = jax.vmap(partial(whitened_start, gan, weights))(z)
-    assert np.mean(search(weights, queries, starts).residual < 0.05 * start) >= 0.9
+    scale = jnp.broadcast_to(even_scale(gan, weights), (len(z), gan.latent_size, gan.latent_size))
+    assert np.mean(search(weights, queries, Start(z, scale)).residual < 0.05 * start) >= 0.9
 
 
 def test_the_terms_are_those_of_the_paper(gan, weights, blobs):
@@ -61,7 +63,7 @@ def test_cross_entropy_is_of_the_generated_image(gan, weights, blobs):
 
 
 def test_more_steps_never_end_higher(gan, weights, blobs):
-    short, long = (searched(gan, weights, blobs[:32], steps=n, tolerance=0, decay=False).loss for n in (3, 100))
+    short, long = (searched(gan, weights, blobs[:32], steps=n, tolerance=0, schedule=False).loss for n in (3, 100))
     assert np.all(long <= short * (1 + 1e-5))
     assert long.mean() < 0.7 * short.mean()
 
@@ -102,32 +104,41 @@ def test_projection_keeps_what_is_inside():
     assert float(jnp.linalg.norm(project(gan, jnp.full(9, 7.0)))) == pytest.approx(3.0)
 
 
-def test_whitened_coordinates_even_out_the_curvature(gan, weights):
-    """Against finite differences: G changes about equally fast along each of them, unlike along z's own."""
-    start = whitened_start(gan, weights, sample_latent(gan, jax.random.key(0)))
-    z, scale = np.asarray(start.z), np.asarray(start.scale)
-    spread = []
-    for directions in (np.eye(gan.latent_size), scale.T):
-        ahead, behind = (generate(gan, weights, z + sign * 1e-2 * directions) for sign in (1, -1))
-        changes = np.asarray(ahead - behind).reshape(gan.latent_size, -1)
-        lengths = np.linalg.svd(changes, compute_uv=False)
-        spread.append(lengths[0] / lengths[-1])
-    assert spread[1] < 0.7 * spread[0]
+def test_the_even_scale_evens_out_how_fast_the_image_changes(gan, weights):
+    """Against finite differences: over the prior, G changes about equally fast along each direction, unlike z's own."""
+    scale = np.asarray(even_scale(gan, weights))
+    squares = {"own": 0.0, "even": 0.0}
+    for z in np.asarray(jax.vmap(partial(project, gan))(sample_latent(gan, jax.random.key(7), (200,)))):
+        for name, directions in (("own", np.eye(gan.latent_size)), ("even", scale.T)):
+            ahead, behind = (generate(gan, weights, z + sign * 1e-2 * directions) for sign in (1, -1))
+            changes = np.asarray(ahead - behind).reshape(gan.latent_size, -1)
+            squares[name] = squares[name] + changes @ changes.T
+    spread = {name: np.linalg.cond(total) for name, total in squares.items()}
+    assert spread["even"] < 0.6 * spread["own"]
     np.testing.assert_allclose(np.mean(np.linalg.eigvalsh(scale) ** 2), 1, rtol=1e-4)
 
 
 def test_the_nearest_of_the_bank_are_the_nearest(gan, weights, blobs):
     """Against NumPy, in one block or in several of unequal size, closest first."""
-    bank = make_bank(gan, weights, jax.random.key(0), 300)
-    distances = np.square(np.asarray(bank.images)[None] - blobs[:8, None]).sum(axis=(2, 3, 4))
-    expected = np.asarray(bank.z)[np.argsort(distances, axis=1)[:, :3]]
-    blocks = [Bank(bank.z[start:end], bank.images[start:end]) for start, end in ((0, 200), (200, 202), (202, 300))]
-    for given in ([bank], blocks):
-        np.testing.assert_array_equal(nearest(given, blobs[:8], 3), expected)
+    bank = make_bank(gan, weights, jax.random.key(0), 5000)
+    z, images = np.asarray(bank.z)[:5000], np.asarray(bank.images)[:5000]
+    differences = images[None] - blobs[:5, None]
+    residuals, squares = np.abs(differences).sum(axis=(2, 3, 4)), np.square(differences).sum(axis=(2, 3, 4))
+    for edges in ((0, 5000), (0, 4000, 4002, 5000)):
+        parts = list(pairwise(edges))
+        # Of every chunk of a block the 64 closest in squared distance are looked at.
+        chunks = [(a, min(a + 4096, end)) for start, end in parts for a in range(start, end, 4096)]
+        expected = []
+        for i in range(5):
+            short = np.concatenate([a + np.argsort(squares[i, a:b])[:64] for a, b in chunks])
+            expected.append(z[short[np.argsort(residuals[i, short])[:3]]])
+        found = nearest([place_bank(z[a:b], images[a:b]) for a, b in parts], blobs[:5], 3)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_bank_holds_what_its_z_generate(gan, weights):
     bank = make_bank(gan, weights, jax.random.key(0), 300)
-    assert bank.images.shape == (300, 16, 16, 1)
-    np.testing.assert_allclose(bank.images[::50], generate(gan, weights, bank.z[::50]), atol=1e-3)
+    assert np.isfinite(bank.squares).sum() == 300
+    np.testing.assert_allclose(bank.images[:300:50], generate(gan, weights, bank.z[:300:50]), atol=1e-3)
+    np.testing.assert_allclose(bank.squares[:300], np.square(bank.images[:300]).sum((1, 2, 3)), rtol=1e-5)
     assert np.linalg.norm(bank.z, axis=1).max() <= gan.latent_size**0.5 * (1 + 1e-5)

@@ -8,7 +8,7 @@ How pixels are converted, whatever the source:
   - the camera's orientation tag is obeyed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -34,6 +34,18 @@ class ImageSet(NamedTuple):
         """The images at these indices."""
         labels = None if self.labels is None else self.labels[indices]
         return ImageSet(self.images[indices], labels, [self.names[i] for i in indices], self.unreadable)
+
+    def as_queries(self) -> "Queries":
+        """The same images, for the asking."""
+        return Queries(self.names, self.labels, self.images.__getitem__)
+
+
+class Queries(NamedTuple):
+    """Images to score, each read when its turn comes: there may be more than fit into memory."""
+
+    names: Sequence[str]
+    labels: np.ndarray | None  # (N,) 0 normal, 1 anomalous, or None where unknown
+    read: Callable[[int], np.ndarray]  # (S, S, C) uint8 by number; raises UserError where it cannot be read
 
 
 def to_model_range(images: np.ndarray, normalize_contrast: bool = False) -> np.ndarray:
@@ -66,14 +78,7 @@ def from_array(array: np.ndarray, size: int, channels: int, where: str, labels: 
     Raises:
       UserError: not images, pixels out of range or not finite, a channel count without meaning.
     """
-    if array.ndim == 2:
-        array = array[None]
-    if array.ndim == 3 and array.shape[-1] in (3, 4) and array.shape[1] > 4:
-        array = array[None]  # one (H, W, C) colour image
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.ndim != 4 or 0 in array.shape:
-        raise UserError(f"{where}: shape {array.shape} is not (N, H, W) or (N, H, W, C) images")
+    array = _with_axes(array, where)
     if labels is not None and (labels.ndim != 1 or len(labels) != len(array)):
         raise UserError(f"{where}: {len(array)} images but labels of shape {labels.shape}")
     images = _square(_set_channels(_to_uint8(array, where), channels, where), size)
@@ -109,11 +114,7 @@ def read_folder(folder: Path, size: int, channels: int) -> ImageSet:
     Raises:
       UserError: no such folder, no image in it, or none readable.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not paths:
-        raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
+    paths = _image_files(folder)
     images, names, unreadable = [], [], {}
     for path in paths:
         name = path.relative_to(folder).as_posix()
@@ -129,37 +130,84 @@ def read_folder(folder: Path, size: int, channels: int) -> ImageSet:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz by their keys, or of an .npy under the key "images".
+    """The arrays of an .npz by their keys, or of an .npy under the key "images", which stays on disk.
 
     Raises:
       UserError: the file cannot be read as such.
     """
     try:
+        if path.suffix.lower() == ".npy":
+            return {"images": np.lib.format.open_memmap(path, mode="r")}
         with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            return {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+            return dict(np.load(file, allow_pickle=False))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or 'not a NumPy file'}") from error
     except Exception as error:  # a damaged file raises anything from zipfile's or NumPy's parser
         raise UserError(f"{path}: not a readable .npy or .npz file ({type(error).__name__})") from error
 
 
-def read_input(path: Path, size: int, channels: int) -> ImageSet:
+def read_input(path: Path, size: int, channels: int) -> Queries:
     """What a user wants scored: an image, a folder of images, an .npy, or an .npz with the key "images".
 
     Raises:
-      UserError: there is nothing to score there.
+      UserError: there is nothing to score there, or nothing that can be read.
     """
     if path.is_dir():
-        return read_folder(path, size, channels)
-    if path.suffix.lower() in (".npy", ".npz"):
+        files = _image_files(path)
+        names = [file.relative_to(path).as_posix() for file in files]
+        queries = Queries(names, None, lambda i: read_image(files[i], size, channels))
+    elif path.suffix.lower() in (".npy", ".npz"):
         arrays = read_arrays(path)
         if "images" not in arrays:
             raise UserError(f"{path}: has no array 'images' (it has: {', '.join(arrays) or 'none'})")
-        return from_array(arrays["images"], size, channels, str(path))
-    if not path.exists():
+        array = _with_axes(arrays["images"], str(path))
+
+        def read(i: int) -> np.ndarray:
+            return from_array(array[i : i + 1], size, channels, f"{path}, image {i}").images[0]
+
+        queries = Queries([str(i) for i in range(len(array))], None, read)
+    elif path.exists():
+        queries = Queries([path.name], None, lambda _: read_image(path, size, channels))
+    else:
         raise UserError(f"{path}: no such file or folder")
-    return ImageSet(read_image(path, size, channels)[None], None, [path.name])
+    _refuse_if_all_unreadable(queries, path)
+    return queries
+
+
+def _refuse_if_all_unreadable(queries: Queries, path: Path) -> None:
+    first: UserError | None = None
+    for i in range(len(queries.names)):
+        try:
+            queries.read(i)
+            return
+        except UserError as error:
+            first = first or error
+    if len(queries.names) == 1 and first:
+        raise first
+    raise UserError(f"{path}: none of its {len(queries.names)} images can be read; the first: {first}")
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """All images below a folder, sorted."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
+        raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
+    return paths
+
+
+def _with_axes(array: np.ndarray, where: str) -> np.ndarray:
+    """One or more grey or colour images as (N, H, W, C)."""
+    if array.ndim == 2:
+        array = array[None]
+    if array.ndim == 3 and array.shape[-1] in (3, 4) and array.shape[1] > 4:
+        array = array[None]  # one (H, W, C) colour image
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or 0 in array.shape:
+        raise UserError(f"{where}: shape {array.shape} is not (N, H, W) or (N, H, W, C) images")
+    return array
 
 
 def _contrast(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
