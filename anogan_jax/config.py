@@ -39,6 +39,7 @@ class ModelConfig:
     kernel_size: int = 4  # 4 or 5
     latent_size: int = 32
     latent_prior: str = "normal"  # normal or uniform
+    precision: str = "float32"  # of the computation; or bfloat16, on accelerators
 
 
 @dataclass
@@ -151,6 +152,7 @@ _CHOICES: dict[str, tuple] = {
     "data.source": ("auto", "tfds", "idx", "npz", "folder", "packaged"),
     "model.kernel_size": (4, 5),
     "model.latent_prior": ("normal", "uniform"),
+    "model.precision": ("float32", "bfloat16"),
     "search.method": ("bank", "paper"),
     "search.discrimination": ("feature_matching", "cross_entropy"),
 }

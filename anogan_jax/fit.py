@@ -103,7 +103,13 @@ def gan_of(config: Config) -> GAN:
     """The model that a config describes."""
     model = config.model
     return make_gan(
-        model.image_size, model.channels, model.width, model.kernel_size, model.latent_size, model.latent_prior
+        model.image_size,
+        model.channels,
+        model.width,
+        model.kernel_size,
+        model.latent_size,
+        model.latent_prior,
+        model.precision,
     )
 
 

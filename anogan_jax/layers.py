@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _THIN = 16  # with fewer channels on one side, gathering patches costs less than filtering them
@@ -58,15 +59,17 @@ class StridedConv(nn.Module):
     kernel_size: int
     up: bool
     use_bias: bool
+    dtype: DTypeLike  # of the computation; the weights are float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         x = conv_up(x, kernel) if self.up else conv_down(x, kernel)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-            x = x + jnp.broadcast_to(bias, x.shape)
+            x = x + jnp.broadcast_to(bias.astype(self.dtype), x.shape)
         return x
 
 

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.typing import DTypeLike
 
 from anogan_jax.layers import StridedConv
 
 PRIORS = ("normal", "uniform")
+PRECISIONS = ("float32", "bfloat16")
 # Deviation: DCGAN code averages batch statistics with 0.9, about the last ten batches; inference
 # needs a steadier estimate than that.
 STATISTICS_MOMENTUM = 0.99
@@ -30,6 +32,7 @@ class Generator(nn.Module):
     channels: int
     width: int
     kernel_size: int  # 4 or 5
+    dtype: DTypeLike = jnp.float32  # of the computation; weights, statistics and images are float32
 
     @nn.compact
     def __call__(self, z: Array, train: bool) -> Array:
@@ -38,13 +41,14 @@ class Generator(nn.Module):
         Returns: images (N, S, S, C) in [-1, 1].
         """
         widths = self.width * self.image_size // 8
-        x = nn.DenseGeneral((4, 4, widths), use_bias=False, kernel_init=nn.initializers.normal(0.02), name="project")(z)
-        x = nn.relu(_normalise(train)(x))
+        x = _dense((4, 4, widths), self.dtype, "project", use_bias=False)(z)
+        x = nn.relu(_normalise(train, self.dtype)(x))
         while widths > self.width:
             widths //= 2
-            x = StridedConv(widths, self.kernel_size, up=True, use_bias=False)(x)
-            x = nn.relu(_normalise(train)(x))
-        return jnp.tanh(StridedConv(self.channels, self.kernel_size, up=True, use_bias=True)(x))
+            x = StridedConv(widths, self.kernel_size, up=True, use_bias=False, dtype=self.dtype)(x)
+            x = nn.relu(_normalise(train, self.dtype)(x))
+        x = StridedConv(self.channels, self.kernel_size, up=True, use_bias=True, dtype=self.dtype)(x)
+        return jnp.tanh(x.astype(jnp.float32))
 
 
 class Discriminator(nn.Module):
@@ -53,6 +57,7 @@ class Discriminator(nn.Module):
     image_size: int  # 4 * 2^k, k >= 1
     width: int
     kernel_size: int  # 4 or 5
+    dtype: DTypeLike = jnp.float32  # of the computation; weights, statistics, logits and features are float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, tuple[Array, ...]]:
@@ -62,13 +67,13 @@ class Discriminator(nn.Module):
         """
         features = []
         for layer in range(hidden_layers(self.image_size)):
-            x = StridedConv(self.width * 2**layer, self.kernel_size, up=False, use_bias=layer == 0)(x)
+            x = StridedConv(self.width * 2**layer, self.kernel_size, False, use_bias=layer == 0, dtype=self.dtype)(x)
             if layer > 0:  # DCGAN leaves the layer that sees the image unnormalised
-                x = _normalise(train)(x)
+                x = _normalise(train, self.dtype)(x)
             x = nn.leaky_relu(x, 0.2)
-            features.append(x)
-        logit = nn.DenseGeneral(1, axis=(-3, -2, -1), kernel_init=nn.initializers.normal(0.02), name="logit")(x)
-        return logit[:, 0], tuple(features)
+            features.append(x.astype(jnp.float32))
+        logit = _dense(1, self.dtype, "logit", axis=(-3, -2, -1))(x)
+        return logit[:, 0].astype(jnp.float32), tuple(features)
 
 
 class GAN(NamedTuple):
@@ -94,19 +99,25 @@ def make_gan(
     kernel_size: int = 4,
     latent_size: int = 100,
     latent_prior: str = "normal",
+    precision: str = "float32",
 ) -> GAN:
     """A generator and a discriminator for square images of 4 * 2^k pixels, k >= 1.
 
+    With ``precision`` "bfloat16" both compute in it, which pays on accelerators; weights,
+    statistics, losses and scores stay float32.
+
     Raises:
-      ValueError: another size or an unknown prior.
+      ValueError: another size, an unknown prior or precision.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS}, not {precision!r}")
     if latent_prior not in PRIORS:
         raise ValueError(f"latent_prior must be one of {PRIORS}, not {latent_prior!r}")
     if image_size < 8 or image_size & (image_size - 1):
         raise ValueError(f"image_size must be 8, 16, 32, 64, ... (4 * 2^k), not {image_size}")
     return GAN(
-        Generator(image_size, channels, width, kernel_size),
-        Discriminator(image_size, width, kernel_size),
+        Generator(image_size, channels, width, kernel_size, jnp.dtype(precision)),
+        Discriminator(image_size, width, kernel_size, jnp.dtype(precision)),
         latent_size,
         latent_prior,
     )
@@ -125,5 +136,9 @@ def sample_latent(gan: GAN, key: Array, shape: tuple[int, ...] = ()) -> Array:
     return jax.random.normal(key, shape)
 
 
-def _normalise(train: bool) -> nn.BatchNorm:
-    return nn.BatchNorm(use_running_average=not train, momentum=STATISTICS_MOMENTUM)
+def _normalise(train: bool, dtype: DTypeLike) -> nn.BatchNorm:
+    return nn.BatchNorm(use_running_average=not train, momentum=STATISTICS_MOMENTUM, dtype=dtype)
+
+
+def _dense(features: int | tuple[int, ...], dtype: DTypeLike, name: str, **how: Any) -> nn.DenseGeneral:
+    return nn.DenseGeneral(features, kernel_init=nn.initializers.normal(0.02), dtype=dtype, name=name, **how)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anogan_jax import init_state, make_gan, make_optimizer, sample_latent
+from anogan_jax import init_state, make_gan, make_optimizer, make_train_step, sample_latent
 
 
 def count(params):
@@ -96,3 +96,27 @@ def test_priors():
     assert abs(float(normal.std()) - 1) < 0.01
     assert abs(float(uniform.std()) - 3**-0.5) < 0.01
     assert float(jnp.abs(uniform).max()) <= 1
+
+
+def test_bfloat16_is_of_the_computation_alone(blobs):
+    """Weights, statistics, optimiser, images, features and losses are float32; results are near float32's."""
+    whole, half = (make_gan(16, 1, width=8, latent_size=4, precision=name) for name in ("float32", "bfloat16"))
+    optimizer = make_optimizer()
+    states = [init_state(gan, optimizer, jax.random.key(0), channels=1) for gan in (whole, half)]
+    z = sample_latent(half, jax.random.key(2), (8,))
+    outputs = []
+    for gan, state in zip((whole, half), states, strict=True):
+        text = jax.jit(gan.generator.apply, static_argnames="train").lower(state.generator, z, train=False).as_text()
+        assert ("bf16" in text) == (gan is half)
+        images = gan.generator.apply(state.generator, z, train=False)
+        logits, features = gan.discriminator.apply(state.discriminator, blobs[:8], train=True, mutable="batch_stats")[0]
+        outputs.append((images, logits, features))
+        state, metrics = make_train_step(gan, optimizer)(state, blobs[:16])
+        floats = [x for x in jax.tree.leaves((state, metrics, outputs)) if jnp.issubdtype(x.dtype, jnp.floating)]
+        assert {x.dtype for x in floats} == {jnp.dtype("float32")}
+        assert np.isfinite(metrics).all()
+    for ours, theirs in zip(*map(jax.tree.leaves, outputs), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=0.03 * float(np.abs(ours).max()))
+        assert not np.array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="precision"):
+        make_gan(8, 1, precision="float16")
