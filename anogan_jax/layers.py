@@ -31,8 +31,7 @@ def conv_down(x: Array, kernel: Array) -> Array:
     Returns:
       (N, H/2, W/2, features).
     """
-    native = partial(lax.conv_general_dilated, window_strides=(2, 2), padding="SAME", dimension_numbers=_NHWC)
-    return lax.platform_dependent(x, kernel, cpu=_down_by_matmuls, default=native)
+    return lax.platform_dependent(x, kernel, cpu=down_by_matmuls, default=native_down)
 
 
 def conv_up(x: Array, kernel: Array) -> Array:
@@ -45,8 +44,7 @@ def conv_up(x: Array, kernel: Array) -> Array:
     Returns:
       (N, 2 H, 2 W, features).
     """
-    native = partial(lax.conv_transpose, strides=(2, 2), padding="SAME", dimension_numbers=_NHWC)
-    return lax.platform_dependent(x, kernel, cpu=_up_by_matmuls, default=native)
+    return lax.platform_dependent(x, kernel, cpu=up_by_matmuls, default=native_up)
 
 
 class StridedConv(nn.Module):
@@ -73,14 +71,19 @@ class StridedConv(nn.Module):
         return x
 
 
-def _down_by_matmuls(x: Array, kernel: Array) -> Array:
+native_down = partial(lax.conv_general_dilated, window_strides=(2, 2), padding="SAME", dimension_numbers=_NHWC)
+native_up = partial(lax.conv_transpose, strides=(2, 2), padding="SAME", dimension_numbers=_NHWC)
+
+
+def down_by_matmuls(x: Array, kernel: Array) -> Array:
+    """``conv_down`` as products of matrices."""
     split, split_taps, join = _algorithm(kernel.shape, (x.shape[0], x.shape[1] // 2, x.shape[2] // 2))
     filters = [taps.reshape(-1, taps.shape[-1]) for taps in split_taps(kernel)]
     return join([pixels @ taps for pixels, taps in zip(split(x), filters, strict=True)])
 
 
-def _up_by_matmuls(x: Array, kernel: Array) -> Array:
-    """The transpose of going down with the kernel rotated by 180 degrees, its inputs and outputs exchanged."""
+def up_by_matmuls(x: Array, kernel: Array) -> Array:
+    """``conv_up`` as products of matrices: the transpose of going down, with the kernel rotated by 180 degrees."""
     features = kernel.shape[-1]
     split, split_taps, join = _algorithm(kernel.shape, x.shape[:3])
     taps = [jnp.moveaxis(taps, -2, 0) for taps in split_taps(kernel[::-1, ::-1])]

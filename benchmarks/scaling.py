@@ -1,0 +1,88 @@
+"""Do time per image and memory stay the same however many images are scored?
+
+    python -m benchmarks.scaling --workdir runs/mnist [--counts 64,1000,10000]
+
+Each number of images is scored in a process of its own, from an .npy with the run's test images over and over, to a
+whole report. Compiling is left out: two images are scored first. Prints, for each, milliseconds an image (the median of
+several passes where they are short) and the process's peak memory.
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from anogan_jax import cli
+from anogan_jax.data import read_input
+from anogan_jax.report import write_report
+from anogan_jax.run import Scored, make_scorer, open_run, score_queries
+
+_COUNTS = flags.DEFINE_list("counts", ["64", "1000", "10000"], "Numbers of images.")
+_ONE = flags.DEFINE_integer("one", None, "Measure this number alone, in this process.")
+_AT_LEAST = 1000  # images in all the passes of one number
+
+
+def main() -> int:
+    """Measures; returns the exit code."""
+    if _ONE.value:
+        print(json.dumps(measure(_ONE.value)))
+        return 0
+    for count in _COUNTS.value:
+        command = [sys.executable, "-m", "benchmarks.scaling", f"--workdir={cli.given_workdir()}", f"--one={count}"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        print(
+            f"{int(count):7,} images: {found['milliseconds']:7.2f} ms an image, {found['megabytes']:6,.0f} MB",
+            flush=True,
+        )
+    return 0
+
+
+def measure(count: int) -> dict[str, float]:
+    """Milliseconds an image, and this process's peak memory."""
+    run = open_run(cli.given_workdir())
+    scorer = make_scorer(run, "anogan")
+    passes = -(-_AT_LEAST // count)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        write_images(path, count)
+        queries = read_input(path, run.config.model.image_size, run.config.model.channels)
+        few = queries._replace(names=queries.names[:2])
+        for _ in score_queries(run, scorer, few, "warming up"):
+            pass
+        seconds: list[float] = []
+
+        def timed() -> Iterator[Scored]:
+            began = time.perf_counter()
+            yield from score_queries(run, scorer, queries, "queries")
+            seconds.append(time.perf_counter() - began)
+
+        for _ in range(passes):
+            write_report(Path(folder), timed(), np.arange(100.0), 0.05, run.config.data.normalize_contrast, {})
+    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"milliseconds": 1000 * statistics.median(seconds) / count, "megabytes": megabytes}
+
+
+def write_images(path: Path, count: int) -> None:
+    """The run's test images, again and again, in one order that mixes them; by a process whose memory is not measured."""
+    code = (
+        "import sys, numpy as np; from pathlib import Path; from anogan_jax import config; "
+        "from anogan_jax.data import load_one_class; "
+        "images = load_one_class(config.load(Path(sys.argv[1]))).test.images; "
+        "np.save(sys.argv[2], images[np.random.default_rng(0).integers(len(images), size=int(sys.argv[3]))])"
+    )
+    config = cli.given_workdir() / "config.json"
+    subprocess.run([sys.executable, "-c", code, str(config), str(path), str(count)], check=True)
+
+
+if __name__ == "__main__":
+    flags.adopt_module_key_flags(cli)
+    cli.run(main)
