@@ -2,8 +2,8 @@
 
     python -m benchmarks.scaling --workdir runs/mnist [--counts 64,1000,10000]
 
-Each number of images is scored in a process of its own, from an .npy with the run's test images over and over, to a
-whole report. Compiling is left out: two images are scored first. Prints, for each, milliseconds an image (the median of
+Each number of images is scored in a process of its own, from an .npy with draws from the run's test images, to a whole
+report. Compiling is left out: two images are scored first. Prints, for each, milliseconds an image (the median of
 several passes where they are short) and the process's peak memory.
 """
 
@@ -72,7 +72,7 @@ def measure(count: int) -> dict[str, float]:
 
 
 def write_images(path: Path, count: int) -> None:
-    """The run's test images, again and again, in one order that mixes them; by a process whose memory is not measured."""
+    """Random draws from the run's test images; by a process whose memory is not measured."""
     code = (
         "import sys, numpy as np; from pathlib import Path; from anogan_jax import config; "
         "from anogan_jax.data import load_one_class; "
