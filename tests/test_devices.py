@@ -4,9 +4,11 @@ import csv
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -105,15 +107,15 @@ def test_nothing_is_compiled_again_after_the_first_step(results, count):
     assert results[f"turn compiled {count}"] == 1
 
 
-def together(script, *flags):
-    """Runs a script in two processes that work as one; returns what each said. The second can write no file."""
+def start_two(script, *flags):
+    """Starts a script in two processes that work as one; the second can write no file."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     command = [sys.executable, str(ROOT / script), "--distributed", *map(str, flags)]
     unable = ["bash", "-c", 'trap "" XFSZ; ulimit -f 0; exec "$@"', "-"]
     places = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
-    processes = [
+    return [
         subprocess.Popen(
             command if i == 0 else [*unable, *command],
             env={**os.environ, **places, "JAX_PROCESS_ID": str(i)},
@@ -124,14 +126,18 @@ def together(script, *flags):
         )
         for i in range(2)
     ]
-    said = [process.communicate(timeout=300) for process in processes]
-    return [(process.returncode, *text) for process, text in zip(processes, said, strict=True)]
+
+
+def end(processes):
+    """Each one's exit code and what it said on stderr."""
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    return [(process.returncode, errors) for process, errors in zip(processes, said, strict=True)]
 
 
 @pytest.fixture(scope="module")
 def trained_by_two(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("two") / "tiny"
-    for code, _, errors in together("train.py", *TINY, "--workdir", workdir):
+    for code, errors in end(start_two("train.py", *TINY, "--workdir", workdir)):
         assert code == 0, errors
     return workdir
 
@@ -159,13 +165,24 @@ def test_two_processes_score_as_one_does(trained_run, tmp_path):
         [sys.executable, ROOT / "score.py", *flags, "--output", tmp_path / "one"], cwd=ROOT, capture_output=True
     )
     assert alone.returncode == 3
-    two = together("score.py", *flags, "--output", tmp_path / "two")
-    assert [code for code, *_ in two] == [3, 3], two
+    two = end(start_two("score.py", *flags, "--output", tmp_path / "two"))
+    assert [code for code, _ in two] == [3, 3], two
     with (tmp_path / "one" / "scores.csv").open() as one, (tmp_path / "two" / "scores.csv").open() as other:
         ours, theirs = list(csv.DictReader(one)), list(csv.DictReader(other))
     assert [row["name"] for row in ours] == [f"{i}.png" for i in range(9)]
     assert ours == theirs
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["images"] == 8
+
+
+def test_a_signal_to_one_process_stops_both_at_the_same_step(tmp_path):
+    processes = start_two("train.py", *TINY, "--config.train.steps=100000", "--workdir", tmp_path)
+    while not saved_steps(tmp_path / "checkpoints"):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    ends = end(processes)
+    assert [code for code, _ in ends] == [128 + signal.SIGTERM] * 2, ends
+    assert f"saved at step {saved_steps(tmp_path / 'checkpoints')[-1]}; run again to go on" in ends[0][1]
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):

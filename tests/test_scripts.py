@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -256,6 +257,27 @@ def test_a_full_disk_is_one_line_and_the_old_results_stay(scored_run, tmp_path):
     assert "scores.csv: cannot be written: File too large" in done.stdout
     assert (output / "scores.csv").read_bytes() == before
     assert not list(output.glob(".scores-*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone hands freed memory back so eagerly")
+@pytest.mark.parametrize("kept", [False, True])
+def test_freed_memory_is_kept(kept):
+    """Page faults of taking and giving back 64 MB once more: without keep_memory some 16,000, with it none."""
+    code = (
+        "import resource, numpy as np\n"
+        "from anogan_jax.cli import keep_memory\n"
+        f"keep_memory() if {kept} else None\n"
+        "for _ in range(3):\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    np.ones(2**23)\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    environment = {**os.environ, "NUMPY_MADVISE_HUGEPAGE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, env=environment
+    )
+    faults = int(done.stdout.split()[-1])
+    assert faults < 100 if kept else faults > 10_000
 
 
 def test_the_package_says_its_version():
