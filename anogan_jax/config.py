@@ -61,9 +61,9 @@ class SearchConfig:
     """The latent search, and so the score."""
 
     method: str = "bank"  # from the nearest of a bank of generated images; or paper: plain Adam from a random z
-    steps: int | None = None  # at most so many; None: 96 from the bank, the paper's 500
+    steps: int | None = None  # at most so many; None: 72 from the bank, the paper's 500
     learning_rate: float | None = None  # of Adam; None: 0.8 at its height from the bank, 0.1 for the paper
-    tolerance: float = 3e-4  # from the bank, done once eight steps gain less than this share of the loss
+    tolerance: float = 1e-4  # from the bank, done once eight of the later steps gain less than this share
     bank_size: int = 32_768  # images
     restarts: int = 1  # starts for each image, the nearest of the bank or random ones; the best counts
     discrimination: str = "feature_matching"  # or cross_entropy (Yeh et al. 2016)

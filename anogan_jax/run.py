@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -24,7 +26,7 @@ from anogan_jax.errors import UserError
 from anogan_jax.fit import gan_of, restored_or_new
 from anogan_jax.models import GAN, Weights
 from anogan_jax.scoring import Score, Scorer, from_bank, from_prior, make_discriminator_scorer, make_search_scorer
-from anogan_jax.search import PAPER_SETTINGS, make_search
+from anogan_jax.search import PAPER_SETTINGS, even_scale, make_search
 from anogan_jax.training import inference_weights
 
 log = logging.getLogger(__name__)
@@ -103,7 +105,7 @@ def make_scorer(run: Run, method: str, on_turn: Callable[[int], None] | None = N
     if paper:
         make_starts = from_prior(run.gan, run.config.seed, settings.restarts)
     else:
-        make_starts = from_bank(run.gan, _BankFiles(run), settings.restarts, run.mesh)
+        make_starts = from_bank(_BankFiles(run), _kept_scale(run), settings.restarts, run.mesh)
     return make_search_scorer(search, make_starts, run.mesh, on_turn)
 
 
@@ -186,6 +188,22 @@ def _gathered(run: Run, queries: Queries, mine: Iterator[Scored]) -> Iterator[Sc
                 yield Scored(queries.names[i], label, images[place], Score(*(field[place] for field in scores)))
 
 
+def _kept_scale(run: Run) -> Array:
+    """The model's ``even_scale``, from bank/<step>/scale.npy, which is made when first needed."""
+    path = _bank_folder(run) / "scale.npy"
+    if path.exists():
+        return jnp.asarray(read_arrays(path)["images"])
+    scale = even_scale(run.gan, run.weights)
+    if is_first():
+        with replacing(path) as temporary:
+            np.save(temporary, scale)
+    return scale
+
+
+def _bank_folder(run: Run) -> Path:
+    return run.workdir / "bank" / str(run.step)
+
+
 class _BankFiles:
     """The run's bank in blocks, bank/<step>/<block>-<images>.npz, each made when first needed.
 
@@ -211,14 +229,13 @@ class _BankFiles:
 
     def _block(self, number: int) -> Bank:
         run, size = self._run, self._sizes[number]
-        path = run.workdir / "bank" / str(run.step) / f"{number}-{size}.npz"
+        path = _bank_folder(run) / f"{number}-{size}.npz"
         if path.exists():
             kept = read_arrays(path)
             return place_bank(kept["z"], kept["images"], run.mesh)
         key = jax.random.fold_in(jax.random.key(run.config.seed), number)
         bank = make_bank(run.gan, run.weights, key, size, run.mesh)
         if is_first():
-            path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
                 np.savez(temporary, z=np.asarray(bank.z)[:size], images=np.asarray(bank.images, np.float16)[:size])
         return bank

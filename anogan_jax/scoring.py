@@ -16,7 +16,7 @@ from anogan_jax.bank import Bank, nearest
 from anogan_jax.devices import ROWS, WHOLE, make_mesh, rows, whole
 from anogan_jax.losses import cross_entropy_loss
 from anogan_jax.models import GAN, Weights, sample_latent
-from anogan_jax.search import Descent, Search, Start, even_scale, plain_start
+from anogan_jax.search import Descent, Search, Start, plain_start
 
 
 class Score(NamedTuple):
@@ -28,7 +28,7 @@ class Score(NamedTuple):
     generated: np.ndarray  # (S, S, C) G(z), in [-1, 1]
 
 
-MakeStarts = Callable[[Weights], Callable[[Array], Start]]  # of images (n, S, S, C); its fields are (n, restarts, ...)
+MakeStarts = Callable[[Array], Start]  # of images (n, S, S, C); its fields are (n, restarts, ...)
 Scorer = Callable[[Weights, Iterable[np.ndarray]], Iterator[Score]]  # of images (S, S, C), in their order
 
 
@@ -41,20 +41,21 @@ def lanes_on(mesh: Mesh) -> int:
     return 32 if mesh.devices.flat[0].platform == "cpu" else 512
 
 
-def from_bank(gan: GAN, blocks: Iterable[Bank], restarts: int = 1, mesh: Mesh | None = None) -> MakeStarts:
-    """Starts at the nearest images of a bank that is divided over the mesh, and moves evenly from there."""
-    measure = jax.jit(partial(even_scale, gan))
+def from_bank(blocks: Iterable[Bank], scale: Array, restarts: int = 1, mesh: Mesh | None = None) -> MakeStarts:
+    """Starts at the nearest images of a bank.
 
-    def make_starts(weights: Weights) -> Callable[[Array], Start]:
-        scale = measure(weights)
+    Args:
+      blocks: the bank; in several parts where one would not fit into memory.
+      scale: (latent, latent) the coordinates to move in, such as ``even_scale``.
+      restarts: starts for each image.
+      mesh: the one that the bank is divided over.
+    """
 
-        def starts(images: Array) -> Start:
-            z = nearest(blocks, images, restarts, mesh)
-            return Start(z, jnp.broadcast_to(scale, (*z.shape, z.shape[-1])))
+    def starts(images: Array) -> Start:
+        z = nearest(blocks, images, restarts, mesh)
+        return Start(z, jnp.broadcast_to(scale, (*z.shape, z.shape[-1])))
 
-        return starts
-
-    return make_starts
+    return starts
 
 
 def from_prior(gan: GAN, seed: int = 0, restarts: int = 1) -> MakeStarts:
@@ -65,10 +66,7 @@ def from_prior(gan: GAN, seed: int = 0, restarts: int = 1) -> MakeStarts:
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(digests)
         return jax.vmap(jax.vmap(plain_start))(jax.vmap(partial(sample_latent, gan, shape=(restarts,)))(keys))
 
-    def starts(images: Array) -> Start:
-        return draw(np.array([zlib.crc32(np.asarray(x).tobytes()) for x in images], np.uint32))
-
-    return lambda weights: starts
+    return lambda images: draw(np.array([zlib.crc32(np.asarray(x).tobytes()) for x in images], np.uint32))
 
 
 def make_search_scorer(
@@ -104,7 +102,7 @@ def make_search_scorer(
 
     def score(weights: Weights, images: Iterable[np.ndarray]) -> Iterator[Score]:
         weights = jax.device_put(weights, whole(mesh))
-        waiting = _queries(make_starts(weights), images, width)
+        waiting = _queries(make_starts, images, width)
         first = next(waiting, None)
         if first is None:
             return
@@ -183,10 +181,10 @@ class _Query(NamedTuple):
     restarts: int  # how many there are for each image
 
 
-def _queries(starts_of: Callable[[Array], Start], images: Iterable[np.ndarray], width: int) -> Iterator[_Query]:
+def _queries(make_starts: MakeStarts, images: Iterable[np.ndarray], width: int) -> Iterator[_Query]:
     numbers = count()
     for block, filled in _blocks(images, width):
-        starts = jax.tree.map(np.asarray, starts_of(jnp.asarray(filled)))
+        starts = jax.tree.map(np.asarray, make_starts(jnp.asarray(filled)))
         for place, image in enumerate(block):
             number, restarts = next(numbers), starts.z.shape[1]
             for restart in range(restarts):

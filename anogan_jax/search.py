@@ -75,10 +75,10 @@ def latent_search(gan: GAN, weights: Weights, image: Array, start: Start, **sett
 def make_search(
     gan: GAN,
     *,
-    steps: int = 96,
+    steps: int = 72,
     learning_rate: float = 0.8,
     schedule: bool = True,
-    tolerance: float = 3e-4,
+    tolerance: float = 1e-4,
     discrimination: str = "feature_matching",
     discrimination_weight: float = 0.1,
     feature_layer: int = -1,
@@ -159,6 +159,7 @@ def plain_start(z: Array) -> Start:
     return Start(z, jnp.eye(len(z)))
 
 
+@partial(jax.jit, static_argnums=0)
 def even_scale(gan: GAN, weights: Weights) -> Array:
     """Coordinates in which the image changes about equally fast in every direction: a start's scale, for any z.
 

@@ -66,7 +66,7 @@ def main() -> int:
 
     bank = make_bank(gan, weights, jax.random.key(run.config.seed), settings.bank_size)
     random = sample_latent(gan, jax.random.key(3), (_QUERIES, max(_STARTS)))
-    scale = jax.jit(partial(even_scale, gan))(weights)
+    scale = even_scale(gan, weights)
     trails = {
         "bank": descend(lambda z: Start(z, scale), nearest([bank], queries, max(_STARTS))),
         "paper": descend(plain_start, random, **PAPER_SETTINGS),

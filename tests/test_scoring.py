@@ -8,6 +8,7 @@ import pytest
 
 from anogan_jax import (
     cross_entropy_loss,
+    even_scale,
     from_bank,
     from_prior,
     make_bank,
@@ -29,9 +30,9 @@ def bank(gan, weights):
 
 
 @pytest.fixture(scope="module", params=["bank", "paper"])
-def scorer(request, gan, bank):
+def scorer(request, gan, weights, bank):
     if request.param == "bank":
-        return make_search_scorer(make_search(gan, steps=60), from_bank(gan, [bank]))
+        return make_search_scorer(make_search(gan, steps=60), from_bank([bank], even_scale(gan, weights)))
     return make_search_scorer(make_search(gan, **PAPER_SETTINGS | {"steps": 60}), from_prior(gan))
 
 
@@ -63,7 +64,7 @@ def test_nothing_is_carried_from_one_query_to_the_next(scorer, weights, queries)
 
 def test_lanes_search_in_products_of_one_width_compiled_once(gan, weights, bank, queries, caplog):
     """Products of another width may round differently, and a search makes much of a last bit."""
-    scorer = make_search_scorer(make_search(gan, steps=2), from_bank(gan, [bank]))
+    scorer = make_search_scorer(make_search(gan, steps=2), from_bank([bank], even_scale(gan, weights)))
     with jax.log_compiles(), caplog.at_level("WARNING"):
         for count in (1, LANES - 1, LANES, LANES + 1, len(queries)):
             scores = score_images(scorer, weights, queries[:count])
@@ -76,7 +77,9 @@ def test_lanes_search_in_products_of_one_width_compiled_once(gan, weights, bank,
 def test_no_lane_idles_while_a_query_waits(gan, weights, bank, queries):
     """The searches end at different times; the compiled program runs as often as full lanes need."""
     calls = []
-    scorer = make_search_scorer(make_search(gan, steps=200), from_bank(gan, [bank]), on_turn=calls.append)
+    scorer = make_search_scorer(
+        make_search(gan, steps=200), from_bank([bank], even_scale(gan, weights)), on_turn=calls.append
+    )
     lengths = []
     for image in queries:
         calls.clear()
@@ -94,7 +97,11 @@ def test_no_lane_idles_while_a_query_waits(gan, weights, bank, queries):
 
 def test_restarts_keep_the_best(gan, weights, bank, queries):
     one, four = (
-        score_images(make_search_scorer(make_search(gan, steps=30), from_bank(gan, [bank], n)), weights, queries[:20])
+        score_images(
+            make_search_scorer(make_search(gan, steps=30), from_bank([bank], even_scale(gan, weights), n)),
+            weights,
+            queries[:20],
+        )
         for n in (1, 4)
     )
     assert np.all(four.score <= one.score)
