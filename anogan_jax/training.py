@@ -1,6 +1,7 @@
 """Adversarial training: the state, one compiled step, and the weights that inference uses."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -43,6 +44,7 @@ def make_optimizer(learning_rate: float = 2e-4, beta1: float = 0.5) -> optax.Gra
     return optax.adam(learning_rate, b1=beta1)
 
 
+@partial(jax.jit, static_argnames=("gan", "optimizer", "channels"))
 def init_state(gan: GAN, optimizer: optax.GradientTransformation, key: Array, channels: int) -> TrainState:
     """A fresh state, a function of the key alone."""
     generator_key, discriminator_key, train_key = jax.random.split(key, 3)

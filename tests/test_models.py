@@ -1,7 +1,5 @@
 """Architecture: parameter counts by hand, shapes, ranges, initialisation."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +13,7 @@ def count(params):
 
 
 def initial(gan):
-    state = jax.jit(partial(init_state, gan, make_optimizer(), channels=gan.generator.channels))(jax.random.key(0))
+    state = init_state(gan, make_optimizer(), jax.random.key(0), gan.generator.channels)
     return state.generator, state.discriminator
 
 
