@@ -18,7 +18,7 @@ from anogan_jax.search import project
 # Products are always of so many images and so many queries, whatever the number of devices: their last bits stay.
 _CHUNK = 4096
 _QUERIES = 32
-_SHORTLIST = 64  # of a chunk, by squared distance
+_SHORTLIST = 64  # at least so many of a chunk, by squared distance
 _DRAWN = 256  # images generated at a time
 
 
@@ -60,7 +60,7 @@ def nearest(blocks: Iterable[Bank], images: Array, count: int, mesh: Mesh | None
     Args:
       blocks: the bank; in several parts where one would not fit into the devices' memory.
       images: queries (N, S, S, C).
-      count: how many, at most 64.
+      count: how many.
       mesh: the one that the bank is divided over.
     """
     mesh = mesh or make_mesh()
@@ -92,7 +92,7 @@ def _closer(mesh: Mesh, found: _Found, block: Bank, images: Array) -> _Found:
 
     def in_chunk(found: _Found, chunk: Bank, image: Array) -> _Found:
         distances = chunk.squares - 2 * chunk.images.reshape(_CHUNK, -1) @ image.ravel()
-        _, places = lax.top_k(-distances, _SHORTLIST)
+        _, places = lax.top_k(-distances, max(_SHORTLIST, len(found.z)))
         residuals = jax.vmap(residual_loss, in_axes=(None, 0))(image, chunk.images[places])
         return _merge(found, _Found(jnp.where(jnp.isinf(chunk.squares[places]), jnp.inf, residuals), chunk.z[places]))
 

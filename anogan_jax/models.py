@@ -103,7 +103,7 @@ def make_gan(
 ) -> GAN:
     """A generator and a discriminator for square images of 4 * 2^k pixels, k >= 1.
 
-    With ``precision`` "bfloat16" both compute in it, which pays on accelerators; weights,
+    With ``precision`` "bfloat16" both compute in it, which is meant for accelerators; weights,
     statistics, losses and scores stay float32.
 
     Raises:
