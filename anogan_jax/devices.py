@@ -34,7 +34,7 @@ def rows(mesh: Mesh) -> NamedSharding:
 def join_processes() -> None:
     """Makes this process one of several that train and score together; before JAX computes anything.
 
-    JAX finds the others by itself under SLURM, Open MPI, Kubernetes and on Cloud TPUs; elsewhere
+    JAX finds the others by itself under SLURM, Open MPI and on Cloud TPUs; elsewhere
     JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID
     say where they are.
 
@@ -49,7 +49,7 @@ def join_processes() -> None:
     except (ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--distributed: {reason} Start it under SLURM, Open MPI or Kubernetes, or set JAX_COORDINATOR_ADDRESS, "
+            f"--distributed: {reason} Start it under SLURM or Open MPI, or set JAX_COORDINATOR_ADDRESS, "
             "JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         ) from error
 

@@ -19,6 +19,8 @@ from jax.typing import DTypeLike
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _THIN = 16  # with fewer channels on one side, gathering patches costs less than filtering them
+native_down = partial(lax.conv_general_dilated, window_strides=(2, 2), padding="SAME", dimension_numbers=_NHWC)
+native_up = partial(lax.conv_transpose, strides=(2, 2), padding="SAME", dimension_numbers=_NHWC)
 
 
 def conv_down(x: Array, kernel: Array) -> Array:
@@ -69,10 +71,6 @@ class StridedConv(nn.Module):
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
             x = x + jnp.broadcast_to(bias.astype(self.dtype), x.shape)
         return x
-
-
-native_down = partial(lax.conv_general_dilated, window_strides=(2, 2), padding="SAME", dimension_numbers=_NHWC)
-native_up = partial(lax.conv_transpose, strides=(2, 2), padding="SAME", dimension_numbers=_NHWC)
 
 
 def down_by_matmuls(x: Array, kernel: Array) -> Array:

@@ -171,32 +171,33 @@ def _gathered(run: Run, queries: Queries, mine: Iterator[Scored]) -> Iterator[Sc
     size, channels = run.config.model.image_size, run.config.model.channels
     for first in range(0, count, processes * _EXCHANGED):
         images = np.zeros((_EXCHANGED, size, size, channels), np.uint8)
-        unknown = np.full(_EXCHANGED, np.nan, np.float32)
-        scores = Score(unknown, unknown.copy(), unknown.copy(), np.zeros(images.shape, np.float32))
+        readable = np.zeros(_EXCHANGED, bool)
+        terms = np.zeros((3, _EXCHANGED), np.float32)
+        scores = Score(terms[0], terms[1], terms[2], np.zeros(images.shape, np.float32))
         for row, scored in enumerate(islice(mine, _EXCHANGED)):
             if scored.image is not None and scored.score is not None:
-                images[row] = scored.image
+                readable[row], images[row] = True, scored.image
                 for field, value in zip(scores, scored.score, strict=True):
                     field[row] = value
-        images, scores = gather((images, scores))  # (processes, _EXCHANGED, ...)
+        readable, images, scores = gather((readable, images, scores))  # (processes, _EXCHANGED, ...)
         for i in range(first, min(first + processes * _EXCHANGED, count)):
             place = (i % processes, (i - first) // processes)
             label = None if queries.labels is None else int(queries.labels[i])
-            if np.isnan(scores.score[place]):
-                yield Scored(queries.names[i], label, None, None)
-            else:
+            if readable[place]:
                 yield Scored(queries.names[i], label, images[place], Score(*(field[place] for field in scores)))
+            else:
+                yield Scored(queries.names[i], label, None, None)
 
 
 def _kept_scale(run: Run) -> Array:
-    """The model's ``even_scale``, from bank/<step>/scale.npy, which is made when first needed."""
-    path = _bank_folder(run) / "scale.npy"
+    """The model's ``even_scale``, from bank/<step>/scale.npz, which is made when first needed."""
+    path = _bank_folder(run) / "scale.npz"
     if path.exists():
-        return jnp.asarray(read_arrays(path)["images"])
+        return jnp.asarray(read_arrays(path)["scale"])
     scale = even_scale(run.gan, run.weights)
     if is_first():
         with replacing(path) as temporary:
-            np.save(temporary, scale)
+            np.savez(temporary, scale=scale)
     return scale
 
 

@@ -6,9 +6,8 @@ measure by, test/good/ and test/<defect>/.
     python train.py --config configs/paper.py --config.data.dir=FOLDER
     python score.py --config configs/paper.py
 
-Made for a GPU: on two busy CPU cores a training step took 5 seconds and the search of one image 9. Of magnetic tiles
-(Huang et al. 2018), after 150 of the 20,000 steps (--config.train.steps=150), 13 minutes: AUROC 0.52 on 64 test images,
-no better than chance; PCA-32 0.58, kNN 0.55, kNN with a cosine 0.82 on the same.
+Made for a GPU: on two CPU cores a training step takes 1.4 seconds (benchmarks/README.md), and there are 20,000. How
+well the whole of it detects was not measured.
 """
 
 from anogan_jax.config import Config, DataConfig, ModelConfig, SearchConfig, TrainConfig

@@ -1,6 +1,7 @@
 """An image's score depends on nothing but the image and the model."""
 
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from anogan_jax import (
     make_search_scorer,
     score_images,
 )
+from anogan_jax import run as runs
 from anogan_jax.devices import make_mesh
 from anogan_jax.scoring import lanes_on
 from anogan_jax.search import PAPER_SETTINGS
@@ -138,3 +140,21 @@ def test_discriminator_score_is_its_cross_entropy(gan, weights, queries):
 def test_integer_images_are_refused(scorer, weights):
     with pytest.raises(ValueError, match="floats"):
         score_images(scorer, weights, np.zeros((2, 16, 16, 1), np.uint8))
+
+
+def test_a_bank_in_several_files_scores_as_one_in_memory(trained_run, tmp_path, monkeypatch, blobs):
+    """A bank that is larger than a block: each block made once, kept, and read again."""
+    shutil.copytree(trained_run, tmp_path / "run")
+    monkeypatch.setattr(runs, "_BANK_BLOCK", 24)
+    run = runs.open_run(tmp_path / "run")
+    key = jax.random.key(run.config.seed)
+    blocks = [make_bank(run.gan, run.weights, jax.random.fold_in(key, i), n) for i, n in enumerate((24, 24, 16))]
+    settings = run.config.search
+    search = make_search(run.gan, steps=3, feature_layer=settings.feature_layer)
+    make_starts = from_bank(blocks, even_scale(run.gan, run.weights))
+    expected = score_images(make_search_scorer(search, make_starts), run.weights, blobs[:40]).score
+    for _ in range(2):
+        scores = score_images(runs.make_scorer(run, "anogan"), run.weights, blobs[:40]).score
+        np.testing.assert_array_equal(scores, expected)
+    kept = sorted(path.name for path in (tmp_path / "run" / "bank" / "12").iterdir())
+    assert [name for name in kept if name not in ("0-64.npz", "scale.npz")] == ["0-24.npz", "1-24.npz", "2-16.npz"]

@@ -15,6 +15,7 @@ from anogan_jax import (
     latent_search,
     make_bank,
     make_gan,
+    make_search,
     nearest,
     plain_start,
     sample_latent,
@@ -81,6 +82,16 @@ def test_it_stops_where_eight_steps_gain_too_little(gan, weights, blobs):
     loose = searched(gan, weights, blobs[:32], steps=400, tolerance=0.05).loss
     assert np.any(loose > whole)
     assert loose.mean() < 1.3 * whole.mean()
+
+
+def test_it_never_stops_in_the_first_half(gan, weights, blobs):
+    """While the rate is high, eight steps without gain say little: not even where no gain would be enough."""
+    search = make_search(gan, steps=40, tolerance=1e9)
+    descent = search.begin(weights, blobs[0], plain_start(jnp.zeros(gan.latent_size)))
+    advance = jax.jit(search.advance)
+    while not descent.done:
+        descent = advance(weights, descent)
+    assert int(descent.steps) == 24
 
 
 @pytest.mark.parametrize("prior", ["normal", "uniform"])
