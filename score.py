@@ -1,6 +1,9 @@
 """Scores images with a trained AnoGAN: python score.py --workdir runs/mnist --input photo.png"""
 
+import hashlib
 import logging
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +13,14 @@ from anogan_jax import cli
 from anogan_jax.baselines import baseline_scores
 from anogan_jax.calibration import threshold
 from anogan_jax.config import differences
-from anogan_jax.data import ImageSet, OneClass, load_one_class, read_input
-from anogan_jax.devices import is_first
+from anogan_jax.data import Images, OneClass, as_array, is_readable, load_one_class, read_ahead, read_input
+from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
-from anogan_jax.report import print_table, write_comparison, write_report
-from anogan_jax.run import METHODS, Run, held_out_scores, make_scorer, open_run, score_queries
+from anogan_jax.figures import HeatScale
+from anogan_jax.journal import Journal
+from anogan_jax.queries import score_queries
+from anogan_jax.report import print_defects, print_table, record, write_comparison, write_report
+from anogan_jax.run import METHODS, Run, held_out_scores, make_scorer, open_run
 
 log = logging.getLogger("anogan_jax.score")
 
@@ -30,6 +36,8 @@ _ALPHA = flags.DEFINE_float(
 _METHOD = flags.DEFINE_enum(
     "method", "anogan", list(METHODS), "; ".join(f"{name}: {what}" for name, what in METHODS.items()) + "."
 )
+_HEATMAPS = flags.DEFINE_bool("heatmaps", False, "Also write heatmaps/<name>.png: each query under its anomaly map.")
+_MAPS = flags.DEFINE_bool("maps", False, "Also write maps/<name>.npy: each anomaly map, of the query's size, float32.")
 _COMPARE = flags.DEFINE_bool(
     "compare", False, "Score the test split by every method and by kNN and PCA, and write just comparison.csv."
 )
@@ -48,31 +56,54 @@ def main() -> int:
 
 def score(run: Run) -> int:
     """Scores the queries and writes the report."""
-    size, channels = run.config.model.image_size, run.config.model.channels
     if _INPUT.value is None:
         data = load_one_class(run.config)
-        test = test_split(data)
-        queries, origin, warning = test.as_queries(), data.origin, data.warning
-        baselines = baseline_scores(data.train.images, test.images) if is_first() else {}
+        queries, origin, warning = test_split(data), data.origin, data.warning
+        baselines = baselines_of(run, data) if is_first() else {}
         folder = Path(_OUTPUT.value or run.workdir)
     else:
         source = Path(_INPUT.value)
-        queries, origin, warning = read_input(source, size, channels), str(source), ""
+        queries, origin, warning = read_input(source, run.config.model.channels), str(source), ""
         baselines = {}
         folder = Path(_OUTPUT.value or run.workdir / "inputs" / source.stem)
     if warning:
         log.warning("%s", warning)
+    check_masks(queries)
     scorer = make_scorer(run, _METHOD.value)
     held_out = held_out_scores(run, scorer, _METHOD.value)
     alpha = run.config.alpha if _ALPHA.value is None else _ALPHA.value
-    if not np.isfinite(threshold(held_out, alpha)):
-        log.warning("alpha=%g: too low for %d held-out images, nothing can be called an anomaly", alpha, len(held_out))
-    results = score_queries(run, scorer, queries, "queries")
-    if not is_first():
-        return cli.EXIT_UNREADABLE if sum(scored.score is None for scored in results) else 0  # takes them all
-    facts = {"data": origin, "warning": warning, "method": _METHOD.value, "checkpoint_step": run.step}
-    summary = write_report(folder, results, held_out, alpha, run.config.data.normalize_contrast, facts, baselines)
+    if not np.isfinite(threshold(held_out.scores, alpha)):
+        few = len(held_out.scores)
+        log.warning("alpha=%g: too low for %d held-out images, nothing can be called an anomaly", alpha, few)
+
+    scale = HeatScale.of(held_out.peaks, alpha)
+    made_with = (run.config, run.step, _METHOD.value, scale, _HEATMAPS.value, _MAPS.value, origin, list(queries.names))
+    digest = hashlib.sha256(repr(made_with).encode()).hexdigest()
+    journal = Journal(folder / "unfinished", digest) if is_first() else None
+    done = int(gather(np.array(journal.count if journal else 0))[0])
+    if done:
+        log.info("going on: %d of %d were scored before", done, len(queries.names))
+    results = score_queries(partial(scorer, run.weights), queries, run.config, "queries", first=done)
+    if journal is None:
+        return cli.EXIT_UNREADABLE if sum(scored.found is None for scored in results) else 0  # takes them all
+    began = time.monotonic()
+    heatmaps = folder / "heatmaps" if _HEATMAPS.value else None
+    record(journal, results, queries, scale, heatmaps, folder / "maps" if _MAPS.value else None)
+    seconds = time.monotonic() - began
+    facts = {
+        "data": origin,
+        "warning": warning,
+        "method": _METHOD.value,
+        "checkpoint_step": run.step,
+        "seconds": seconds,
+        "images_per_second": (len(queries.names) - done) / seconds,
+    }
+    summary = write_report(folder, journal, held_out.scores, alpha, scale, facts, baselines)
+    journal.remove()
+    defects = summary.pop("defects", {})
     print_table(f"Results in {folder}", {name.replace("_", " "): value for name, value in summary.items()})
+    if defects:
+        print_defects(defects)
     return cli.EXIT_UNREADABLE if summary["unreadable"] else 0
 
 
@@ -85,18 +116,35 @@ def compare(run: Run) -> int:
     scores = {}
     for method, what in METHODS.items():
         scorer = make_scorer(run, method)
-        results = score_queries(run, scorer, test.as_queries(), method)
-        scores[f"{method}: {what}"] = np.array([scored.score.score for scored in results if scored.score])
+        results = score_queries(partial(scorer, run.weights), test, run.config, method)
+        pairs = np.array([(scored.label, scored.found.score) for scored in results if scored.found])
+        labels, scores[f"{method}: {what}"] = pairs.T
     if not is_first():
         return 0
-    scores |= baseline_scores(data.train.images, test.images)
+    scores |= baselines_of(run, data)
     path = Path(_OUTPUT.value or run.workdir) / "comparison.csv"
-    title = f"{len(test.images)} test images of {data.origin}, in {path}"
-    print_table(title, write_comparison(path, test.labels, scores))
+    title = f"{len(labels)} test images of {data.origin}, in {path}"
+    print_table(title, write_comparison(path, labels, scores))
     return 0
 
 
-def test_split(data: OneClass) -> ImageSet:
+def baselines_of(run: Run, data: OneClass) -> dict[str, np.ndarray]:
+    """Other detectors' scores of the test images, as the model sees those; none for images in patches."""
+    if run.config.patches.enabled:
+        return {}
+    return baseline_scores(as_array(data.train, run.config), as_array(test_split(data), run.config))
+
+
+def check_masks(queries: Images) -> None:
+    """Raises UserError, before the search begins, if an image's mask is missing or no mask for it."""
+    if queries.mask is None:
+        return
+    for i, mask in enumerate(read_ahead(queries.mask, range(len(queries.names)), ahead=16)):
+        if isinstance(mask, UserError) and is_readable(queries, i):  # of one that is skipped, none is needed
+            raise mask
+
+
+def test_split(data: OneClass) -> Images:
     """The test split; UserError where there is none."""
     if data.test is None:
         raise UserError(f"{data.origin}: has no test split; give --input=WHAT_TO_SCORE")

@@ -30,6 +30,18 @@ class DataConfig:
 
 
 @dataclass
+class PatchConfig:
+    """Images larger than the model, by patches of its size; or whole images, resized to it."""
+
+    enabled: bool = False
+    scale: float = 1.0  # images are enlarged or reduced by this first
+    min_contrast: float = 0.0  # standard deviation in grey levels; emptier patches are neither trained on nor scored
+    stride: int | None = None  # of the tiles to score, in pixels; None: half a patch
+    pooling: str = "top"  # an image's score, from its map: max, quantile (1 - share), or top, the mean above that
+    share: float = 0.01  # of the map's pixels
+
+
+@dataclass
 class ModelConfig:
     """The DCGAN."""
 
@@ -51,9 +63,12 @@ class TrainConfig:
     learning_rate: float = 2e-4
     beta1: float = 0.5  # of Adam
     ema_decay: float = 0.999  # of the averaged generator, the one that scores
+    flip: bool = False  # mirror each image at random, left to right and top to bottom
+    rotate: bool = False  # turn each image at random by quarters
     log_every: int = 50  # steps
     sample_every: int = 500  # steps
     checkpoint_every: int = 500  # steps
+    tensorboard: bool = False  # also write losses and samples as TensorBoard's event files
 
 
 @dataclass
@@ -76,6 +91,7 @@ class Config:
     """All of it."""
 
     data: DataConfig = field(default_factory=DataConfig)
+    patches: PatchConfig = field(default_factory=PatchConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -104,7 +120,7 @@ def validate(config: Config) -> None:
     for name, least in _AT_LEAST.items():
         if fields[name] is not None and fields[name] < least:
             raise UserError(f"{name}={fields[name]}: must be at least {least}")
-    for name in ("train.learning_rate", "search.learning_rate"):
+    for name in ("train.learning_rate", "search.learning_rate", "patches.scale"):
         if fields[name] is not None and not fields[name] > 0:
             raise UserError(f"{name}={fields[name]}: must be above 0")
     for name in ("data.held_out", "alpha"):
@@ -113,7 +129,13 @@ def validate(config: Config) -> None:
     for name in ("search.discrimination_weight", "train.ema_decay", "train.beta1"):
         if not 0 <= fields[name] <= 1:
             raise UserError(f"{name}={fields[name]}: must lie in [0, 1]")
+    if not 0 < fields["patches.share"] <= 1:
+        raise UserError(f"patches.share={fields['patches.share']}: must be above 0 and at most 1")
     size = config.model.image_size
+    if config.patches.stride is not None and config.patches.stride > size:
+        raise UserError(
+            f"patches.stride={config.patches.stride}: must be at most model.image_size={size}, or pixels are left out"
+        )
     if size < 8 or size & (size - 1):
         raise UserError(f"model.image_size={size}: must be 8, 16, 32, 64, ...")
     layers = size.bit_length() - 3
@@ -153,11 +175,14 @@ _CHOICES: dict[str, tuple] = {
     "model.kernel_size": (4, 5),
     "model.latent_prior": ("normal", "uniform"),
     "model.precision": ("float32", "bfloat16"),
+    "patches.pooling": ("max", "quantile", "top"),
     "search.method": ("bank", "paper"),
     "search.discrimination": ("feature_matching", "cross_entropy"),
 }
 _AT_LEAST = {
     "data.test_limit": 1,
+    "patches.stride": 1,
+    "patches.min_contrast": 0,
     "model.channels": 1,
     "model.width": 1,
     "model.latent_size": 1,

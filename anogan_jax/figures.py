@@ -1,17 +1,23 @@
 """The pictures people look at."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import RocCurveDisplay
 
 from anogan_jax.atomic import replacing
+from anogan_jax.data.images import resize
 
 _NORMAL, _ANOMALOUS, _UNKNOWN = "#2a6f97", "#d1495b", "#6c757d"
+_PICTURE = 96  # pixels of the longer side, at most, of each image of a triptych
+_LOSSLESS = 32  # up to so many, compression would show
 
 
 def save_grid(path: Path, images: np.ndarray, columns: int = 8) -> None:
@@ -31,39 +37,83 @@ def save_grid(path: Path, images: np.ndarray, columns: int = 8) -> None:
         picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(temporary)
 
 
+class HeatScale(NamedTuple):
+    """How the values of anomaly maps are coloured, the same for all images of a model."""
+
+    level: float  # that the maps of normal images seldom reach anywhere
+
+    @property
+    def top(self) -> float:
+        """The value from which on all are of one colour."""
+        return 1.5 * self.level
+
+    @staticmethod
+    def of(peaks: np.ndarray, alpha: float) -> "HeatScale":
+        """From the maxima (M,) of normal images' maps, of which a share of alpha lies above the level."""
+        return HeatScale(max(float(np.quantile(peaks, 1 - alpha)), 1e-6))
+
+
+def overlay(image: np.ndarray, anomaly_map: np.ndarray, scale: HeatScale) -> np.ndarray:
+    """(H, W, 3) uint8: the query (H, W, C), over which lies what is anomalous of it; see ``_HEAT``."""
+    heat = _HEAT(np.clip(anomaly_map / scale.top, 0, 1))
+    grey = np.atleast_3d(_displayable(image))
+    return np.rint(grey * (1 - heat[..., 3:]) + 255 * heat[..., :3] * heat[..., 3:]).astype(np.uint8)
+
+
+def triptych(image: np.ndarray, generated: np.ndarray, anomaly_map: np.ndarray, scale: HeatScale) -> bytes:
+    """Query, reconstruction and heatmap side by side as a small WebP picture."""
+    shrink = min(1.0, _PICTURE / max(image.shape[:2]))
+    height, width = (max(1, round(shrink * length)) for length in image.shape[:2])
+    parts = [np.atleast_3d(_displayable(part)) for part in (image, generated)]
+    parts = [np.broadcast_to(part, (*part.shape[:2], 3)) for part in parts]
+    strip = [resize(part, height, width) for part in (*parts, overlay(image, anomaly_map, scale))]
+    buffer = io.BytesIO()
+    small = max(height, width) <= _LOSSLESS
+    Image.fromarray(np.concatenate(strip, axis=1)).save(buffer, "WEBP", lossless=small, quality=85, method=2)
+    return buffer.getvalue()
+
+
+def save_heatmap(path: Path, title: str, image: np.ndarray, anomaly_map: np.ndarray, scale: HeatScale) -> None:
+    """The query with what is anomalous of it, and a legend; enlarged if small."""
+    height, width = image.shape[:2]
+    inches = 6.0 / max(height, width)
+    figure = Figure(figsize=(max(2.0, inches * width) + 1.6, max(2.0, inches * height) + 0.5), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(overlay(image, anomaly_map, scale), interpolation="nearest")
+    axis.set(xticks=[], yticks=[], frame_on=False)
+    axis.set_title(title, fontsize=9)
+    _add_legend(figure, axis, scale)
+    _save(figure, path)
+
+
 class Panel(NamedTuple):
     """One query as it is shown."""
 
     name: str
     score: float
     p_value: float
-    query: np.ndarray  # (S, S, C) uint8
-    generated: np.ndarray  # (S, S, C) uint8
-    residual: np.ndarray  # (S, S), >= 0
+    picture: bytes  # its ``triptych``
 
 
-def save_panels(path: Path, groups: Mapping[str, Sequence[Panel]]) -> None:
-    """Queries by titled group, side by side: query, G(z), and |x - G(z)| as a heatmap on one scale."""
+def save_panels(path: Path, groups: Mapping[str, Sequence[Panel]], scale: HeatScale) -> None:
+    """Queries by titled group, side by side: query, G(z), and the query under its heatmap."""
     columns = max(2, max(len(panels) for panels in groups.values()))
-    top = max(1e-6, *(float(panel.residual.max()) for panels in groups.values() for panel in panels))
-
     figure = Figure(figsize=(1.35 * columns + 1.7, 4.9 * len(groups)), layout="constrained")
     blocks = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
-    heat = None
     for block, (title, panels) in zip(blocks, groups.items(), strict=True):
         block.suptitle(title, fontweight="bold", x=0.01, ha="left")
         axes = block.subplots(3, columns, squeeze=False)
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[], frame_on=False)
-        for row, label in enumerate(("query", "G(z)", "residual")):
+        for row, label in enumerate(("query", "G(z)", "anomaly")):
             axes[row, 0].set_ylabel(label)
         for column, panel in enumerate(panels):
-            title = f"{_short(panel.name)}\n{panel.score:.4g}, p={panel.p_value:.3f}"
-            axes[0, column].set_title(title, fontsize=8)
-            for row, image in enumerate((panel.query, panel.generated)):
-                axes[row, column].imshow(_displayable(image), cmap="gray", vmin=0, vmax=255)
-            heat = axes[2, column].imshow(panel.residual, cmap="inferno", vmin=0, vmax=top)
-        block.colorbar(heat, ax=list(axes[2]), label="|x - G(z)|", fraction=0.05, pad=0.01)
+            axes[0, column].set_title(f"{_short(panel.name)}\n{panel.score:.4g}, p={panel.p_value:.3f}", fontsize=8)
+            with Image.open(io.BytesIO(panel.picture)) as picture:
+                strip = np.asarray(picture.convert("RGB"))
+            for row, part in enumerate(np.split(strip, 3, axis=1)):
+                axes[row, column].imshow(part)
+        _add_legend(block, list(axes[2]), scale, fraction=0.05, pad=0.01)
     _save(figure, path)
 
 
@@ -94,6 +144,24 @@ def save_histogram(path: Path, scores: np.ndarray, labels: np.ndarray | None, th
     axis.set(xlabel="anomaly score A(x)", ylabel="density", title="Scores")
     axis.legend()
     _save(figure, path)
+
+
+def _heat_colours() -> ListedColormap:
+    """From nothing to opaque, so that the query shows through where it is normal."""
+    share = np.linspace(0, 1, 256)[:, None]
+    low, high = np.array([1.0, 0.85, 0.0]), np.array([0.85, 0.0, 0.1])
+    opacity = 0.85 * np.clip((share - 0.2) / 0.6, 0, 1)
+    return ListedColormap(np.concatenate([low + (high - low) * share, opacity], axis=1), name="heat")
+
+
+_HEAT = _heat_colours()
+
+
+def _add_legend(figure: Any, axes: Any, scale: HeatScale, **where: float) -> None:
+    colours = ScalarMappable(Normalize(0, scale.top), _HEAT)
+    bar = figure.colorbar(colours, ax=axes, label="|x - G(z)|, tick: the normal images' level", extend="max", **where)
+    bar.ax.set_facecolor("0.6")  # the legend's query is grey
+    bar.ax.axhline(scale.level, color="black", linewidth=1.5)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -8,7 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import jax
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
+from PIL import Image
 from tqdm import tqdm
 
 from anogan_jax import config as configs
 from anogan_jax.atomic import replacing
 from anogan_jax.checkpoint import restore_state, save_state
 from anogan_jax.config import Config
-from anogan_jax.data import load_one_class, to_model_range
+from anogan_jax.data import Images, load_one_class, make_draw, read_ahead, to_model_range
 from anogan_jax.devices import gather, is_first, make_mesh, rows, wait_for_all, whole
 from anogan_jax.errors import UserError
 from anogan_jax.figures import save_grid
@@ -44,7 +46,8 @@ class Stopped(Exception):
 def fit(config: Config, workdir: Path) -> TrainState:
     """Trains to ``config.train.steps``, from the last checkpoint in the work directory if there is one.
 
-    Leaves config.json, checkpoints/<step>/, metrics.jsonl and samples/<step>.png there. However
+    Leaves config.json, checkpoints/<step>/, metrics.jsonl and samples/<step>.png there, and
+    TensorBoard's event files in tensorboard/ if asked for. However
     often it is stopped and run again, the final state is the same to the last bit.
 
     Raises:
@@ -57,8 +60,8 @@ def fit(config: Config, workdir: Path) -> TrainState:
     data = load_one_class(config)
     if data.warning:
         log.warning("%s", data.warning)
-    images = data.train.images
-    log.info("training on %d normal images (%s); %d held out", len(images), data.origin, len(data.held_out.images))
+    images = _readable(data.train)
+    log.info("training on %d normal images (%s); %d held out", len(images.names), data.origin, len(data.held_out.names))
 
     train = config.train
     mesh = make_mesh(jax.devices())
@@ -77,10 +80,11 @@ def fit(config: Config, workdir: Path) -> TrainState:
         _drop_metrics_after(workdir / "metrics.jsonl", step)
     train_step = make_train_step(gan, optimizer, train.ema_decay, mesh)
     draw_samples = make_sampler(gan, _SAMPLES, jax.random.key(config.seed))
-    with _stop_signal() as stop_signal, _Progress(workdir / "metrics.jsonl", step, train.steps) as progress:
+    batches = _batches(config, mesh, make_draw(images, config), step)
+    events = _events(workdir, config, step)
+    with _stop_signal() as stop_signal, _Progress(workdir / "metrics.jsonl", step, train.steps, events) as progress:
         while step < train.steps:
-            chosen = batch_indices(config.seed, step, len(images), train.batch_size)
-            state, metrics = train_step(state, _batch(mesh, images, chosen, config.data.normalize_contrast))
+            state, metrics = train_step(state, next(batches))
             step += 1
             progress.add(metrics)
             finished, log_due = step == train.steps, step % train.log_every == 0
@@ -91,7 +95,9 @@ def fit(config: Config, workdir: Path) -> TrainState:
             if finished or step % train.sample_every == 0:
                 samples = np.asarray(draw_samples(state))
                 if is_first():
-                    save_grid(workdir / "samples" / f"{step:08d}.png", samples)
+                    path = workdir / "samples" / f"{step:08d}.png"
+                    save_grid(path, samples)
+                    progress.show_samples(step, path)
             if save:
                 save_state(workdir / "checkpoints", state)
             if stopped is not None and not finished:
@@ -124,26 +130,6 @@ def restored_or_new(workdir: Path, config: Config, mesh: Mesh) -> TrainState:
     return restore_state(workdir / "checkpoints", like) or jax.jit(init, out_shardings=whole(mesh))(key)
 
 
-def batch_indices(seed: int, step: int, count: int, batch_size: int) -> np.ndarray:
-    """The images of a step: the data, shuffled anew each epoch, as one endless stream cut into batches.
-
-    A function of its arguments alone, so training goes on after a stop with the very batches it
-    would have seen; no image is dropped at an epoch's end.
-    """
-    places = range(step * batch_size, (step + 1) * batch_size)
-    return np.array([_shuffled(seed, place // count, count)[place % count] for place in places])
-
-
-def _batch(mesh: Mesh, images: np.ndarray, chosen: np.ndarray, normalize_contrast: bool) -> Array:
-    """The chosen images as the networks see them, divided over the devices; each process converts but its own."""
-
-    def part(where: tuple[slice, ...] | None) -> np.ndarray:
-        assert where is not None
-        return to_model_range(images[chosen[where[0]]], normalize_contrast)
-
-    return jax.make_array_from_callback((len(chosen), *images.shape[1:]), rows(mesh), part)
-
-
 def make_sampler(gan: GAN, count: int, key: Array) -> Callable[[TrainState], Array]:
     """Compiles ``draw(state)``: images (count, S, S, C) of the averaged generator, from the same z each time."""
     z = sample_latent(gan, key, (count,))
@@ -154,9 +140,51 @@ def make_sampler(gan: GAN, count: int, key: Array) -> Callable[[TrainState], Arr
     return jax.jit(draw)
 
 
-@lru_cache(maxsize=2)
-def _shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(count)
+def _readable(images: Images) -> Images:
+    """Those that can be read; the others are named in a warning. Of several processes each tries its share."""
+    total, processes = len(images.names), jax.process_count()
+    share = range(jax.process_index(), total, processes)
+    readable = np.zeros(total, bool)
+    silent = None if is_first() else True
+    with tqdm(total=len(share), desc="reading", unit="image", disable=silent, leave=False, delay=2) as bar:
+        for i, image in zip(share, read_ahead(images.read, share, ahead=16), strict=True):
+            readable[i] = not isinstance(image, UserError)
+            if not readable[i]:
+                log.warning("left out %s", image)
+            bar.update()
+    found = np.flatnonzero(gather(readable).any(axis=0))
+    if len(found) < 2:
+        raise UserError(f"of {total} training images {len(found)} can be read; at least 2 are needed")
+    return images.take(found)
+
+
+def _batches(config: Config, mesh: Mesh, draw: Callable[[int], np.ndarray], step: int) -> Iterator[Array]:
+    """The batches from a step on, as the networks see them, divided over the devices.
+
+    Each process draws but its own rows, while it trains on those before.
+    """
+    size, sharding = config.train.batch_size, rows(mesh)
+    parts = [where[0].indices(size) for where in sharding.addressable_devices_indices_map((size,)).values() if where]
+    mine = range(min(first for first, *_ in parts), max(last for _, last, _ in parts))
+    places = (step * size + row for step in count(step) for row in mine)
+    drawn = read_ahead(draw, places, ahead=2 * len(mine))
+    while True:
+        images: list[np.ndarray] = []
+        for image in islice(drawn, len(mine)):
+            if isinstance(image, UserError):
+                raise image
+            images.append(image)
+        batch = to_model_range(np.stack(images), config.data.normalize_contrast)
+        yield jax.make_array_from_process_local_data(sharding, batch, (size, *batch.shape[1:]))
+
+
+def _events(workdir: Path, config: Config, step: int) -> Any:
+    """A writer of TensorBoard's event files, which hides what was logged past the step; None if not asked for."""
+    if not (config.train.tensorboard and is_first()):
+        return None
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
 
 
 def _claim(workdir: Path, config: Config) -> None:
@@ -212,10 +240,11 @@ def _stop_signal() -> Iterator[Callable[[bool], int | None]]:
 
 
 class _Progress:
-    """Collects each step's metrics on the device, and reports their mean: a bar, or lines; and metrics.jsonl."""
+    """Collects each step's metrics on the device, and reports their mean: a bar, or lines; metrics.jsonl; events."""
 
-    def __init__(self, path: Path, step: int, steps: int) -> None:
+    def __init__(self, path: Path, step: int, steps: int, events: Any) -> None:
         self.path = path
+        self.events = events
         self.start = self.reported = step
         self.steps = steps
         self.pending: list[Metrics] = []
@@ -228,6 +257,8 @@ class _Progress:
 
     def __exit__(self, *exception: object) -> None:
         self.bar.close()
+        if self.events:
+            self.events.close()
 
     def add(self, metrics: Metrics) -> None:
         """Takes a step's metrics; waits for the step before it, so that a signal never finds many under way."""
@@ -252,6 +283,12 @@ class _Progress:
         self.reported = step
         self.pending.clear()
 
+    def show_samples(self, step: int, path: Path) -> None:
+        """Of a picture of generated images."""
+        if self.events:
+            with Image.open(path) as picture:
+                self.events.add_image("samples", np.atleast_3d(np.asarray(picture)), step, dataformats="HWC")
+
     def _show(self, step: int, means: dict[str, float]) -> None:
         seconds = time.monotonic() - self.began
         rate = (step - self.start) / seconds
@@ -260,6 +297,8 @@ class _Progress:
                 file.write(json.dumps({"step": step, **means, "steps_per_second": rate}) + "\n")
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {error.strerror}") from error
+        for name, value in means.items() if self.events else ():
+            self.events.add_scalar(name, value, step)
         losses = {"D": means["discriminator_loss"], "G": means["generator_loss"]}
         if self.bar.disable:
             shown = "  ".join(f"loss {name} {value:.3f}" for name, value in losses.items())

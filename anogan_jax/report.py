@@ -1,11 +1,10 @@
-"""Scores to files and a table: scores.csv, summary.json and pictures."""
+"""Scores to files people read: scores.csv, summary.json, pictures, report.html."""
 
+import base64
 import csv
-import heapq
 import json
 import sys
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,91 +15,108 @@ from rich.table import Table
 
 from anogan_jax.atomic import replacing
 from anogan_jax.calibration import p_values, threshold
-from anogan_jax.data import to_model_range, to_pixels
-from anogan_jax.figures import Panel, save_histogram, save_panels, save_roc
-from anogan_jax.metrics import decision_metrics, ranking_metrics
-from anogan_jax.run import Scored
+from anogan_jax.data import Images
+from anogan_jax.figures import HeatScale, Panel, save_heatmap, save_histogram, save_panels, save_roc, triptych
+from anogan_jax.journal import Entry, Journal
+from anogan_jax.metrics import count_pixels, decision_metrics, pixel_metrics, ranking_metrics
+from anogan_jax.queries import Scored
 
 COLUMNS = ("name", "label", "score", "residual", "discrimination", "p_value", "is_anomaly")
 _SHOWN = 8  # of the most anomalous queries, and of the least
+_IN_GALLERY = 10_000  # of the most anomalous
+
+
+def record(
+    journal: Journal,
+    results: Iterable[Scored],
+    queries: Images,
+    scale: HeatScale,
+    heatmaps: Path | None = None,
+    maps: Path | None = None,
+) -> None:
+    """Takes results one at a time into the journal, and writes what was asked for of each.
+
+    Args:
+      journal: what was scored before; the results go on where it ends.
+      results: of the queries, in their order.
+      queries: what is scored, with masks where there are any.
+      scale: of the heatmaps.
+      heatmaps: the folder for a PNG of each query.
+      maps: the folder for each anomaly map, .npy, (H, W) float32.
+    """
+    for number, scored in enumerate(results, start=journal.count):
+        label = -1 if scored.label is None else scored.label
+        kind, found, name = scored.kind or "", scored.found, scored.name
+        if found is None:
+            journal.add(Entry(name, label, kind, np.nan, np.nan, np.nan, b""))
+            continue
+        if heatmaps:
+            title = f"{name}   A(x) = {found.score:.4g}"
+            save_heatmap(heatmaps / f"{name}.png", title, found.image, found.anomaly_map, scale)
+        if maps:
+            with replacing(maps / f"{name}.npy") as temporary:
+                np.save(temporary, found.anomaly_map)
+        picture = triptych(found.image, found.generated, found.anomaly_map, scale)
+        pixels = None if queries.mask is None else count_pixels(found.anomaly_map, queries.mask(number))
+        journal.add(Entry(name, label, kind, found.score, found.residual, found.discrimination, picture), pixels)
+    journal.flush()
 
 
 def write_report(
     folder: Path,
-    results: Iterable[Scored],
+    journal: Journal,
     held_out: np.ndarray,
     alpha: float,
-    normalize_contrast: bool,
+    scale: HeatScale,
     facts: dict[str, Any],
     baselines: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Writes scores.csv, summary.json, panels.png, histogram.png and, with labels of both kinds, roc.png.
+    """Writes scores.csv, summary.json, panels.png, histogram.png, report.html and, with labels of both kinds, roc.png.
 
     Args:
       folder: where they go.
-      results: of the queries, at least one of which could be read; taken one at a time, and none is kept but the
-        scores and the images of the pictures.
+      journal: all that was scored, of which at least one query could be read.
       held_out: (M,) scores of held-out normal images.
       alpha: the false-alarm rate; an image is called an anomaly at p-value <= alpha.
-      normalize_contrast: whether the model saw them so; see ``to_model_range``.
+      scale: of the heatmaps.
       facts: what else summary.json shall say, first.
       baselines: by name, other detectors' scores of the queries, whose AUROC is said where there are labels.
 
     Returns:
       What is in summary.json.
     """
-    began, unreadable = time.monotonic(), 0
-    scores: list[float] = []
-    labels: list[int | None] = []
-    most: list[Scored] = []
-    least: list[Scored] = []
-    with replacing(folder / "scores.csv") as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for scored in results:
-            label = "" if scored.label is None else scored.label
-            if scored.score is None:
-                unreadable += 1
-                writer.writerow([scored.name, label, "", "", "", "", "unreadable"])
-                continue
-            score = float(scored.score.score)
-            p = _p_value(score, held_out)
-            terms = (score, float(scored.score.residual), float(scored.score.discrimination))
-            writer.writerow([scored.name, label, *terms, p, int(p <= alpha)])
-            scores.append(score)
-            labels.append(scored.label)
-            most = heapq.nlargest(_SHOWN, [*most, scored], key=_score)
-            least = heapq.nsmallest(_SHOWN, [*least, scored], key=_score)
-    seconds = time.monotonic() - began
-    every = np.array(scores)
-    is_anomaly = p_values(every, held_out) <= alpha
+    table = [(entry.score, entry.label) for entry in journal.entries()]
+    every, labels = np.array([score for score, _ in table]), np.array([label for _, label in table])
+    readable = ~np.isnan(every)
+    p = np.full(len(every), np.nan)
+    p[readable] = p_values(every[readable], held_out)
+    is_anomaly = p <= alpha
     bound = threshold(held_out, alpha)
     summary = facts | {
-        "seconds": seconds,
-        "images_per_second": len(every) / seconds,
-        "images": len(every),
-        "unreadable": unreadable,
+        "images": int(readable.sum()),
+        "unreadable": int((~readable).sum()),
         "alpha": alpha,
         "threshold": bound if np.isfinite(bound) else None,
         "held_out_images": len(held_out),
         "anomalies": int(is_anomaly.sum()),
     }
-    truth = None if None in labels else np.array(labels)
-    if truth is not None and len(np.unique(truth)) == 2:
-        summary |= {"labelled_anomalous": int(truth.sum())}
-        summary |= ranking_metrics(truth, every) | decision_metrics(truth, is_anomaly)
-        summary |= {f"auroc of {name}": ranking_metrics(truth, s)["auroc"] for name, s in baselines.items()}
-        save_roc(folder / "roc.png", truth, every, "A(x)")
-    rest = sorted((s for s in least if all(s is not other for other in most)), key=_score, reverse=True)
-    groups = {
-        title: [_panel(scored, held_out, normalize_contrast) for scored in chosen]
-        for title, chosen in (("Most anomalous", most), ("Least anomalous", rest))
-        if chosen
-    }
-    save_panels(folder / "panels.png", groups)
-    save_histogram(folder / "histogram.png", every, truth, bound)
+    scores, truth, called = every[readable], labels[readable], is_anomaly[readable]
+    known = truth if set(truth.tolist()) == {0, 1} else None
+    if known is not None:
+        summary |= {"labelled_anomalous": int(known.sum())}
+        summary |= ranking_metrics(known, scores) | decision_metrics(known, called)
+        summary |= {f"auroc of {name}": ranking_metrics(known, s)["auroc"] for name, s in baselines.items()}
+        save_roc(folder / "roc.png", known, scores, "A(x)")
+    defects = _by_defect(journal)
+    summary |= {name: value for name, value in defects.get("all", {}).items() if name not in summary}
+    if defects:
+        summary["defects"] = defects
+    save_histogram(folder / "histogram.png", scores, known, bound)
+    _write_csv(folder / "scores.csv", journal, p, is_anomaly)
+    _write_panels(folder / "panels.png", journal, every, p, scale)
     with replacing(folder / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    _write_page(folder, journal, summary, every, p, is_anomaly)
     return summary
 
 
@@ -122,19 +138,95 @@ def print_table(title: str, rows: dict[str, Any]) -> None:
     Console(file=sys.stdout, soft_wrap=True).print(table)
 
 
-def _score(scored: Scored) -> float:
-    assert scored.score is not None
-    return float(scored.score.score)
+def print_defects(defects: Mapping[str, Mapping[str, float]]) -> None:
+    """A row for each kind of defect."""
+    table = Table(title="By defect, against the good images", title_justify="left")
+    names = list(defects["all"])
+    for name in ("defect", *names):
+        table.add_column(name.replace("_", " "))
+    for kind, values in defects.items():
+        table.add_row(kind, *(f"{values[name]:.4g}" for name in names))
+    Console(file=sys.stdout, soft_wrap=True).print(table)
 
 
-def _p_value(score: float, held_out: np.ndarray) -> float:
-    return float(p_values(np.array([score]), held_out)[0])
+def _by_defect(journal: Journal) -> dict[str, dict[str, float]]:
+    """For "all" and each kind of defect, against the good images: image AUROC, and with masks the pixels' metrics."""
+    scores: dict[str, list[float]] = {}
+    for entry in journal.entries():
+        if entry.kind and entry.is_readable:
+            scores.setdefault(entry.kind, []).append(entry.score)
+    good = scores.pop("good", [])
+    if not (good and scores):
+        return {}
+    pixels = journal.pixels()
+    defects = {"all": list(scores)} | {kind: [kind] for kind in sorted(scores)}
+    found = {}
+    for name, kinds in defects.items():
+        bad = [score for kind in kinds for score in scores[kind]]
+        labels = np.repeat([0, 1], [len(good), len(bad)])
+        found[name] = {"image_auroc": ranking_metrics(labels, np.array(good + bad))["auroc"]}
+        if pixels:
+            counts = sum((pixels[kind] for kind in kinds), start=np.zeros_like(pixels[kinds[0]]))
+            found[name] |= pixel_metrics(counts + pixels["good"])
+    return found
 
 
-def _panel(scored: Scored, held_out: np.ndarray, normalize_contrast: bool) -> Panel:
-    assert scored.image is not None
-    assert scored.score is not None
-    query, generated, score = scored.image, scored.score.generated, _score(scored)
-    residual = np.abs(to_model_range(query[None], normalize_contrast)[0] - generated).mean(axis=-1)
-    pixels = to_pixels(generated[None], query[None], normalize_contrast)[0]
-    return Panel(scored.name, score, _p_value(score, held_out), query, pixels, residual)
+def _write_csv(path: Path, journal: Journal, p: np.ndarray, is_anomaly: np.ndarray) -> None:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for entry, p_value, anomaly in zip(journal.entries(), p.tolist(), is_anomaly.tolist(), strict=True):
+            label = "" if entry.label < 0 else entry.label
+            if entry.is_readable:
+                terms = (entry.score, entry.residual, entry.discrimination)
+                writer.writerow([entry.name, label, *terms, p_value, int(anomaly)])
+            else:
+                writer.writerow([entry.name, label, "", "", "", "", "unreadable"])
+
+
+def _write_panels(path: Path, journal: Journal, scores: np.ndarray, p: np.ndarray, scale: HeatScale) -> None:
+    order = np.argsort(-scores, kind="stable")[: np.count_nonzero(~np.isnan(scores))].tolist()  # NaN comes last
+    chosen = {"Most anomalous": order[:_SHOWN], "Least anomalous": order[_SHOWN:][-_SHOWN:]}
+    wanted = {number for numbers in chosen.values() for number in numbers}
+    entries = {number: entry for number, entry in enumerate(journal.entries()) if number in wanted}
+    groups = {
+        title: [Panel(entries[i].name, entries[i].score, float(p[i]), entries[i].picture) for i in numbers]
+        for title, numbers in chosen.items()
+        if numbers
+    }
+    save_panels(path, groups, scale)
+
+
+def _write_page(
+    folder: Path, journal: Journal, summary: dict[str, Any], scores: np.ndarray, p: np.ndarray, is_anomaly: np.ndarray
+) -> None:
+    """report.html: one file that needs nothing else."""
+    head, middle, tail = _PAGE.read_text().replace("@@SUMMARY@@", "@@ROWS@@").split("@@ROWS@@")
+    names = ["histogram", "roc"] if "auroc" in summary else ["histogram"]  # a roc.png may be of an earlier run
+    charts = {name: base64.b64encode((folder / f"{name}.png").read_bytes()).decode() for name in names}
+    facts = {name: value for name, value in summary.items() if name != "defects"}
+    if summary["images"] > _IN_GALLERY:
+        facts["in this gallery"] = f"the {_IN_GALLERY} most anomalous"
+    order = np.argsort(-scores, kind="stable")[: min(_IN_GALLERY, summary["images"])]
+    is_shown = np.zeros(len(scores), bool)
+    is_shown[order] = True
+
+    def rows() -> Iterator[str]:
+        for i, entry in enumerate(journal.entries()):
+            if is_shown[i]:
+                picture = base64.b64encode(entry.picture).decode()
+                yield _json([entry.name, entry.label, entry.kind, entry.score, p[i], int(is_anomaly[i]), picture])
+
+    with replacing(folder / "report.html") as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(head + _json({"facts": facts, "defects": summary.get("defects", {}), "charts": charts}) + middle)
+        for number, row in enumerate(rows()):
+            file.write((",\n" if number else "") + row)
+        file.write(tail)
+
+
+def _json(value: Any) -> str:
+    """JSON that may stand inside a script element."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+_PAGE = Path(__file__).with_name("report.html")

@@ -1,10 +1,9 @@
 """A trained run: what a work directory holds, ready to score images."""
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,25 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from anogan_jax import config as configs
 from anogan_jax.atomic import replacing
 from anogan_jax.bank import Bank, make_bank, place_bank
 from anogan_jax.config import Config
-from anogan_jax.data import Queries, load_one_class, to_model_range
+from anogan_jax.data import load_one_class
 from anogan_jax.data.images import read_arrays
 from anogan_jax.devices import gather, is_first, make_mesh, whole
 from anogan_jax.errors import UserError
 from anogan_jax.fit import gan_of, restored_or_new
 from anogan_jax.models import GAN, Weights
-from anogan_jax.scoring import Score, Scorer, from_bank, from_prior, make_discriminator_scorer, make_search_scorer
+from anogan_jax.queries import score_queries
+from anogan_jax.scoring import Scorer, from_bank, from_prior, make_discriminator_scorer, make_search_scorer
 from anogan_jax.search import PAPER_SETTINGS, even_scale, make_search
 from anogan_jax.training import inference_weights
 
 log = logging.getLogger(__name__)
 _BANK_BLOCK = 32_768  # images
-_EXCHANGED = 256  # results of each process at a time
 
 # The table of the AnoGAN paper. "anogan" is the search as the config sets it.
 METHODS = {
@@ -53,13 +51,11 @@ class Run(NamedTuple):
     mesh: Mesh  # this process's devices
 
 
-class Scored(NamedTuple):
-    """One query and what was found."""
+class HeldOut(NamedTuple):
+    """What normal images score that training never saw."""
 
-    name: str
-    label: int | None  # 0 normal, 1 anomalous
-    image: np.ndarray | None  # (S, S, C) uint8, None where it could not be read
-    score: Score | None
+    scores: np.ndarray  # (M,)
+    peaks: np.ndarray  # (M,) the maximum of each one's map
 
 
 def open_run(workdir: Path) -> Run:
@@ -109,84 +105,27 @@ def make_scorer(run: Run, method: str, on_turn: Callable[[int], None] | None = N
     return make_search_scorer(search, make_starts, run.mesh, on_turn)
 
 
-def score_queries(run: Run, scorer: Scorer, queries: Queries, what: str) -> Iterator[Scored]:
-    """Scores the queries in their order, under a progress bar (on a terminal), each given out as soon as it is done.
+def held_out_scores(run: Run, scorer: Scorer, method: str) -> HeldOut:
+    """Of the held-out normal images; kept in the work directory, for they need no second search.
 
-    Of several processes each reads and scores its share, and all are given all; each must take
-    them all. Memory does not grow with the number of queries.
+    Raises:
+      UserError: none of them can be read.
     """
-    count, processes = len(queries.names), jax.process_count()
-    share = range(jax.process_index(), count, processes)
-    mine = _scored(run, scorer, queries, share)
-    results = mine if processes == 1 else _gathered(run, queries, mine)
-    bar = tqdm(total=count, desc=what, unit="image", disable=None if is_first() else True, dynamic_ncols=True)
-    with bar:
-        for scored in results:
-            yield scored
-            bar.update()
-
-
-def held_out_scores(run: Run, scorer: Scorer, method: str) -> np.ndarray:
-    """The (M,) scores of the held-out normal images; kept in the work directory, for they need no second search."""
     path = run.workdir / f"held_out-{method}-{run.step}.npz"
-    made_with = repr((run.config.data, run.config.search, run.config.seed))
+    made_with = repr((run.config.data, run.config.patches, run.config.search, run.config.seed))
     kept = read_arrays(path) if path.exists() else {}
     if gather(np.array(str(kept.get("made_with")) == made_with)).all():
-        return kept["scores"]
-    held_out = load_one_class(run.config).held_out.as_queries()
-    results = score_queries(run, scorer, held_out, "held-out images")
-    scores = np.array([scored.score.score for scored in results if scored.score])
+        return HeldOut(kept["scores"], kept["peaks"])
+    images = load_one_class(run.config).held_out
+    results = score_queries(partial(scorer, run.weights), images, run.config, "held-out images")
+    found = [scored.found for scored in results if scored.found]
+    if not found:
+        raise UserError(f"none of the {len(images.names)} held-out images can be read")
+    held_out = HeldOut(np.array([each.score for each in found]), np.array([each.anomaly_map.max() for each in found]))
     if is_first():
         with replacing(path) as temporary:
-            np.savez(temporary, scores=scores, made_with=made_with)
-    return scores
-
-
-def _scored(run: Run, scorer: Scorer, queries: Queries, chosen: Iterable[int]) -> Iterator[Scored]:
-    """The chosen queries, in their order."""
-    read: deque[Scored] = deque()  # and not yet given out
-
-    def readable() -> Iterator[np.ndarray]:
-        for i in chosen:
-            label = None if queries.labels is None else int(queries.labels[i])
-            try:
-                image = queries.read(i)
-            except UserError as error:
-                log.warning("skipped %s", error)
-                read.append(Scored(queries.names[i], label, None, None))
-                continue
-            read.append(Scored(queries.names[i], label, image, None))
-            yield to_model_range(image[None], run.config.data.normalize_contrast)[0]
-
-    for score in scorer(run.weights, readable()):
-        while read[0].image is None:
-            yield read.popleft()
-        yield read.popleft()._replace(score=score)
-    yield from read
-
-
-def _gathered(run: Run, queries: Queries, mine: Iterator[Scored]) -> Iterator[Scored]:
-    """What every process scored, in the order of the queries, exchanged some at a time."""
-    processes, count = jax.process_count(), len(queries.names)
-    size, channels = run.config.model.image_size, run.config.model.channels
-    for first in range(0, count, processes * _EXCHANGED):
-        images = np.zeros((_EXCHANGED, size, size, channels), np.uint8)
-        readable = np.zeros(_EXCHANGED, bool)
-        terms = np.zeros((3, _EXCHANGED), np.float32)
-        scores = Score(terms[0], terms[1], terms[2], np.zeros(images.shape, np.float32))
-        for row, scored in enumerate(islice(mine, _EXCHANGED)):
-            if scored.image is not None and scored.score is not None:
-                readable[row], images[row] = True, scored.image
-                for field, value in zip(scores, scored.score, strict=True):
-                    field[row] = value
-        readable, images, scores = gather((readable, images, scores))  # (processes, _EXCHANGED, ...)
-        for i in range(first, min(first + processes * _EXCHANGED, count)):
-            place = (i % processes, (i - first) // processes)
-            label = None if queries.labels is None else int(queries.labels[i])
-            if readable[place]:
-                yield Scored(queries.names[i], label, images[place], Score(*(field[place] for field in scores)))
-            else:
-                yield Scored(queries.names[i], label, None, None)
+            np.savez(temporary, **held_out._asdict(), made_with=made_with)
+    return held_out
 
 
 def _kept_scale(run: Run) -> Array:

@@ -26,6 +26,7 @@ class Score(NamedTuple):
     residual: np.ndarray  # () R(x), 0 to 2 per pixel value
     discrimination: np.ndarray  # () D(x)
     generated: np.ndarray  # (S, S, C) G(z), in [-1, 1]
+    anomaly_map: np.ndarray  # (S, S) |x - G(z)|, the mean over channels
 
 
 MakeStarts = Callable[[Array], Start]  # of images (n, S, S, C); its fields are (n, restarts, ...)
@@ -131,8 +132,10 @@ def make_search_scorer(
             for lane in np.flatnonzero(lanes.done):
                 if (query := occupants[lane]) is not None:
                     best = best or jax.tree.map(np.array, lanes.best)  # copies: the lanes' memory is used again
-                    fields = (best.loss, best.residual, best.discrimination, best.generated)
-                    found.setdefault(query.number, []).append(Score(*(field[lane] for field in fields)))
+                    image, generated = query.image, best.generated[lane]
+                    terms = (best.loss[lane], best.residual[lane], best.discrimination[lane])
+                    score = Score(*terms, generated, np.abs(image - generated).mean(axis=-1))
+                    found.setdefault(query.number, []).append(score)
                     occupants[lane] = None
             while len(found.get(due, ())) == first.restarts:
                 yield min(found.pop(due), key=lambda score: float(score.score))
@@ -142,7 +145,7 @@ def make_search_scorer(
 
 
 def make_discriminator_scorer(gan: GAN, mesh: Mesh | None = None) -> Scorer:
-    """Scores by P_D: -log D(x), the discriminator's output alone; no search, no residual."""
+    """Scores by P_D: -log D(x), the discriminator's output alone; no search, and the map is of one value."""
     mesh = mesh or make_mesh()
 
     @jax.jit
@@ -155,7 +158,8 @@ def make_discriminator_scorer(gan: GAN, mesh: Mesh | None = None) -> Scorer:
         weights = jax.device_put(weights, whole(mesh))
         for block, filled in _blocks(images, lanes_on(mesh) * mesh.size):
             for image, unreal in zip(block, np.asarray(loss(weights, filled)), strict=False):
-                yield Score(unreal, np.zeros_like(unreal), unreal, np.zeros_like(image))
+                everywhere = np.full(image.shape[:2], unreal)
+                yield Score(unreal, np.zeros_like(unreal), unreal, np.zeros_like(image), everywhere)
 
     return score
 

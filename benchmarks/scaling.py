@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,11 @@ from absl import flags
 
 from anogan_jax import cli
 from anogan_jax.data import read_input
-from anogan_jax.report import write_report
-from anogan_jax.run import Scored, make_scorer, open_run, score_queries
+from anogan_jax.figures import HeatScale
+from anogan_jax.journal import Journal
+from anogan_jax.queries import Scored, score_queries
+from anogan_jax.report import record, write_report
+from anogan_jax.run import make_scorer, open_run
 
 _COUNTS = flags.DEFINE_list("counts", ["64", "1000", "10000"], "Numbers of images.")
 _ONE = flags.DEFINE_integer("one", None, "Measure this number alone, in this process.")
@@ -54,19 +58,23 @@ def measure(count: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"
         write_images(path, count)
-        queries = read_input(path, run.config.model.image_size, run.config.model.channels)
-        few = queries._replace(names=queries.names[:2])
-        for _ in score_queries(run, scorer, few, "warming up"):
+        queries = read_input(path, run.config.model.channels)
+        score = partial(scorer, run.weights)
+        for _ in score_queries(score, queries.take(np.arange(2)), run.config, "warming up"):
             pass
         seconds: list[float] = []
 
         def timed() -> Iterator[Scored]:
             began = time.perf_counter()
-            yield from score_queries(run, scorer, queries, "queries")
+            yield from score_queries(score, queries, run.config, "queries")
             seconds.append(time.perf_counter() - began)
 
+        scale = HeatScale(1.0)
         for _ in range(passes):
-            write_report(Path(folder), timed(), np.arange(100.0), 0.05, run.config.data.normalize_contrast, {})
+            journal = Journal(Path(folder) / "unfinished", "")
+            record(journal, timed(), queries, scale)
+            write_report(Path(folder), journal, np.arange(100.0), 0.05, scale, {})
+            journal.remove()
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"milliseconds": 1000 * statistics.median(seconds) / count, "megabytes": megabytes}
 
@@ -75,8 +83,8 @@ def write_images(path: Path, count: int) -> None:
     """Random draws from the run's test images; by a process whose memory is not measured."""
     code = (
         "import sys, numpy as np; from pathlib import Path; from anogan_jax import config; "
-        "from anogan_jax.data import load_one_class; "
-        "images = load_one_class(config.load(Path(sys.argv[1]))).test.images; "
+        "from anogan_jax.data import as_array, load_one_class; "
+        "config = config.load(Path(sys.argv[1])); images = as_array(load_one_class(config).test, config); "
         "np.save(sys.argv[2], images[np.random.default_rng(0).integers(len(images), size=int(sys.argv[3]))])"
     )
     config = cli.given_workdir() / "config.json"

@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from anogan_jax import cli, score_images, to_model_range
-from anogan_jax.data import load_one_class
+from anogan_jax.data import as_array, load_one_class
 from anogan_jax.errors import UserError
 from anogan_jax.metrics import ranking_metrics
 from anogan_jax.run import make_scorer, open_run
@@ -33,7 +33,10 @@ def main() -> int:
     rng = np.random.default_rng(0)
     halves = [rng.permutation(np.flatnonzero(test.labels == label))[: _QUERIES.value // 2] for label in (0, 1)]
     chosen = rng.permutation(np.concatenate(halves))
-    labels, images = test.labels[chosen], to_model_range(test.images[chosen], run.config.data.normalize_contrast)
+    labels, images = (
+        test.labels[chosen],
+        to_model_range(as_array(test.take(chosen), run.config), run.config.data.normalize_contrast),
+    )
     report: dict[str, Any] = {"images": len(images)}
     for method in ("anogan", "paper"):
         turns: list[int] = []

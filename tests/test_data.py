@@ -8,9 +8,19 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from anogan_jax.config import Config, DataConfig, ModelConfig
-from anogan_jax.data import load_one_class, read_input, sources, to_model_range, to_pixels
-from anogan_jax.data.images import from_array, read_folder, read_image
+from anogan_jax.config import Config, DataConfig, ModelConfig, PatchConfig, TrainConfig
+from anogan_jax.data import (
+    as_array,
+    load_one_class,
+    make_draw,
+    make_fit,
+    read_ahead,
+    read_input,
+    sources,
+    to_model_range,
+    to_pixels,
+)
+from anogan_jax.data.images import Images, cached, from_array, read_image, read_mask
 from anogan_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -38,9 +48,9 @@ def config(channels=1, **data):
 
 def test_idx_with_one_normal_class(idx_folder):
     data = load_one_class(config(source="idx", name="mnist", dir=str(idx_folder), normal=1, held_out=0.25))
-    assert len(data.train.images) == 15
-    assert len(data.held_out.images) == 5
-    seen = np.sort([int(i[0, 0, 0]) for i in (*data.train.images, *data.held_out.images)])
+    assert len(data.train.names) == 15
+    assert len(data.held_out.names) == 5
+    seen = np.sort([int(images.read(i)[0, 0, 0]) for images in data[:2] for i in range(len(images.names))])
     np.testing.assert_array_equal(seen, np.arange(1, 60, 3))  # every normal image once, and no other
     np.testing.assert_array_equal(data.test.labels, np.arange(30) % 3 != 1)
     assert data.test.names[7] == "7"
@@ -48,7 +58,7 @@ def test_idx_with_one_normal_class(idx_folder):
 
 def test_idx_with_one_anomalous_class(idx_folder):
     data = load_one_class(config(source="idx", name="mnist", dir=str(idx_folder), anomalous=2))
-    assert len(data.train.images) + len(data.held_out.images) == 40
+    assert len(data.train.names) + len(data.held_out.names) == 40
     np.testing.assert_array_equal(data.test.labels, np.arange(30) % 3 == 2)
 
 
@@ -56,7 +66,7 @@ def test_a_test_sample_is_fixed(idx_folder):
     one, two = (
         load_one_class(config(source="idx", dir=str(idx_folder / "mnist"), normal=0, test_limit=9)) for _ in "ab"
     )
-    assert len(one.test.images) == 9
+    assert len(one.test.names) == 9
     assert one.test.names == two.test.names
 
 
@@ -82,8 +92,9 @@ def test_npz_in_medmnist_layout(tmp_path):
     np.savez(
         path, train_images=images, train_labels=np.zeros((20, 1)), test_images=images, test_labels=np.ones((20, 1))
     )
-    data = load_one_class(config(channels=3, source="npz", dir=str(path), normal=0))
-    assert data.train.images.shape == (18, 8, 8, 3)
+    settings = config(channels=3, source="npz", dir=str(path), normal=0)
+    data = load_one_class(settings)
+    assert as_array(data.train, settings).shape == (18, 8, 8, 3)
     assert data.test.labels.tolist() == [1] * 20
     np.savez(path, pictures=images)
     with pytest.raises(UserError, match=r"train_images.*pictures"):
@@ -100,7 +111,7 @@ def test_folder_of_normal_images(tmp_path):
         save(tmp_path / f"{i}.png", RNG.integers(0, 256, (10, 12), np.uint8))
     (tmp_path / "notes.txt").write_text("not an image, not looked at")
     data = load_one_class(config(source="folder", dir=str(tmp_path), held_out=0.5))
-    assert len(data.train.images) == len(data.held_out.images) == 2
+    assert len(data.train.names) == len(data.held_out.names) == 2
     assert data.test is None
 
 
@@ -115,23 +126,61 @@ def test_folder_in_mvtec_layout(tmp_path):
     }
 
 
+def with_masks(folder):
+    """A data set with masks, of images of several sizes: one good, two defective."""
+    for name in ("train/good/a", "train/good/b", "test/good/c"):
+        save(folder / f"{name}.png", RNG.integers(0, 256, (12, 10), np.uint8))
+    for name, size in (("crack/d", (12, 9)), ("dent/deep/e", (20, 30))):
+        save(folder / "test" / f"{name}.jpg", RNG.integers(0, 256, size, np.uint8))
+        mask = np.zeros(size, np.uint8)
+        mask[2:4, 3] = 255
+        save(folder / "ground_truth" / f"{name}_mask.png", mask)
+    return config(source="folder", dir=str(folder), held_out=0.5)
+
+
+def test_masks_belong_to_their_images(tmp_path):
+    test = load_one_class(with_masks(tmp_path)).test
+    assert test.names == ["crack/d.jpg", "dent/deep/e.jpg", "good/c.png"]
+    assert test.kinds == ["crack", "dent", "good"]
+    assert [test.mask(i).shape for i in range(3)] == [test.read(i).shape[:2] for i in range(3)]
+    assert [int(test.mask(i).sum()) for i in range(3)] == [2, 2, 0]
+    few = test.take(np.array([2, 1]))
+    assert (few.kinds, int(few.mask(1).sum())) == (["good", "dent"], 2)
+
+
+def test_masks_that_cannot_be_right(tmp_path):
+    settings, mask = with_masks(tmp_path), tmp_path / "ground_truth" / "crack" / "d_mask.png"
+    save(mask, np.zeros((9, 12), np.uint8))
+    with pytest.raises(UserError, match=r"d_mask\.png: 12x9 pixels, but its image test/crack/d\.jpg has 9x12"):
+        load_one_class(settings).test.mask(0)
+    for values, shown in (([0, 5, 9], "0, 5, 9"), ([3, 9, 9], "3, 9")):
+        save(mask, np.resize(np.array(values, np.uint8), (12, 9)))
+        with pytest.raises(UserError, match=rf"d_mask\.png: has the values {shown}; a mask has two"):
+            load_one_class(settings).test.mask(0)
+    mask.write_text("not a picture")
+    with pytest.raises(UserError, match=r"d_mask\.png: not a readable image"):
+        load_one_class(settings).test.mask(0)
+    mask.unlink()
+    with pytest.raises(UserError, match=r"d_mask\.png: missing"):
+        load_one_class(settings)
+    for value in (0, 255):  # of one value: nothing, and everything
+        save(mask, np.full((12, 9), value, np.uint8))
+        assert read_mask(mask).all() == (value > 0)
+
+
 def test_unreadable_files_are_named_and_left_out(tmp_path):
     save(tmp_path / "good.png", RNG.integers(0, 256, (32, 32), np.uint8))
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:300])
-    read = read_folder(tmp_path, 8, 1)
-    assert read.names == ["good.png"]
-    assert sorted(read.unreadable) == ["cut.png", "text.png"]
-    assert all(str(tmp_path) in reason for reason in read.unreadable.values())
-    queries = read_input(tmp_path, 8, 1)
+    queries = read_input(tmp_path, 1)
     assert queries.names == ["cut.png", "good.png", "text.png"]
-    np.testing.assert_array_equal(queries.read(1), read.images[0])
-    with pytest.raises(UserError, match=r"cut\.png"):
-        queries.read(0)
+    for number in (0, 2):
+        with pytest.raises(UserError, match=str(tmp_path / queries.names[number])):
+            queries.read(number)
+    np.testing.assert_array_equal(as_array(queries, config()), [make_fit(config())(queries.read(1))])
     (tmp_path / "good.png").unlink()
-    for reader in (read_folder, read_input):
-        with pytest.raises(UserError, match="none of its 2 images"):
-            reader(tmp_path, 8, 1)
+    with pytest.raises(UserError, match="none of its 2 images"):
+        read_input(tmp_path, 1)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +200,7 @@ def test_unreadable_files_are_named_and_left_out(tmp_path):
 def test_every_mode_is_converted(tmp_path, make, expected):
     make().save(tmp_path / "image.png")
     for channels in (1, 3):
-        pixels = read_image(tmp_path / "image.png", 8, channels)
+        pixels = read_image(tmp_path / "image.png", channels)
         assert pixels.shape == (8, 8, channels)
         assert pixels.dtype == np.uint8
         assert abs(float(pixels.mean()) - expected) <= (1 if channels == 1 else 60)
@@ -159,7 +208,7 @@ def test_every_mode_is_converted(tmp_path, make, expected):
 
 def test_cmyk(tmp_path):
     Image.new("CMYK", (16, 16), (0, 0, 0, 128)).save(tmp_path / "image.jpg")
-    assert abs(float(read_image(tmp_path / "image.jpg", 8, 3).mean()) - 127) < 5
+    assert abs(float(read_image(tmp_path / "image.jpg", 3).mean()) - 127) < 5
 
 
 @pytest.mark.parametrize(
@@ -177,26 +226,26 @@ def test_cmyk(tmp_path):
 )
 def test_arrays_that_are_no_images(array, message):
     with pytest.raises(UserError, match=message) as raised:
-        from_array(array, 8, 1, "file.npz")
+        from_array(array, 1, "file.npz").read(0)
     assert str(raised.value).startswith("file.npz")
 
 
 def test_input_that_is_not_there(tmp_path):
     for path in (tmp_path / "none.png", tmp_path / "none.npz", tmp_path / "none"):
         with pytest.raises(UserError, match="none"):
-            read_input(path, 8, 1)
+            read_input(path, 1)
     with pytest.raises(UserError, match="holds no image"):
-        read_input(tmp_path, 8, 1)
+        read_input(tmp_path, 1)
     (tmp_path / "broken.npz").write_bytes(b"PK\3\4 broken")
     with pytest.raises(UserError, match=r"broken\.npz"):
-        read_input(tmp_path / "broken.npz", 8, 1)
+        read_input(tmp_path / "broken.npz", 1)
 
 
 def test_packaged_sets_are_real_and_split_by_class():
     for name, images in (("digits", 1797), ("mnist", 5000)):
         data = load_one_class(config(source="packaged", name=name, normal=3))
         total = sources.load_splits(DataConfig(source="packaged", name=name), ModelConfig(image_size=8))
-        assert len(total.train.images) + len(total.test.images) == images
+        assert len(total.train.names) + len(total.test.names) == images
         assert abs(np.mean(data.test.labels == 0) - 0.1) < 0.01
 
 
@@ -249,6 +298,98 @@ def test_tfds_without_tensorflow(monkeypatch):
     with tfds.testing.mock_data(num_examples=40):
         splits = sources.load_splits(DataConfig(source="auto", name="mnist"), ModelConfig(image_size=8))
     assert splits.origin.startswith("TFDS mnist")
-    assert splits.train.images.shape == (40, 8, 8, 1)
-    assert splits.train.images.std() > 0
+    images = as_array(splits.train, config())
+    assert images.shape == (40, 8, 8, 1)
+    assert images.std() > 0
     assert set(splits.train.labels.tolist()) <= set(range(10))
+
+
+def test_whole_images_are_resized_and_patches_are_not():
+    image = RNG.integers(0, 256, (40, 24, 1), np.uint8)
+    assert make_fit(config())(image).shape == (8, 8, 1)
+    patches = config()
+    patches.patches = PatchConfig(enabled=True)
+    np.testing.assert_array_equal(make_fit(patches)(image), image)
+    patches.patches.scale = 0.25  # 10 x 6: narrower than a patch, so mirrored
+    small = make_fit(patches)(image)
+    assert small.shape == (10, 8, 1)
+    np.testing.assert_array_equal(small[:, 6:], small[:, 5:3:-1])
+
+
+def numbered(*shapes):
+    """Images at most 10 wide whose every pixel says where it is: their row in the tens' place."""
+    arrays = [np.add.outer(10 * np.arange(h), np.arange(w)).astype(np.uint8)[..., None] for h, w in shapes]
+    return Images([str(i) for i in range(len(arrays))], None, arrays.__getitem__)
+
+
+def test_the_stream_is_whole_shuffled_epochs():
+    images = [np.full((8, 8, 1), i, np.uint8) for i in range(10)]
+    one, other = config(), config()
+    other.seed = 1
+    drawn = [
+        [int(draw(place)[0, 0, 0]) for place in range(60)]
+        for draw in (make_draw(Images(list("0123456789"), None, images.__getitem__), each) for each in (one, other))
+    ]
+    epochs = np.array(drawn[0]).reshape(6, 10)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(10), (6, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+    assert drawn[0] != drawn[1]
+
+
+def test_patches_cover_an_image_evenly_and_are_of_their_place_alone():
+    """Every pixel about as often, the edges too; the patch is a piece of the image."""
+    settings = config()
+    settings.patches = PatchConfig(enabled=True)
+    draw = make_draw(numbered((20, 10)), settings)
+    seen = np.zeros(200)
+    patches = [draw(place)[..., 0] for place in range(2000)]
+    for patch in patches:
+        np.testing.assert_array_equal(patch, patch[0, 0] + np.add.outer(10 * np.arange(8), np.arange(8)))
+        seen[patch] += 1
+    assert seen[[0, 9, 190, 199]].min() > 0.15 * seen[95]  # were all places as likely: 0.04
+    np.testing.assert_array_equal(make_draw(numbered((20, 10)), settings)(77)[..., 0], patches[77])
+
+
+def test_flips_and_turns_are_all_drawn():
+    settings = config()
+    settings.train = TrainConfig(flip=True, rotate=True)
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    draw = make_draw(Images(["0"], None, lambda _: image[..., None]), settings)
+    found = {draw(place).tobytes() for place in range(200)}
+    ways = {np.rot90(way, turns).tobytes() for way in (image, image[::-1]) for turns in range(4)}
+    assert found == ways
+
+
+def test_patches_without_content_are_drawn_again():
+    image = np.zeros((32, 32, 1), np.uint8)
+    image[:16, :16, 0] = RNG.integers(0, 256, (16, 16))
+    settings = config()
+    for least, empty in ((0.0, True), (20.0, False)):
+        settings.patches = PatchConfig(enabled=True, min_contrast=least)
+        draw = make_draw(Images(["0"], None, lambda _: image), settings)
+        assert any(not draw(place).any() for place in range(50)) == empty
+
+
+def test_what_is_read_ahead_comes_in_order_and_errors_in_their_place():
+    def read(i):
+        time.sleep(0.002 * (i % 3))
+        if i == 4:
+            raise UserError("the fifth")
+        return i
+
+    found = list(read_ahead(read, range(20), ahead=6))
+    assert [i for i in found if not isinstance(i, UserError)] == [i for i in range(20) if i != 4]
+    assert str(found[4]) == "the fifth"
+
+
+def test_a_cache_keeps_to_its_size():
+    reads = []
+
+    def read(i):
+        reads.append(i)
+        return np.full(100, i, np.uint8)
+
+    get = cached(read, max_bytes=250)
+    for i in (0, 1, 0, 2, 0, 1):  # 2 pushes 1 out, which was used the longest ago
+        assert get(i)[0] == i
+    assert reads == [0, 1, 2, 1]

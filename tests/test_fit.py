@@ -17,7 +17,7 @@ from anogan_jax import fit as fitting
 from anogan_jax.checkpoint import restore_state, save_state, saved_steps
 from anogan_jax.config import Config, DataConfig, ModelConfig, SearchConfig, TrainConfig, save
 from anogan_jax.errors import UserError
-from anogan_jax.fit import Stopped, batch_indices, fit
+from anogan_jax.fit import Stopped, fit
 from anogan_jax.training import make_train_step
 
 
@@ -140,14 +140,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_last_checkpoint(
     with pytest.raises(UserError, match="step 7: discriminator_loss is nan"):
         fit(tiny(), tmp_path)
     assert saved_steps(tmp_path / "checkpoints") == [5]
-
-
-def test_batches_are_whole_shuffled_epochs():
-    stream = np.concatenate([batch_indices(0, step, 10, 4) for step in range(15)])
-    epochs = stream.reshape(6, 10)
-    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(10), (6, 1)))
-    assert len({tuple(epoch) for epoch in epochs}) == 6
-    assert not np.array_equal(batch_indices(0, 0, 10, 4), batch_indices(1, 0, 10, 4))
 
 
 def damage(checkpoint):

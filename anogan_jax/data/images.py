@@ -1,51 +1,58 @@
-"""Images of any kind to uint8 squares.
+"""Images of any kind, each read when it is asked for, as uint8.
 
 How pixels are converted, whatever the source:
   - 16-bit grey is divided by 257; other integers must lie in 0..255; floats in [0, 1] are times 255.
   - palette, CMYK and other colour spaces become RGB; transparency is laid over black.
   - a one-channel model sees colours as grey (ITU-R 601 luma); a three-channel model sees grey as RGB.
-  - everything is resized to the model's square, bilinear, antialiased where it shrinks.
   - the camera's orientation tag is obeyed.
+  - what is resized is resized bilinear, antialiased where it shrinks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from anogan_jax.errors import UserError
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _CONTRASTS_IN_RANGE = np.float32(8)  # a pixel this many mean deviations from the mean is at the end of the range
+_THREADS = min(8, os.cpu_count() or 1)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm")
 
 
-class ImageSet(NamedTuple):
-    """Images with what is known of them."""
+class Images(NamedTuple):
+    """Images with what is known of them, each read when asked for: there may be more than fit into memory."""
 
-    images: np.ndarray  # (N, S, S, C) uint8
+    names: Sequence[str]  # file names, or indices in the data set
     labels: np.ndarray | None  # (N,) int, or None where unknown
-    names: list[str]  # file names, or indices in the data set
-    unreadable: Mapping[str, str] = MappingProxyType({})  # names of files left out, and why
+    read: Callable[[int], np.ndarray]  # (H, W, C) uint8 by number, each of its own size; UserError where unreadable
+    kinds: Sequence[str] | None = None  # what is wrong with each, such as "crack"; "good" where nothing is
+    mask: Callable[[int], np.ndarray] | None = None  # (H, W) bool by number, True where it is anomalous
 
-    def take(self, indices: np.ndarray) -> "ImageSet":
+    def take(self, indices: np.ndarray) -> "Images":
         """The images at these indices."""
+
+        def of(sequence: Sequence[str]) -> list[str]:
+            return [sequence[i] for i in indices]
+
         labels = None if self.labels is None else self.labels[indices]
-        return ImageSet(self.images[indices], labels, [self.names[i] for i in indices], self.unreadable)
-
-    def as_queries(self) -> "Queries":
-        """The same images, for the asking."""
-        return Queries(self.names, self.labels, self.images.__getitem__)
-
-
-class Queries(NamedTuple):
-    """Images to score, each read when its turn comes: there may be more than fit into memory."""
-
-    names: Sequence[str]
-    labels: np.ndarray | None  # (N,) 0 normal, 1 anomalous, or None where unknown
-    read: Callable[[int], np.ndarray]  # (S, S, C) uint8 by number; raises UserError where it cannot be read
+        kinds = None if self.kinds is None else of(self.kinds)
+        read, mask = self.read, self.mask
+        return Images(
+            of(self.names),
+            labels,
+            lambda i: read(indices[i]),
+            kinds,
+            None if mask is None else lambda i: mask(indices[i]),
+        )
 
 
 def to_model_range(images: np.ndarray, normalize_contrast: bool = False) -> np.ndarray:
@@ -72,21 +79,42 @@ def to_pixels(generated: np.ndarray, queries: np.ndarray, normalize_contrast: bo
     return np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
 
 
-def from_array(array: np.ndarray, size: int, channels: int, where: str, labels: np.ndarray | None = None) -> ImageSet:
-    """Images (N, H, W) or (N, H, W, C) of any dtype; a single (H, W) image too.
+def from_array(array: np.ndarray, channels: int, where: str, labels: np.ndarray | None = None) -> Images:
+    """Images (N, H, W) or (N, H, W, C) of any dtype; a single (H, W) image too. Pixels are checked as they are read.
 
     Raises:
-      UserError: not images, pixels out of range or not finite, a channel count without meaning.
+      UserError: not images, or not as many as labels.
     """
-    array = _with_axes(array, where)
-    if labels is not None and (labels.ndim != 1 or len(labels) != len(array)):
-        raise UserError(f"{where}: {len(array)} images but labels of shape {labels.shape}")
-    images = _square(_set_channels(_to_uint8(array, where), channels, where), size)
-    return ImageSet(images, labels, [str(i) for i in range(len(images))])
+    images = _with_axes(array, where)
+    if labels is not None and (labels.ndim != 1 or len(labels) != len(images)):
+        raise UserError(f"{where}: {len(images)} images but labels of shape {labels.shape}")
+
+    def read(i: int) -> np.ndarray:
+        name = f"{where}, image {i}"
+        return _set_channels(_to_uint8(images[i], name), channels, name)
+
+    return Images([str(i) for i in range(len(images))], labels, read)
 
 
-def read_image(path: Path, size: int, channels: int) -> np.ndarray:
-    """One image file as (S, S, C) uint8.
+def from_list(arrays: Sequence[np.ndarray], channels: int, where: str, labels: np.ndarray | None = None) -> Images:
+    """Images (H, W) or (H, W, C), of one shape or of many."""
+    if len({array.shape for array in arrays}) == 1:
+        return from_array(np.stack(arrays), channels, where, labels)
+
+    def read(i: int) -> np.ndarray:
+        return from_array(arrays[i][None], channels, f"{where}, image {i}").read(0)
+
+    return Images([str(i) for i in range(len(arrays))], labels, read)
+
+
+def from_files(files: Sequence[Path], folder: Path, channels: int) -> Images:
+    """Image files, named by their path in the folder."""
+    names = [file.relative_to(folder).as_posix() for file in files]
+    return Images(names, None, lambda i: read_image(files[i], channels))
+
+
+def read_image(path: Path, channels: int) -> np.ndarray:
+    """One image file as (H, W, C) uint8.
 
     Raises:
       UserError: the file cannot be read as an image.
@@ -105,28 +133,36 @@ def read_image(path: Path, size: int, channels: int) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a readable image"
         raise UserError(f"{path}: {reason} ({type(error).__name__})") from error
-    return from_array(array[None], size, channels, str(path)).images[0]
+    array = array if array.ndim == 3 else array[..., None]
+    return _set_channels(_to_uint8(array, str(path)), channels, str(path))
 
 
-def read_folder(folder: Path, size: int, channels: int) -> ImageSet:
-    """All images below a folder, named by their path in it; the unreadable ones are left out and named.
+def read_mask(path: Path) -> np.ndarray:
+    """A mask file as (H, W) bool: black is normal, the one other value is anomalous.
 
     Raises:
-      UserError: no such folder, no image in it, or none readable.
+      UserError: the file cannot be read, or has more than two values.
     """
-    paths = _image_files(folder)
-    images, names, unreadable = [], [], {}
-    for path in paths:
-        name = path.relative_to(folder).as_posix()
-        try:
-            images.append(read_image(path, size, channels))
-            names.append(name)
-        except UserError as error:
-            unreadable[name] = str(error)
-    if not images:
-        first = unreadable[min(unreadable)]
-        raise UserError(f"{folder}: none of its {len(paths)} images can be read; the first: {first}")
-    return ImageSet(np.stack(images), None, names, unreadable)
+    pixels = read_image(path, 1)[..., 0]
+    values = np.unique(pixels)
+    if len(values) > 2 or (len(values) == 2 and values[0] != 0):
+        shown = ", ".join(map(str, values[:4])) + (", ..." if len(values) > 4 else "")
+        raise UserError(f"{path}: has the values {shown}; a mask has two, 0 and one other")
+    return pixels > 0
+
+
+def image_files(folder: Path) -> list[Path]:
+    """All images below a folder, sorted.
+
+    Raises:
+      UserError: no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
+        raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
+    return paths
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -146,55 +182,101 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: not a readable .npy or .npz file ({type(error).__name__})") from error
 
 
-def read_input(path: Path, size: int, channels: int) -> Queries:
+def read_input(path: Path, channels: int) -> Images:
     """What a user wants scored: an image, a folder of images, an .npy, or an .npz with the key "images".
 
     Raises:
       UserError: there is nothing to score there, or nothing that can be read.
     """
     if path.is_dir():
-        files = _image_files(path)
-        names = [file.relative_to(path).as_posix() for file in files]
-        queries = Queries(names, None, lambda i: read_image(files[i], size, channels))
+        images = from_files(image_files(path), path, channels)
     elif path.suffix.lower() in (".npy", ".npz"):
         arrays = read_arrays(path)
         if "images" not in arrays:
             raise UserError(f"{path}: has no array 'images' (it has: {', '.join(arrays) or 'none'})")
-        array = _with_axes(arrays["images"], str(path))
-
-        def read(i: int) -> np.ndarray:
-            return from_array(array[i : i + 1], size, channels, f"{path}, image {i}").images[0]
-
-        queries = Queries([str(i) for i in range(len(array))], None, read)
+        images = from_array(arrays["images"], channels, str(path))
     elif path.exists():
-        queries = Queries([path.name], None, lambda _: read_image(path, size, channels))
+        images = from_files([path], path.parent, channels)
     else:
         raise UserError(f"{path}: no such file or folder")
-    _refuse_if_all_unreadable(queries, path)
-    return queries
+    _refuse_if_all_unreadable(images, path)
+    return images
 
 
-def _refuse_if_all_unreadable(queries: Queries, path: Path) -> None:
-    first: UserError | None = None
-    for i in range(len(queries.names)):
+def is_readable(images: Images, i: int) -> bool:
+    """Whether the image of this number can be read."""
+    try:
+        images.read(i)
+    except UserError:
+        return False
+    return True
+
+
+def cached(read: Callable[[int], np.ndarray], max_bytes: int = 2**30) -> Callable[[int], np.ndarray]:
+    """The same function, whose last results are kept, so many bytes of them; for several threads."""
+    kept: OrderedDict[int, np.ndarray] = OrderedDict()
+    lock, size = threading.Lock(), 0
+
+    def read_cached(i: int) -> np.ndarray:
+        nonlocal size
+        with lock:
+            if i in kept:
+                kept.move_to_end(i)
+                return kept[i]
+        image = read(i)
+        with lock:
+            if i not in kept:
+                kept[i] = image
+                size += image.nbytes
+            while size > max_bytes:
+                size -= kept.popitem(last=False)[1].nbytes
+        return image
+
+    return read_cached
+
+
+def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result | UserError]:
+    """What ``read`` makes of each item, in order, done by threads so many items ahead of whoever takes them.
+
+    A UserError is given out in the place of its item.
+    """
+
+    def attempt(item: Item) -> Result | UserError:
         try:
-            queries.read(i)
-            return
+            return read(item)
         except UserError as error:
-            first = first or error
-    if len(queries.names) == 1 and first:
-        raise first
-    raise UserError(f"{path}: none of its {len(queries.names)} images can be read; the first: {first}")
+            return error
+
+    pool = ThreadPoolExecutor(min(ahead, _THREADS))
+    waiting: deque[Future] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(attempt, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _image_files(folder: Path) -> list[Path]:
-    """All images below a folder, sorted."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not paths:
-        raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
-    return paths
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W, C) to (height, width, C), each channel for itself; uint8 or float32."""
+    if image.shape[:2] == (height, width):
+        return image
+    planes = [Image.fromarray(image[..., c]) for c in range(image.shape[-1])]
+    return np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)) for plane in planes], axis=-1)
+
+
+def _refuse_if_all_unreadable(images: Images, path: Path) -> None:
+    if any(is_readable(images, i) for i in range(len(images.names))):
+        return
+    try:
+        images.read(0)
+    except UserError as error:
+        if len(images.names) == 1:
+            raise
+        raise UserError(f"{path}: none of its {len(images.names)} images can be read; the first: {error}") from error
 
 
 def _with_axes(array: np.ndarray, where: str) -> np.ndarray:
@@ -251,14 +333,3 @@ def _set_channels(array: np.ndarray, channels: int, where: str) -> np.ndarray:
     if have == channels:
         return array
     raise UserError(f"{where}: images of {have} channels, but model.channels={channels}")
-
-
-def _square(array: np.ndarray, size: int) -> np.ndarray:
-    if array.shape[1:3] == (size, size):
-        return array
-
-    def resize(plane: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR))
-
-    planes = [[resize(image[..., c]) for c in range(array.shape[-1])] for image in array]
-    return np.stack([np.stack(image, axis=-1) for image in planes])

@@ -1,24 +1,21 @@
 """One-class protocols: which class is normal, and which normal images are kept out of training."""
 
-import logging
 from typing import NamedTuple
 
 import numpy as np
 
 from anogan_jax.config import Config, DataConfig
-from anogan_jax.data.images import ImageSet
+from anogan_jax.data.images import Images
 from anogan_jax.data.sources import load_splits
 from anogan_jax.errors import UserError
-
-log = logging.getLogger(__name__)
 
 
 class OneClass(NamedTuple):
     """A data set under a one-class protocol; labels are 0 normal, 1 anomalous."""
 
-    train: ImageSet  # normal images only
-    held_out: ImageSet  # normal images that training never sees, for p-values
-    test: ImageSet | None
+    train: Images  # normal images only
+    held_out: Images  # normal images that training never sees, for p-values
+    test: Images | None
     origin: str
     warning: str
 
@@ -30,13 +27,11 @@ def load_one_class(config: Config) -> OneClass:
       UserError: there is no such data set, or it has no such class or too few normal images.
     """
     splits = load_splits(config.data, config.model)
-    for name, reason in splits.train.unreadable.items():
-        log.warning("left out %s: %s", name, reason)
     train_labels = _anomalous(splits.train.labels, config.data)
     if config.data.normal is None and config.data.anomalous is None and train_labels is not None and train_labels.any():
         classes = ", ".join(map(str, np.unique(train_labels)))
         raise UserError(f"data.normal: say which class is normal; {splits.origin} has {classes}")
-    normal = np.arange(len(splits.train.images)) if train_labels is None else np.flatnonzero(train_labels == 0)
+    normal = np.arange(len(splits.train.names)) if train_labels is None else np.flatnonzero(train_labels == 0)
     if len(normal) < 2:
         wanted = config.data.normal if config.data.anomalous is None else f"other than {config.data.anomalous}"
         raise UserError(f"data.normal: {splits.origin} holds {len(normal)} training images of class {wanted}")
@@ -47,8 +42,8 @@ def load_one_class(config: Config) -> OneClass:
     test = splits.test
     if test is not None:
         test = test._replace(labels=_anomalous(test.labels, config.data))
-        if config.data.test_limit is not None and config.data.test_limit < len(test.images):
-            sample = np.random.default_rng(0).permutation(len(test.images))[: config.data.test_limit]
+        if config.data.test_limit is not None and config.data.test_limit < len(test.names):
+            sample = np.random.default_rng(0).permutation(len(test.names))[: config.data.test_limit]
             test = test.take(np.sort(sample))
     return OneClass(train, held_out, test, splits.origin, splits.warning)
 

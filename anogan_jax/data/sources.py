@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anogan_jax.config import DataConfig, ModelConfig
-from anogan_jax.data.images import ImageSet, from_array, read_arrays, read_folder
+from anogan_jax.data.images import (
+    Images,
+    from_array,
+    from_files,
+    from_list,
+    image_files,
+    read_arrays,
+    read_mask,
+)
 from anogan_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -29,14 +37,14 @@ _IDX_NAMES = {
 class Splits(NamedTuple):
     """A data set as it was found."""
 
-    train: ImageSet
-    test: ImageSet | None
+    train: Images
+    test: Images | None
     origin: str  # what it is and where it lay, for people
     warning: str = ""  # why it may not be what was meant
 
 
 def load_splits(data: DataConfig, model: ModelConfig) -> Splits:
-    """Reads the data set that the config names, resized to the model's size.
+    """Finds the data set that the config names.
 
     Raises:
       UserError: it is not there, or not what it should be.
@@ -80,10 +88,10 @@ def load_tfds(data: DataConfig, model: ModelConfig) -> Splits:
             builder.download_and_prepare(file_format="array_record")
     with _one_line(f"data.name={data.name}: TFDS cannot read it as an image data set"):
 
-        def read(split: str) -> ImageSet:
+        def read(split: str) -> Images:
             rows = list(builder.as_data_source(split=split))
-            images = _stack([row["image"] for row in rows], model, f"{data.name}/{split}")
-            return images._replace(labels=np.array([row["label"] for row in rows]) if "label" in rows[0] else None)
+            labels = np.array([row["label"] for row in rows]) if "label" in rows[0] else None
+            return from_list([row["image"] for row in rows], model.channels, f"{data.name}/{split}", labels)
 
         train, test = read("train"), read("test") if "test" in builder.info.splits else None
     return Splits(train, test, f"TFDS {builder.info.full_name} in {builder.data_dir}")
@@ -100,7 +108,7 @@ def load_idx(data: DataConfig, model: ModelConfig) -> Splits:
         if split == "test" and _idx_file(folder, images) is None:
             continue
         array, classes = (_read_idx(folder, name) for name in (images, labels))
-        sets[split] = from_array(array, model.image_size, model.channels, str(folder / images), classes.astype(int))
+        sets[split] = from_array(array, model.channels, str(folder / images), classes.astype(int))
     return Splits(sets["train"], sets.get("test"), f"idx files in {folder}")
 
 
@@ -113,13 +121,12 @@ def load_npz(data: DataConfig, model: ModelConfig) -> Splits:
     if "train_images" not in arrays:
         raise UserError(f"{path}: has no array 'train_images' (it has: {', '.join(arrays) or 'none'})")
 
-    def split(name: str) -> ImageSet | None:
+    def split(name: str) -> Images | None:
         if f"{name}_images" not in arrays:
             return None
         labels = arrays.get(f"{name}_labels")
         labels = None if labels is None else labels.reshape(len(labels), -1)[:, 0].astype(int)
-        where = f"{path}: {name}_images"
-        return from_array(arrays[f"{name}_images"], model.image_size, model.channels, where, labels)
+        return from_array(arrays[f"{name}_images"], model.channels, f"{path}: {name}_images", labels)
 
     train = split("train")
     assert train is not None
@@ -127,17 +134,24 @@ def load_npz(data: DataConfig, model: ModelConfig) -> Splits:
 
 
 def load_folder(data: DataConfig, model: ModelConfig) -> Splits:
-    """A folder of normal images; or, as in MVTec AD, train/ with normal images and test/<kind>/, kind "good" normal."""
+    """A folder of normal images; or, as MVTec AD is laid out, train/ with normal images and test/<kind>/.
+
+    The kind "good" is normal, any other a kind of defect. Where there is a ground_truth/, it holds
+    <kind>/<name>_mask.png for every image of a defect.
+    """
     if not data.dir:
         raise UserError("data.dir: names no folder; give --config.data.dir=FOLDER")
     folder = Path(data.dir)
     if not (folder / "train").is_dir():
-        return Splits(read_folder(folder, model.image_size, model.channels), None, f"images in {folder}")
-    train = read_folder(folder / "train", model.image_size, model.channels)
+        return Splits(from_files(image_files(folder), folder, model.channels), None, f"images in {folder}")
+    train = from_files(image_files(folder / "train"), folder / "train", model.channels)
     test = None
     if (folder / "test").is_dir():
-        test = read_folder(folder / "test", model.image_size, model.channels)
-        test = test._replace(labels=np.array([int(name.split("/")[0] != "good") for name in test.names]))
+        test = from_files(image_files(folder / "test"), folder / "test", model.channels)
+        kinds = [name.split("/")[0] for name in test.names]
+        labels = np.array([int(kind != "good") for kind in kinds])
+        mask = _masks(folder, test) if (folder / "ground_truth").is_dir() else None
+        test = test._replace(labels=labels, kinds=kinds, mask=mask)
     return Splits(train, test, f"images in {folder}")
 
 
@@ -147,7 +161,7 @@ def load_packaged(data: DataConfig, model: ModelConfig) -> Splits:
         raise UserError(f"data.name={data.name!r}: no package holds it; there are {', '.join(_PACKAGED)}")
     array, labels, origin = _PACKAGED[data.name]()
     rank = np.array([np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)])
-    whole = from_array(array, model.image_size, model.channels, origin, labels)
+    whole = from_array(array, model.channels, origin, labels)
     test = rank % 5 == 4
     return Splits(whole.take(np.flatnonzero(~test)), whole.take(np.flatnonzero(test)), origin)
 
@@ -189,12 +203,29 @@ def _tfds_builder(data: DataConfig) -> Any:
     return tfds.builder(data.name, data_dir=data.dir or None)
 
 
-def _stack(images: list[np.ndarray], model: ModelConfig, where: str) -> ImageSet:
-    """Images of one or of many shapes."""
-    if len({image.shape for image in images}) == 1:
-        return from_array(np.stack(images), model.image_size, model.channels, where)
-    squares = [from_array(image[None], model.image_size, model.channels, where).images[0] for image in images]
-    return from_array(np.stack(squares), model.image_size, model.channels, where)
+def _masks(folder: Path, test: Images) -> Callable[[int], np.ndarray]:
+    """``mask(i)`` of the test images: what is defective of them, nothing of a good one."""
+    paths = {}
+    for i, name in enumerate(test.names):
+        path = folder / "ground_truth" / Path(name).parent / f"{Path(name).stem}_mask.png"
+        if not name.startswith("good/"):
+            if not path.is_file():
+                raise UserError(f"{path}: missing; every defective image needs its mask, or remove ground_truth/")
+            paths[i] = path
+
+    def mask(i: int) -> np.ndarray:
+        image = test.read(i)
+        if i not in paths:
+            return np.zeros(image.shape[:2], bool)
+        found = read_mask(paths[i])
+        if found.shape != image.shape[:2]:
+            (height, width), (rows, columns) = found.shape, image.shape[:2]
+            raise UserError(
+                f"{paths[i]}: {width}x{height} pixels, but its image test/{test.names[i]} has {columns}x{rows}"
+            )
+        return found
+
+    return mask
 
 
 def _idx_file(folder: Path, name: str) -> Path | None:
