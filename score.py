@@ -5,6 +5,7 @@ import logging
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -90,14 +91,15 @@ def score(run: Run) -> int:
     heatmaps = folder / "heatmaps" if _HEATMAPS.value else None
     record(journal, results, queries, scale, heatmaps, folder / "maps" if _MAPS.value else None)
     seconds = time.monotonic() - began
-    facts = {
+    facts: dict[str, Any] = {
         "data": origin,
-        "warning": warning,
         "method": _METHOD.value,
         "checkpoint_step": run.step,
         "seconds": seconds,
         "images_per_second": (len(queries.names) - done) / seconds,
     }
+    if warning:
+        facts["warning"] = warning
     summary = write_report(folder, journal, held_out.scores, alpha, scale, facts, baselines)
     journal.remove()
     defects = summary.pop("defects", {})

@@ -107,7 +107,7 @@ def write_report(
         summary |= ranking_metrics(known, scores) | decision_metrics(known, called)
         summary |= {f"auroc of {name}": ranking_metrics(known, s)["auroc"] for name, s in baselines.items()}
         save_roc(folder / "roc.png", known, scores, "A(x)")
-    defects = _by_defect(journal)
+    defects = by_defect(journal)
     summary |= {name: value for name, value in defects.get("all", {}).items() if name not in summary}
     if defects:
         summary["defects"] = defects
@@ -149,7 +149,7 @@ def print_defects(defects: Mapping[str, Mapping[str, float]]) -> None:
     Console(file=sys.stdout, soft_wrap=True).print(table)
 
 
-def _by_defect(journal: Journal) -> dict[str, dict[str, float]]:
+def by_defect(journal: Journal) -> dict[str, dict[str, float]]:
     """For "all" and each kind of defect, against the good images: image AUROC, and with masks the pixels' metrics."""
     scores: dict[str, list[float]] = {}
     for entry in journal.entries():

@@ -1,0 +1,18 @@
+"""A folder of normal images of any size is all it needs: each is looked at whole, resized to 64x64.
+
+    python train.py --config configs/folder.py --config.data.dir=NORMAL_IMAGES --workdir runs/parts
+    python score.py --workdir runs/parts --input NEW_IMAGES
+
+Small defects in large images: --config.patches.enabled looks at them in patches instead, at their own size or
+--config.patches.scale times that. Colour: --config.model.channels=3. Trained in about 12 minutes on two CPU cores.
+"""
+
+from anogan_jax.config import Config, DataConfig, ModelConfig, TrainConfig
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(source="folder"),
+        model=ModelConfig(image_size=64, width=16, latent_size=64),
+        train=TrainConfig(steps=5_000),
+    )

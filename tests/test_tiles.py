@@ -1,0 +1,55 @@
+"""Tiles: nothing is left out, nothing counted twice; pooled scores."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anogan_jax.tiles import Mosaic, cut_tiles, pool, tile_corners
+
+RNG = np.random.default_rng(0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(8, 60), st.integers(8, 60), st.integers(1, 8))
+def test_tiles_laid_together_are_the_image(height, width, stride):
+    """So they cover every pixel, and their weights cancel."""
+    image = np.random.default_rng(height).normal(size=(height, width, 2)).astype(np.float32)
+    corners = tile_corners(height, width, 8, stride)
+    mosaic = Mosaic(height, width, 2, 8)
+    for corner, tile in zip(corners, cut_tiles(image, corners, 8), strict=True):
+        mosaic.add(tile, *corner)
+    np.testing.assert_allclose(mosaic.blended(), image, atol=1e-5)
+    rows = np.unique(corners[:, 0])
+    assert (rows[0], rows[-1]) == (0, height - 8)
+    assert np.diff(rows).max(initial=0) <= stride
+
+
+def test_a_tile_counts_for_less_at_its_edge():
+    mosaic = Mosaic(8, 12, 1, 8)
+    mosaic.add(np.zeros((8, 8, 1)), 0, 0)
+    mosaic.add(np.ones((8, 8, 1)), 0, 4)
+    blended = mosaic.blended()[3, :, 0]
+    np.testing.assert_allclose(blended[4:8], [1 / 5, 2 / 5, 3 / 5, 4 / 5], rtol=1e-6)
+    assert not blended[:4].any()
+    assert (blended[8:] == 1).all()
+
+
+def test_where_no_tile_was_laid_nothing_is_anomalous():
+    assert not Mosaic(8, 8, 1, 8).blended().any()
+
+
+def test_pooling():
+    values = RNG.permutation(1000).reshape(20, 50).astype(np.float32)
+    assert pool(values, "max", 0.5) == 999
+    assert pool(values, "quantile", 0.01) == 990
+    assert pool(values, "top", 0.01) == np.arange(990, 1000).mean()
+    assert pool(values, "top", 1.0) == values.mean()
+    assert pool(values, "top", 1e-9) == 999
+    with pytest.raises(ValueError, match="'most'"):
+        pool(values, "most", 0.5)
+
+
+def test_an_image_smaller_than_a_tile_is_refused():
+    with pytest.raises(ValueError, match="7 pixels"):
+        tile_corners(7, 20, 8, 4)
