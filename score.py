@@ -77,7 +77,7 @@ def score(run: Run) -> int:
         few = len(held_out.scores)
         log.warning("alpha=%g: too low for %d held-out images, nothing can be called an anomaly", alpha, few)
 
-    scale = HeatScale.of(held_out.peaks, alpha)
+    scale = HeatScale.of(held_out.highs, alpha)
     made_with = (run.config, run.step, _METHOD.value, scale, _HEATMAPS.value, _MAPS.value, origin, list(queries.names))
     digest = hashlib.sha256(repr(made_with).encode()).hexdigest()
     journal = Journal(folder / "unfinished", digest) if is_first() else None

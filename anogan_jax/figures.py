@@ -40,17 +40,17 @@ def save_grid(path: Path, images: np.ndarray, columns: int = 8) -> None:
 class HeatScale(NamedTuple):
     """How the values of anomaly maps are coloured, the same for all images of a model."""
 
-    level: float  # that the maps of normal images seldom reach anywhere
+    level: float  # that little of a normal image's map reaches
 
     @property
     def top(self) -> float:
         """The value from which on all are of one colour."""
-        return 1.5 * self.level
+        return 2 * self.level
 
     @staticmethod
-    def of(peaks: np.ndarray, alpha: float) -> "HeatScale":
-        """From the maxima (M,) of normal images' maps, of which a share of alpha lies above the level."""
-        return HeatScale(max(float(np.quantile(peaks, 1 - alpha)), 1e-6))
+    def of(highs: np.ndarray, alpha: float) -> "HeatScale":
+        """From what one percent of each normal image's map reaches, (M,): in all but a share of alpha, the level."""
+        return HeatScale(max(float(np.quantile(highs, 1 - alpha)), 1e-6))
 
 
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, scale: HeatScale) -> np.ndarray:
@@ -150,7 +150,7 @@ def _heat_colours() -> ListedColormap:
     """From nothing to opaque, so that the query shows through where it is normal."""
     share = np.linspace(0, 1, 256)[:, None]
     low, high = np.array([1.0, 0.85, 0.0]), np.array([0.85, 0.0, 0.1])
-    opacity = 0.85 * np.clip((share - 0.2) / 0.6, 0, 1)
+    opacity = 0.85 * np.clip((share - 0.25) / 0.5, 0, 1)
     return ListedColormap(np.concatenate([low + (high - low) * share, opacity], axis=1), name="heat")
 
 

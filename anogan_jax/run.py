@@ -26,6 +26,7 @@ from anogan_jax.models import GAN, Weights
 from anogan_jax.queries import score_queries
 from anogan_jax.scoring import Scorer, from_bank, from_prior, make_discriminator_scorer, make_search_scorer
 from anogan_jax.search import PAPER_SETTINGS, even_scale, make_search
+from anogan_jax.tiles import pool
 from anogan_jax.training import inference_weights
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class HeldOut(NamedTuple):
     """What normal images score that training never saw."""
 
     scores: np.ndarray  # (M,)
-    peaks: np.ndarray  # (M,) the maximum of each one's map
+    highs: np.ndarray  # (M,) what one percent of each one's map reaches
 
 
 def open_run(workdir: Path) -> Run:
@@ -115,13 +116,14 @@ def held_out_scores(run: Run, scorer: Scorer, method: str) -> HeldOut:
     made_with = repr((run.config.data, run.config.patches, run.config.search, run.config.seed))
     kept = read_arrays(path) if path.exists() else {}
     if gather(np.array(str(kept.get("made_with")) == made_with)).all():
-        return HeldOut(kept["scores"], kept["peaks"])
+        return HeldOut(kept["scores"], kept["highs"])
     images = load_one_class(run.config).held_out
     results = score_queries(partial(scorer, run.weights), images, run.config, "held-out images")
     found = [scored.found for scored in results if scored.found]
     if not found:
         raise UserError(f"none of the {len(images.names)} held-out images can be read")
-    held_out = HeldOut(np.array([each.score for each in found]), np.array([each.anomaly_map.max() for each in found]))
+    highs = [pool(each.anomaly_map, "quantile", 0.01) for each in found]
+    held_out = HeldOut(np.array([each.score for each in found]), np.array(highs))
     if is_first():
         with replacing(path) as temporary:
             np.savez(temporary, **held_out._asdict(), made_with=made_with)
