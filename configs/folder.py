@@ -4,7 +4,7 @@
     python score.py --workdir runs/parts --input NEW_IMAGES
 
 Small defects in large images: --config.patches.enabled looks at them in patches instead, at their own size or
---config.patches.scale times that. Colour: --config.model.channels=3. Trained in about 12 minutes on two CPU cores.
+--config.patches.scale times that. Colour: --config.model.channels=3.
 """
 
 from anogan_jax.config import Config, DataConfig, ModelConfig, TrainConfig

@@ -4,6 +4,8 @@
     python -m benchmarks.localisation --workdir runs/magnetic_tile
 
 32x32 patches at a quarter of the size, each with its own brightness and contrast taken out: tiles differ in both.
+Trained and scored in about a quarter of an hour on two CPU cores. Image AUROC 0.651, pixel AUROC 0.568, PRO 0.600 over
+all defects; see the README for each and for the baselines, which are not all beaten.
 """
 
 from anogan_jax.config import Config, DataConfig, ModelConfig, PatchConfig, SearchConfig, TrainConfig
