@@ -82,7 +82,7 @@ def save_heatmap(path: Path, title: str, image: np.ndarray, anomaly_map: np.ndar
     axis.imshow(overlay(image, anomaly_map, scale), interpolation="nearest")
     axis.set(xticks=[], yticks=[], frame_on=False)
     axis.set_title(title, fontsize=9)
-    _add_legend(figure, axis, scale)
+    _add_legend(figure, axis, scale, "|x - G(z)|; the mark: seldom reached by normal images")
     _save(figure, path)
 
 
@@ -113,7 +113,7 @@ def save_panels(path: Path, groups: Mapping[str, Sequence[Panel]], scale: HeatSc
                 strip = np.asarray(picture.convert("RGB"))
             for row, part in enumerate(np.split(strip, 3, axis=1)):
                 axes[row, column].imshow(part)
-        _add_legend(block, list(axes[2]), scale, fraction=0.05, pad=0.01)
+        _add_legend(block, list(axes[2]), scale, "|x - G(z)|", fraction=0.05, pad=0.01)
     _save(figure, path)
 
 
@@ -157,9 +157,9 @@ def _heat_colours() -> ListedColormap:
 _HEAT = _heat_colours()
 
 
-def _add_legend(figure: Any, axes: Any, scale: HeatScale, **where: float) -> None:
+def _add_legend(figure: Any, axes: Any, scale: HeatScale, label: str, **where: float) -> None:
     colours = ScalarMappable(Normalize(0, scale.top), _HEAT)
-    bar = figure.colorbar(colours, ax=axes, label="|x - G(z)|, tick: the normal images' level", extend="max", **where)
+    bar = figure.colorbar(colours, ax=axes, label=label, extend="max", **where)
     bar.ax.set_facecolor("0.6")  # the legend's query is grey
     bar.ax.axhline(scale.level, color="black", linewidth=1.5)
 

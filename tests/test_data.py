@@ -126,6 +126,15 @@ def test_folder_in_mvtec_layout(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("path", "message"), [("bottle/train/good/a.png", "several data sets.*bottle"), ("test/good/a.png", "no train/")]
+)
+def test_a_folder_that_is_not_all_normal_is_not_taken_for_one(tmp_path, path, message):
+    save(tmp_path / path, RNG.integers(0, 256, (8, 8), np.uint8))
+    with pytest.raises(UserError, match=message):
+        load_one_class(config(source="folder", dir=str(tmp_path)))
+
+
 def with_masks(folder):
     """A data set with masks, of images of several sizes: one good, two defective."""
     for name in ("train/good/a", "train/good/b", "test/good/c"):

@@ -143,6 +143,7 @@ def load_folder(data: DataConfig, model: ModelConfig) -> Splits:
         raise UserError("data.dir: names no folder; give --config.data.dir=FOLDER")
     folder = Path(data.dir)
     if not (folder / "train").is_dir():
+        _refuse_other_layouts(folder)
         return Splits(from_files(image_files(folder), folder, model.channels), None, f"images in {folder}")
     train = from_files(image_files(folder / "train"), folder / "train", model.channels)
     test = None
@@ -201,6 +202,15 @@ def _tfds_builder(data: DataConfig) -> Any:
     import tensorflow_datasets as tfds
 
     return tfds.builder(data.name, data_dir=data.dir or None)
+
+
+def _refuse_other_layouts(folder: Path) -> None:
+    """Raises UserError where a folder without train/ is not one of normal images, for all would be taken as normal."""
+    inside = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if sets := [name for name in inside if (folder / name / "train").is_dir()]:
+        raise UserError(f"{folder}: holds several data sets; give one, such as --config.data.dir={folder / sets[0]}")
+    if tests := [name for name in inside if name in ("test", "ground_truth")]:
+        raise UserError(f"{folder}: has {tests[0]}/ but no train/; put the normal images there, or give them alone")
 
 
 def _masks(folder: Path, test: Images) -> Callable[[int], np.ndarray]:
