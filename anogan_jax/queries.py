@@ -99,8 +99,9 @@ def _scored(
             yield Scored(queries.names[query.number], label, kind, query.result())
 
     for found in score(tiles()):
-        yield from done()
+        yield from done()  # those without a tile come before the tile's image
         waiting[0].take(found)
+        yield from done()
     yield from done()
 
 
