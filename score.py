@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import time
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from absl import flags
 
 from anogan_jax import cli
 from anogan_jax.baselines import baseline_scores
-from anogan_jax.calibration import threshold
+from anogan_jax.calibration import needed
 from anogan_jax.config import differences
 from anogan_jax.data import Images, OneClass, as_array, is_readable, load_one_class, read_ahead, read_input
 from anogan_jax.devices import gather, is_first
@@ -32,7 +33,7 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for the results. Default: the work directory; with --input, its folder inputs/<name>."
 )
 _ALPHA = flags.DEFINE_float(
-    "alpha", None, "False-alarm rate at which an image is called an anomaly. Default: the config's.", 0.0, 1.0
+    "alpha", None, "False-alarm rate at which an image is called an anomaly. Default: the config's.", 1e-6, 1.0
 )
 _METHOD = flags.DEFINE_enum(
     "method", "anogan", list(METHODS), "; ".join(f"{name}: {what}" for name, what in METHODS.items()) + "."
@@ -73,10 +74,10 @@ def score(run: Run) -> int:
     scorer = make_scorer(run, _METHOD.value)
     held_out = held_out_scores(run, scorer, _METHOD.value)
     alpha = run.config.alpha if _ALPHA.value is None else _ALPHA.value
-    if not np.isfinite(threshold(held_out.scores, alpha)):
-        few = len(held_out.scores)
-        log.warning("alpha=%g: too low for %d held-out images, nothing can be called an anomaly", alpha, few)
-
+    if (few := len(held_out.scores)) < needed(alpha):
+        warning = f"alpha={alpha:g}: too low for {few} held-out images, nothing can be called an anomaly; it takes "
+        warning += f"{needed(alpha)} (train with more images), or --alpha={math.ceil(1000 / (few + 1)) / 1000:g}"
+        log.warning("%s", warning)
     scale = HeatScale.of(held_out.highs, alpha)
     made_with = (run.config, run.step, _METHOD.value, scale, _HEATMAPS.value, _MAPS.value, origin, list(queries.names))
     digest = hashlib.sha256(repr(made_with).encode()).hexdigest()
@@ -149,7 +150,7 @@ def check_masks(queries: Images) -> None:
 def test_split(data: OneClass) -> Images:
     """The test split; UserError where there is none."""
     if data.test is None:
-        raise UserError(f"{data.origin}: has no test split; give --input=WHAT_TO_SCORE")
+        raise UserError(f"give --input=WHAT_TO_SCORE; the training data, {data.origin}, has no test split")
     return data.test
 
 

@@ -22,7 +22,6 @@ def main() -> int | None:
     except Stopped as stop:
         log.warning("%s", stop)
         return 128 + stop.number
-    log.info("done; next: python score.py --workdir %s", workdir)
     return None
 
 

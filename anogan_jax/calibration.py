@@ -1,5 +1,7 @@
 """From scores to p-values: how unusual a score is among normal images."""
 
+import math
+
 import numpy as np
 
 
@@ -20,10 +22,15 @@ def p_values(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     return (1 + above) / (1 + len(held_out))
 
 
+def needed(alpha: float) -> int:
+    """How many held-out images it takes for any score to have a p-value <= alpha."""
+    return math.ceil(1 / alpha - 1e-9) - 1
+
+
 def threshold(held_out: np.ndarray, alpha: float) -> float:
     """The lowest bound with: a score above it is an anomaly, that is, has a p-value <= alpha.
 
-    Infinite where the held-out images are too few (below 1 / alpha - 1) for any score to be one.
+    Infinite where the held-out images are too few for any score to be one; see ``needed``.
     """
     attainable = np.arange(1, len(held_out) + 2) / (1 + len(held_out))
     may_lie_above = np.count_nonzero(attainable <= alpha) - 1

@@ -22,10 +22,11 @@ from tqdm import tqdm
 
 from anogan_jax import config as configs
 from anogan_jax.atomic import replacing
+from anogan_jax.calibration import needed
 from anogan_jax.checkpoint import restore_state, save_state
 from anogan_jax.config import Config
 from anogan_jax.data import Images, load_one_class, make_draw, read_ahead, to_model_range
-from anogan_jax.devices import gather, is_first, make_mesh, rows, wait_for_all, whole
+from anogan_jax.devices import gather, is_first, make_mesh, rows, whole
 from anogan_jax.errors import UserError
 from anogan_jax.figures import save_grid
 from anogan_jax.models import GAN, make_gan, sample_latent
@@ -47,8 +48,8 @@ def fit(config: Config, workdir: Path) -> TrainState:
     """Trains to ``config.train.steps``, from the last checkpoint in the work directory if there is one.
 
     Leaves config.json, checkpoints/<step>/, metrics.jsonl and samples/<step>.png there, and
-    TensorBoard's event files in tensorboard/ if asked for. However
-    often it is stopped and run again, the final state is the same to the last bit.
+    TensorBoard's event files in tensorboard/ if asked for. However often it is stopped and run
+    again, the final state is the same to the last bit.
 
     Raises:
       UserError: the directory belongs to another config, the data is not there, a loss is not
@@ -56,23 +57,34 @@ def fit(config: Config, workdir: Path) -> TrainState:
       Stopped: SIGTERM or Ctrl-C came; the state was saved.
     """
     configs.validate(config)
-    _claim(workdir, config)
+    _refuse_another(workdir, config)
     data = load_one_class(config)
     if data.warning:
         log.warning("%s", data.warning)
     images = _readable(data.train)
+    what_next = f"done; next: python score.py --workdir {workdir}{'' if data.test else ' --input WHAT_TO_SCORE'}"
     log.info("training on %d normal images (%s); %d held out", len(images.names), data.origin, len(data.held_out.names))
-
+    if len(data.held_out.names) < needed(config.alpha):
+        log.warning(
+            "with %d held-out images nothing can be called an anomaly at alpha=%g; it takes %d: give more images, or a "
+            "larger data.held_out or alpha",
+            len(data.held_out.names),
+            config.alpha,
+            needed(config.alpha),
+        )
     train = config.train
     mesh = make_mesh(jax.devices())
     if train.batch_size % mesh.size:
         raise UserError(f"train.batch_size={train.batch_size}: must be a multiple of the {mesh.size} devices")
     gan = gan_of(config)
+    if is_first() and not (workdir / "config.json").exists():
+        configs.save(config, workdir / "config.json")
     optimizer = make_optimizer(train.learning_rate, train.beta1)
     state = restored_or_new(workdir, config, mesh)
     step = int(state.step)
     if step >= train.steps:
         log.info("%s: trained to step %d already", workdir, step)
+        log.info("%s", what_next)
         return state
     if step:
         log.info("going on at step %d", step)
@@ -102,6 +114,7 @@ def fit(config: Config, workdir: Path) -> TrainState:
                 save_state(workdir / "checkpoints", state)
             if stopped is not None and not finished:
                 raise Stopped(stopped, step)
+    log.info("%s", what_next)
     return state
 
 
@@ -187,12 +200,11 @@ def _events(workdir: Path, config: Config, step: int) -> Any:
     return SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
 
 
-def _claim(workdir: Path, config: Config) -> None:
-    """Writes config.json; refuses a directory whose config is another."""
+def _refuse_another(workdir: Path, config: Config) -> None:
+    """Raises UserError if the directory belongs to another config."""
     path = workdir / "config.json"
-    if is_first() and not path.exists():
-        configs.save(config, path)
-    wait_for_all("config.json")
+    if not path.exists():
+        return
     if changed := configs.differences(config, configs.load(path)):
         raise UserError(
             f"{workdir}: holds a run with another config ({'; '.join(changed)}); give another --workdir, or that config"

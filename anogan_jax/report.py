@@ -205,6 +205,8 @@ def _write_page(
     names = ["histogram", "roc"] if "auroc" in summary else ["histogram"]  # a roc.png may be of an earlier run
     charts = {name: base64.b64encode((folder / f"{name}.png").read_bytes()).decode() for name in names}
     facts = {name: value for name, value in summary.items() if name != "defects"}
+    if unreadable := [entry.name for entry in journal.entries() if not entry.is_readable]:
+        facts["unreadable"] = f"{len(unreadable)}: {', '.join(unreadable[:5])}{', ...' if unreadable[5:] else ''}"
     if summary["images"] > _IN_GALLERY:
         facts["in this gallery"] = f"the {_IN_GALLERY} most anomalous"
     order = np.argsort(-scores, kind="stable")[: min(_IN_GALLERY, summary["images"])]

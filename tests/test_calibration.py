@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anogan_jax import p_values, threshold
+from anogan_jax.calibration import needed
 from anogan_jax.metrics import decision_metrics, ranking_metrics
 
 small = st.integers(0, 9).map(float)  # ties are the hard part
@@ -33,3 +34,10 @@ def test_metrics_by_counting():
     found = decision_metrics(labels, scores > 2.5)
     assert found == {"precision": 2 / 3, "recall": 2 / 3, "sensitivity": 2 / 3, "specificity": 1 / 2}
     assert decision_metrics(labels, scores > 9)["precision"] is None
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.2, 0.1, 0.05, 0.03, 0.01, 0.001])
+def test_as_many_held_out_images_as_needed_and_no_fewer(alpha):
+    enough = needed(alpha)
+    assert np.isfinite(threshold(np.arange(float(enough)), alpha))
+    assert not np.isfinite(threshold(np.arange(float(enough - 1)), alpha))

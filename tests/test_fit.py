@@ -170,3 +170,11 @@ def test_only_the_last_checkpoints_are_kept(tmp_path, trained_state):
     for step in range(1, 6):
         save_state(tmp_path, trained_state._replace(step=np.int32(step)))
     assert saved_steps(tmp_path) == [3, 4, 5]
+
+
+def test_a_mistake_in_the_data_leaves_the_work_directory_free(tmp_path):
+    wrong = tiny()
+    wrong.data.source, wrong.data.dir = "folder", str(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no such folder"):
+        fit(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -210,7 +210,7 @@ def _refuse_other_layouts(folder: Path) -> None:
     if sets := [name for name in inside if (folder / name / "train").is_dir()]:
         raise UserError(f"{folder}: holds several data sets; give one, such as --config.data.dir={folder / sets[0]}")
     if tests := [name for name in inside if name in ("test", "ground_truth")]:
-        raise UserError(f"{folder}: has {tests[0]}/ but no train/; put the normal images there, or give them alone")
+        raise UserError(f"{folder}: has {tests[0]}/ but no train/, where the normal images to train on belong")
 
 
 def _masks(folder: Path, test: Images) -> Callable[[int], np.ndarray]:
