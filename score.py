@@ -60,23 +60,24 @@ def score(run: Run) -> int:
     """Scores the queries and writes the report."""
     if _INPUT.value is None:
         data = load_one_class(run.config)
-        queries, origin, warning = test_split(data), data.origin, data.warning
+        queries, origin, warnings = test_split(data), data.origin, [data.warning] if data.warning else []
         baselines = baselines_of(run, data) if is_first() else {}
         folder = Path(_OUTPUT.value or run.workdir)
     else:
         source = Path(_INPUT.value)
-        queries, origin, warning = read_input(source, run.config.model.channels), str(source), ""
+        queries, origin, warnings = read_input(source, run.config.model.channels), str(source), []
         baselines = {}
         folder = Path(_OUTPUT.value or run.workdir / "inputs" / source.stem)
-    if warning:
-        log.warning("%s", warning)
     check_masks(queries)
     scorer = make_scorer(run, _METHOD.value)
     held_out = held_out_scores(run, scorer, _METHOD.value)
     alpha = run.config.alpha if _ALPHA.value is None else _ALPHA.value
     if (few := len(held_out.scores)) < needed(alpha):
-        warning = f"alpha={alpha:g}: too low for {few} held-out images, nothing can be called an anomaly; it takes "
-        warning += f"{needed(alpha)} (train with more images), or --alpha={math.ceil(1000 / (few + 1)) / 1000:g}"
+        warnings.append(
+            f"alpha={alpha:g}: too low for {few} held-out images, nothing can be called an anomaly; it takes "
+            f"{needed(alpha)} (train with more images), or --alpha={math.ceil(1000 / (few + 1)) / 1000:g}"
+        )
+    for warning in warnings:
         log.warning("%s", warning)
     scale = HeatScale.of(held_out.highs, alpha)
     made_with = (run.config, run.step, _METHOD.value, scale, _HEATMAPS.value, _MAPS.value, origin, list(queries.names))
@@ -99,8 +100,8 @@ def score(run: Run) -> int:
         "seconds": seconds,
         "images_per_second": (len(queries.names) - done) / seconds,
     }
-    if warning:
-        facts["warning"] = warning
+    if warnings:
+        facts["warning"] = "; ".join(warnings)
     summary = write_report(folder, journal, held_out.scores, alpha, scale, facts, baselines)
     journal.remove()
     defects = summary.pop("defects", {})

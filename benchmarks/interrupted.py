@@ -24,6 +24,7 @@ from PIL import Image
 from anogan_jax import cli
 from anogan_jax import config as configs
 from anogan_jax.data import as_array, load_one_class
+from benchmarks.apart import each_apart
 
 _COUNTS = flags.DEFINE_list("counts", ["2000", "20000"], "Numbers of files.")
 _ONE = flags.DEFINE_integer("one", None, "Do this number alone, in this process.")
@@ -34,12 +35,9 @@ def main() -> int:
     if _ONE.value:
         print(json.dumps(interrupted(_ONE.value)))
         return 0
-    for count in _COUNTS.value:
-        command = [sys.executable, "-m", "benchmarks.interrupted", f"--workdir={cli.given_workdir()}", f"--one={count}"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
+    for count, found in each_apart("benchmarks.interrupted", _COUNTS.value):
         print(
-            f"{int(count):7,} files: {found['megabytes']:6,.0f} MB, {found['seconds']:5.0f} s in all, killed after "
+            f"{count:7,} files: {found['megabytes']:6,.0f} MB, {found['seconds']:5.0f} s in all, killed after at least "
             f"{found['killed after']}; {'complete, none twice' if found['complete'] else 'NOT COMPLETE'}",
             flush=True,
         )
@@ -89,7 +87,7 @@ def write_files(folder: Path, count: int) -> list[str]:
 
 
 def written(output: Path) -> int:
-    """How many of the results are on disk: each part is named after the number of its first."""
+    """How many of the results are on disk, at least: each part is named after the number of its first."""
     parts = sorted((output / "unfinished").glob("[0-9]*.npz"))
     return int(parts[-1].stem) if parts else 0
 

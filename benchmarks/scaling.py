@@ -28,6 +28,7 @@ from anogan_jax.journal import Journal
 from anogan_jax.queries import Scored, score_queries
 from anogan_jax.report import record, write_report
 from anogan_jax.run import make_scorer, open_run
+from benchmarks.apart import each_apart
 
 _COUNTS = flags.DEFINE_list("counts", ["64", "1000", "10000"], "Numbers of images.")
 _ONE = flags.DEFINE_integer("one", None, "Measure this number alone, in this process.")
@@ -39,12 +40,9 @@ def main() -> int:
     if _ONE.value:
         print(json.dumps(measure(_ONE.value)))
         return 0
-    for count in _COUNTS.value:
-        command = [sys.executable, "-m", "benchmarks.scaling", f"--workdir={cli.given_workdir()}", f"--one={count}"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
+    for count, found in each_apart("benchmarks.scaling", _COUNTS.value):
         print(
-            f"{int(count):7,} images: {found['milliseconds']:7.2f} ms an image, {found['megabytes']:6,.0f} MB",
+            f"{count:7,} images: {found['milliseconds']:7.2f} ms an image, {found['megabytes']:6,.0f} MB",
             flush=True,
         )
     return 0

@@ -166,6 +166,9 @@ def test_masks_that_cannot_be_right(tmp_path):
         save(mask, np.resize(np.array(values, np.uint8), (12, 9)))
         with pytest.raises(UserError, match=rf"d_mask\.png: has the values {shown}; a mask has two"):
             load_one_class(settings).test.mask(0)
+    save(mask, np.zeros((12, 9), np.uint8))
+    with pytest.raises(UserError, match=r"d_mask\.png: is all black"):
+        load_one_class(settings).test.mask(0)
     mask.write_text("not a picture")
     with pytest.raises(UserError, match=r"d_mask\.png: not a readable image"):
         load_one_class(settings).test.mask(0)

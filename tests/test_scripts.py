@@ -119,6 +119,7 @@ def test_unreadable_files_are_marked_and_the_exit_code_says_so(trained_run, tmp_
     done = run_script("score.py", "--workdir", trained_run, "--input", folder, "--output", tmp_path)
     assert done.returncode == 3
     assert f"skipped {folder / 'text.png'}" in done.stderr
+    assert "1: text.png" in (tmp_path / "report.html").read_text()
     assert [(row["name"], row["is_anomaly"]) for row in rows(tmp_path / "scores.csv")][1] == ("text.png", "unreadable")
 
 

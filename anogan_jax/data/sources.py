@@ -233,6 +233,8 @@ def _masks(folder: Path, test: Images) -> Callable[[int], np.ndarray]:
             raise UserError(
                 f"{paths[i]}: {width}x{height} pixels, but its image test/{test.names[i]} has {columns}x{rows}"
             )
+        if not found.any():
+            raise UserError(f"{paths[i]}: is all black, but its image test/{test.names[i]} is said to have a defect")
         return found
 
     return mask

@@ -1,0 +1,17 @@
+"""Measurements in a process of their own each, so that peak memory is of one alone."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from anogan_jax import cli
+
+
+def each_apart(module: str, counts: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each count, with the JSON that ``python -m module --one=count`` prints last."""
+    for count in counts:
+        command = [sys.executable, "-m", module, f"--workdir={cli.given_workdir()}", f"--one={count}"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        yield int(count), json.loads(done.stdout.splitlines()[-1])
