@@ -22,7 +22,7 @@ from anogan_jax.figures import HeatScale
 from anogan_jax.journal import Journal
 from anogan_jax.queries import score_queries
 from anogan_jax.report import print_defects, print_table, record, write_comparison, write_report
-from anogan_jax.run import METHODS, Run, held_out_scores, make_scorer, open_run
+from anogan_jax.run import METHODS, Run, held_out_scores, make_scorer, methods_of, open_run
 
 log = logging.getLogger("anogan_jax.score")
 
@@ -118,7 +118,7 @@ def compare(run: Run) -> int:
     if test.labels is None or len(set(test.labels.tolist())) < 2:
         raise UserError(f"--compare: needs a test split with normal and anomalous images; {data.origin} has none")
     scores = {}
-    for method, what in METHODS.items():
+    for method, what in methods_of(run).items():
         scorer = make_scorer(run, method)
         results = score_queries(partial(scorer, run.weights), test, run.config, method)
         pairs = np.array([(scored.label, scored.found.score) for scored in results if scored.found])

@@ -14,6 +14,7 @@ from anogan_jax.devices import AXIS, ROWS, WHOLE, make_mesh, rows, whole
 from anogan_jax.losses import residual_loss
 from anogan_jax.models import GAN, Weights, sample_latent
 from anogan_jax.search import project
+from anogan_jax.structure import describe
 
 # Products are always of so many images and so many queries, whatever the number of devices: their last bits stay.
 _CHUNK = 4096
@@ -75,6 +76,55 @@ def nearest(blocks: Iterable[Bank], images: Array, count: int, mesh: Mesh | None
     return found.z
 
 
+class Described(NamedTuple):
+    """Generated images as a yardstick sees them, divided over the devices of a mesh."""
+
+    images: Array  # (B, S, S, C)
+    features: Array  # (B, F) what is compared
+    squares: Array  # (B,) their squared norms; infinite for the rows that only fill the last chunk
+
+
+class Neighbours(NamedTuple):
+    """The images of a bank closest to a query, closest first; of N, each field gains a leading axis."""
+
+    distance: Array  # (count,) |s(x) - s(G(z))|, s being what the yardstick compares
+    images: Array  # (count, S, S, C)
+    features: Array  # (count, F)
+
+
+def describe_bank(images: Array | np.ndarray, yardstick: str, mesh: Mesh | None = None) -> Described:
+    """What the yardstick (see ``describe``) compares of images (B, S, S, C); once for them, not for each query."""
+    mesh, count = mesh or make_mesh(), len(images)
+    more = _filled(count, mesh) - count
+    filled = (np.pad(np.asarray(images, np.float32), ((0, more), *[(0, 0)] * 3)), np.arange(count + more) < count)
+    return _describe(mesh, yardstick, *jax.device_put(filled, rows(mesh)))
+
+
+def neighbours(
+    blocks: Iterable[Described], images: Array, count: int, yardstick: str, mesh: Mesh | None = None
+) -> Neighbours:
+    """The ``count`` images of a bank closest to each query, by the distance between what the yardstick compares.
+
+    Args:
+      blocks: the described bank, in several parts where one would not fit into the devices' memory.
+      images: queries (N, S, S, C).
+      count: how many, at most a few tens.
+      yardstick: that of ``describe_bank``.
+      mesh: the one that the bank is divided over.
+    """
+    mesh = mesh or make_mesh()
+    features = _describe_queries(yardstick, images)
+    found = None
+    for block in blocks:
+        if found is None:
+            kept = (block.squares, block.images, block.features)
+            found = Neighbours(*(jnp.empty((len(images), 0, *leaf.shape[1:]), leaf.dtype) for leaf in kept))
+        found = _nearer(mesh, count, found, block, features)
+    if found is None:
+        raise ValueError("an empty bank has no nearest image")
+    return found
+
+
 class _Found(NamedTuple):
     """The closest images to a query so far; of N, each field gains a leading axis."""
 
@@ -115,6 +165,48 @@ def _merge(found: _Found, more: _Found) -> _Found:
     both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), found, more)
     _, order = lax.top_k(-both.residual, len(found.residual))
     return jax.tree.map(lambda leaf: leaf[order], both)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _describe(mesh: Mesh, yardstick: str, images: Array, real: Array) -> Described:
+    @partial(jax.shard_map, mesh=mesh, in_specs=ROWS, out_specs=ROWS, check_vma=False)
+    def of_block(images: Array, real: Array) -> Described:
+        features = lax.map(partial(describe, yardstick=yardstick), images, batch_size=_DRAWN)
+        return Described(images, features, jnp.where(real, jnp.sum(features**2, axis=1), jnp.inf))
+
+    return of_block(images, real)
+
+
+@partial(jax.jit, static_argnums=0)
+def _describe_queries(yardstick: str, images: Array) -> Array:
+    return lax.map(partial(describe, yardstick=yardstick), images, batch_size=_QUERIES)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _nearer(mesh: Mesh, count: int, found: Neighbours, block: Described, features: Array) -> Neighbours:
+    """Merges a block of the bank, divided over the mesh, into what was found."""
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=(ROWS, WHOLE), out_specs=WHOLE, check_vma=False)
+    def in_block(block: Described, features: Array) -> Neighbours:
+        chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, _CHUNK, *leaf.shape[1:]), (block.features, block.squares))
+
+        def of_query(features: Array) -> tuple[Array, Array]:
+            def in_chunk(first: Array, chunk: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+                least, places = lax.top_k(2 * chunk[0] @ features - chunk[1], count)
+                return first + _CHUNK, (-least, places + first)
+
+            _, (distances, places) = lax.scan(in_chunk, jnp.int32(0), chunks)
+            least, order = lax.top_k(-distances.ravel(), count)
+            return -least, places.ravel()[order]
+
+        distances, places = lax.map(of_query, features, batch_size=_QUERIES)
+        squared = distances + jnp.sum(features**2, axis=1, keepdims=True)
+        here = Neighbours(jnp.sqrt(jnp.maximum(squared, 0.0)), block.images[places], block.features[places])
+        return jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS, axis=1, tiled=True), here)
+
+    both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), found, in_block(block, features))
+    _, order = lax.top_k(-both.distance, min(count, both.distance.shape[1]))
+    return jax.tree.map(lambda leaf: jax.vmap(lambda row, at: row[at])(leaf, order), both)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -4,21 +4,23 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
 from anogan_jax.devices import is_first, wait_for_all
+from anogan_jax.encoding import EncoderState
 from anogan_jax.errors import UserError
 from anogan_jax.training import TrainState
 
 log = logging.getLogger(__name__)
+State = TypeVar("State", TrainState, EncoderState)
 _KEEP = 3  # one to go on from, and others should it be damaged
 
 
-def save_state(folder: Path, state: TrainState) -> None:
+def save_state(folder: Path, state: State) -> None:
     """Saves to ``folder/<training step>``; returns when it is on disk. Of several processes the first writes.
 
     Raises:
@@ -40,7 +42,7 @@ def save_state(folder: Path, state: TrainState) -> None:
     wait_for_all("checkpoint saved")
 
 
-def restore_state(folder: Path, like: TrainState) -> TrainState | None:
+def restore_state(folder: Path, like: State) -> State | None:
     """The last state that can be read, or None where none was saved; a damaged one is passed over, saying so.
 
     Args:
@@ -57,7 +59,7 @@ def restore_state(folder: Path, like: TrainState) -> TrainState | None:
     for step in reversed(steps):
         try:
             with _manager(folder) as manager:
-                state = manager.restore(step, args=ocp.args.StandardRestore(TrainState(**raw)))
+                state = manager.restore(step, args=ocp.args.StandardRestore(type(like)(**raw)))
             if int(state.step) != step:
                 raise ValueError(f"holds step {int(state.step)}")
             return state._replace(key=jax.random.wrap_key_data(state.key))

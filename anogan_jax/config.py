@@ -26,6 +26,7 @@ class DataConfig:
     anomalous: int | None = None  # this class is anomalous, all others are normal
     normalize_contrast: bool = False  # take each image's own brightness and contrast out of it
     held_out: float = 0.1  # share of the normal training images kept for p-values
+    contamination: float = 0.0  # share of anomalous images among those trained on, to see what it costs
     test_limit: int | None = None  # score a fixed random sample of this many test images
 
 
@@ -58,6 +59,7 @@ class ModelConfig:
 class TrainConfig:
     """Adversarial training."""
 
+    objective: str = "gan"  # or wgan_gp, with a beta1 of 0: a critic under a gradient penalty
     steps: int = 4_000
     batch_size: int = 64
     learning_rate: float = 2e-4
@@ -72,13 +74,26 @@ class TrainConfig:
 
 
 @dataclass
-class SearchConfig:
-    """The latent search, and so the score."""
+class EncoderConfig:
+    """An encoder trained after the GAN: images to z, for search.method encoder and from_encoder."""
 
-    method: str = "bank"  # from the nearest of a bank of generated images; or paper: plain Adam from a random z
-    steps: int | None = None  # at most so many; None: 72 from the bank, the paper's 500
-    learning_rate: float | None = None  # of Adam; None: 0.8 at its height from the bank, 0.1 for the paper
-    tolerance: float = 1e-4  # from the bank, done once eight of the later steps gain less than this share
+    steps: int = 0  # none
+    learning_rate: float = 5e-4
+    feature_weight: float = 1.0  # kappa of izif (Schlegl et al. 2019); 0: izi
+
+
+@dataclass
+class SearchConfig:
+    """How the z that explains an image is found, and so the score."""
+
+    method: str = "bank"  # one of METHODS in run.py: bank, nearest, from_encoder, encoder, paper
+    yardstick: str = "pixels"  # what R compares; or structure, the edges by direction and place
+    references: int = 8_192  # nearest: training images (patches), as the generator makes them; 0: the random bank
+    neighbours: int = 8  # nearest: the likeness is the mean of so many of them
+    prior_weight: float = 0.0  # of |z|^2 / 2, how unlikely z is a priori, beside the loss
+    steps: int | None = None  # at most so many; None: 72, the paper's 500
+    learning_rate: float | None = None  # of Adam; None: 0.8 at its height, 0.1 for the paper
+    tolerance: float = 1e-4  # done once eight of the later steps gain less than this share
     bank_size: int = 32_768  # images
     restarts: int = 1  # starts for each image, the nearest of the bank or random ones; the best counts
     discrimination: str = "feature_matching"  # or cross_entropy (Yeh et al. 2016)
@@ -94,6 +109,7 @@ class Config:
     patches: PatchConfig = field(default_factory=PatchConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     alpha: float = 0.05  # an image is called an anomaly at p-value <= alpha
     seed: int = 0
@@ -120,7 +136,7 @@ def validate(config: Config) -> None:
     for name, least in _AT_LEAST.items():
         if fields[name] is not None and fields[name] < least:
             raise UserError(f"{name}={fields[name]}: must be at least {least}")
-    for name in ("train.learning_rate", "search.learning_rate", "patches.scale"):
+    for name in ("train.learning_rate", "encoder.learning_rate", "search.learning_rate", "patches.scale"):
         if fields[name] is not None and not fields[name] > 0:
             raise UserError(f"{name}={fields[name]}: must be above 0")
     for name in ("data.held_out", "alpha"):
@@ -129,6 +145,8 @@ def validate(config: Config) -> None:
     for name in ("search.discrimination_weight", "train.ema_decay", "train.beta1"):
         if not 0 <= fields[name] <= 1:
             raise UserError(f"{name}={fields[name]}: must lie in [0, 1]")
+    if not 0 <= config.data.contamination < 1:
+        raise UserError(f"data.contamination={config.data.contamination}: must be at least 0 and below 1")
     if not 0 < fields["patches.share"] <= 1:
         raise UserError(f"patches.share={fields['patches.share']}: must be above 0 and at most 1")
     size = config.model.image_size
@@ -143,6 +161,13 @@ def validate(config: Config) -> None:
         raise UserError(
             f"search.feature_layer={config.search.feature_layer}: a discriminator for {size}x{size} has {layers} "
             f"hidden layers, 0 to {layers - 1}"
+        )
+    among = "references" if config.search.references else "bank_size"
+    if config.search.neighbours > getattr(config.search, among):
+        raise UserError(f"search.neighbours={config.search.neighbours}: more than search.{among}")
+    if config.search.method in ("from_encoder", "encoder") and not config.encoder.steps:
+        raise UserError(
+            f"encoder.steps=0: search.method={config.search.method} needs an encoder; give it steps, such as 2000"
         )
     if config.data.normal is not None and config.data.anomalous is not None:
         raise UserError("data.normal and data.anomalous are both set: give one")
@@ -176,7 +201,9 @@ _CHOICES: dict[str, tuple] = {
     "model.latent_prior": ("normal", "uniform"),
     "model.precision": ("float32", "bfloat16"),
     "patches.pooling": ("max", "quantile", "top"),
-    "search.method": ("bank", "paper"),
+    "search.method": ("bank", "nearest", "from_encoder", "encoder", "paper"),
+    "search.yardstick": ("pixels", "structure"),
+    "train.objective": ("gan", "wgan_gp"),
     "search.discrimination": ("feature_matching", "cross_entropy"),
 }
 _AT_LEAST = {
@@ -191,6 +218,11 @@ _AT_LEAST = {
     "train.log_every": 1,
     "train.sample_every": 1,
     "train.checkpoint_every": 1,
+    "encoder.steps": 0,
+    "encoder.feature_weight": 0,
+    "search.references": 0,
+    "search.neighbours": 1,
+    "search.prior_weight": 0,
     "search.steps": 1,
     "search.restarts": 1,
     "search.bank_size": 1,

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax import Array
 from jax.sharding import Mesh
 from PIL import Image
@@ -23,17 +24,19 @@ from tqdm import tqdm
 from anogan_jax import config as configs
 from anogan_jax.atomic import replacing
 from anogan_jax.calibration import needed
-from anogan_jax.checkpoint import restore_state, save_state
+from anogan_jax.checkpoint import State, restore_state, save_state
 from anogan_jax.config import Config
 from anogan_jax.data import Images, load_one_class, make_draw, read_ahead, to_model_range
 from anogan_jax.devices import gather, is_first, make_mesh, rows, whole
+from anogan_jax.encoding import EncoderState, init_encoder_state, make_encoder_step
 from anogan_jax.errors import UserError
 from anogan_jax.figures import save_grid
 from anogan_jax.models import GAN, make_gan, sample_latent
-from anogan_jax.training import Metrics, TrainState, inference_weights, init_state, make_optimizer, make_train_step
+from anogan_jax.training import TrainState, inference_weights, init_state, make_optimizer, make_train_step
 
 log = logging.getLogger(__name__)
 _SAMPLES = 64
+_LOSSES = {"discriminator_loss": "D", "generator_loss": "G", "encoder_loss": "E"}  # as shown
 
 
 class Stopped(Exception):
@@ -47,9 +50,9 @@ class Stopped(Exception):
 def fit(config: Config, workdir: Path) -> TrainState:
     """Trains to ``config.train.steps``, from the last checkpoint in the work directory if there is one.
 
-    Leaves config.json, checkpoints/<step>/, metrics.jsonl and samples/<step>.png there, and
-    TensorBoard's event files in tensorboard/ if asked for. However often it is stopped and run
-    again, the final state is the same to the last bit.
+    Leaves config.json, checkpoints/<step>/, metrics.jsonl and samples/<step>.png there, TensorBoard's
+    event files in tensorboard/ if asked for, and the like of an encoder in encoder/ if it is to have
+    one. However often it is stopped and run again, the final state is the same to the last bit.
 
     Raises:
       UserError: the directory belongs to another config, the data is not there, a loss is not
@@ -79,42 +82,81 @@ def fit(config: Config, workdir: Path) -> TrainState:
     gan = gan_of(config)
     if is_first() and not (workdir / "config.json").exists():
         configs.save(config, workdir / "config.json")
-    optimizer = make_optimizer(train.learning_rate, train.beta1)
     state = restored_or_new(workdir, config, mesh)
-    step = int(state.step)
-    if step >= train.steps:
-        log.info("%s: trained to step %d already", workdir, step)
-        log.info("%s", what_next)
-        return state
+    if int(state.step) < train.steps:
+        train_step = make_train_step(gan, _optimizer(config), train.ema_decay, mesh, train.objective)
+        draw_samples = make_sampler(gan, _SAMPLES, jax.random.key(config.seed))
+        state = _advance(config, workdir, train.steps, state, train_step, make_draw(images, config), draw_samples)
+    else:
+        log.info("%s: trained to step %d already", workdir, int(state.step))
+    if config.encoder.steps:
+        _fit_encoder(config, workdir, state, make_draw(images, config), mesh)
+    log.info("%s", what_next)
+    return state
+
+
+def restored_encoder(workdir: Path, config: Config, mesh: Mesh) -> EncoderState:
+    """The encoder's last state saved in a work directory, or a fresh one; whole on every device of the mesh."""
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    init = partial(init_encoder_state, gan_of(config), _encoder_optimizer(config), channels=config.model.channels)
+    return _restored(workdir / "encoder", partial(init, key), mesh)
+
+
+def _fit_encoder(config: Config, workdir: Path, of: TrainState, draw: Callable[[int], np.ndarray], mesh: Mesh) -> None:
+    """Trains the encoder of a trained GAN, in the work directory's folder encoder/."""
+    folder, gan = workdir / "encoder", gan_of(config)
+    state = restored_encoder(workdir, config, mesh)
+    if int(state.step) >= config.encoder.steps:
+        log.info("%s: trained to step %d already", folder, int(state.step))
+        return
+    weights = jax.jit(inference_weights, static_argnums=0)(gan, of)
+    how = (config.encoder.feature_weight, config.search.feature_layer)
+    train_step = make_encoder_step(gan, weights, _encoder_optimizer(config), *how, mesh)
+    folder.mkdir(exist_ok=True)
+    _advance(config, folder, config.encoder.steps, state, train_step, draw)
+
+
+def _advance(
+    config: Config,
+    folder: Path,
+    steps: int,
+    state: State,
+    train_step: Callable[[State, Array], tuple[State, Any]],
+    draw: Callable[[int], np.ndarray],
+    draw_samples: Callable[[State], Array] | None = None,
+) -> State:
+    """Takes a state to its last step, with progress, samples and checkpoints in the folder.
+
+    Raises:
+      UserError, Stopped: as ``fit`` does.
+    """
+    train, step = config.train, int(state.step)
     if step:
         log.info("going on at step %d", step)
     if is_first():
-        _drop_metrics_after(workdir / "metrics.jsonl", step)
-    train_step = make_train_step(gan, optimizer, train.ema_decay, mesh)
-    draw_samples = make_sampler(gan, _SAMPLES, jax.random.key(config.seed))
-    batches = _batches(config, mesh, make_draw(images, config), step)
-    events = _events(workdir, config, step)
-    with _stop_signal() as stop_signal, _Progress(workdir / "metrics.jsonl", step, train.steps, events) as progress:
-        while step < train.steps:
+        _drop_metrics_after(folder / "metrics.jsonl", step)
+    batches = _batches(config, make_mesh(jax.devices()), draw, step)
+    events = _events(folder, config, step)
+    with _stop_signal() as stop_signal, _Progress(folder / "metrics.jsonl", step, steps, events) as progress:
+        while step < steps:
             state, metrics = train_step(state, next(batches))
             step += 1
             progress.add(metrics)
-            finished, log_due = step == train.steps, step % train.log_every == 0
+            finished, log_due = step == steps, step % train.log_every == 0
             stopped = stop_signal(log_due or finished)
             save = finished or stopped is not None or step % train.checkpoint_every == 0
             if save or log_due:
                 progress.report(step)  # raises if a loss is not finite, before the state is saved
-            if finished or step % train.sample_every == 0:
+            if draw_samples and (finished or step % train.sample_every == 0):
                 samples = np.asarray(draw_samples(state))
                 if is_first():
-                    path = workdir / "samples" / f"{step:08d}.png"
+                    path = folder / "samples" / f"{step:08d}.png"
                     save_grid(path, samples)
                     progress.show_samples(step, path)
             if save:
-                save_state(workdir / "checkpoints", state)
+                save_state(folder / "checkpoints", state)
             if stopped is not None and not finished:
                 raise Stopped(stopped, step)
-    log.info("%s", what_next)
     return state
 
 
@@ -129,18 +171,29 @@ def gan_of(config: Config) -> GAN:
         model.latent_size,
         model.latent_prior,
         model.precision,
+        config.train.objective,
     )
 
 
 def restored_or_new(workdir: Path, config: Config, mesh: Mesh) -> TrainState:
     """The last state saved in a work directory, or a fresh one; whole on every device of the mesh."""
-    optimizer = make_optimizer(config.train.learning_rate, config.train.beta1)
-    key = jax.random.key(config.seed)
-    init = partial(init_state, gan_of(config), optimizer, channels=config.model.channels)
+    init = partial(init_state, gan_of(config), _optimizer(config), channels=config.model.channels)
+    return _restored(workdir, partial(init, jax.random.key(config.seed)), mesh)
+
+
+def _restored(folder: Path, init: Callable[[], State], mesh: Mesh) -> State:
     like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole(mesh)), jax.eval_shape(init, key)
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole(mesh)), jax.eval_shape(init)
     )
-    return restore_state(workdir / "checkpoints", like) or jax.jit(init, out_shardings=whole(mesh))(key)
+    return restore_state(folder / "checkpoints", like) or jax.jit(init, out_shardings=whole(mesh))()
+
+
+def _optimizer(config: Config) -> optax.GradientTransformation:
+    return make_optimizer(config.train.learning_rate, config.train.beta1)
+
+
+def _encoder_optimizer(config: Config) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(config.encoder.learning_rate, max(config.encoder.steps, 1)))
 
 
 def make_sampler(gan: GAN, count: int, key: Array) -> Callable[[TrainState], Array]:
@@ -259,7 +312,7 @@ class _Progress:
         self.events = events
         self.start = self.reported = step
         self.steps = steps
-        self.pending: list[Metrics] = []
+        self.pending: list[Any] = []  # Metrics or EncoderMetrics
         self.began = time.monotonic()
         silent = not (is_first() and sys.stderr.isatty())
         self.bar = tqdm(total=steps, initial=step, unit="step", disable=silent, dynamic_ncols=True)
@@ -272,7 +325,7 @@ class _Progress:
         if self.events:
             self.events.close()
 
-    def add(self, metrics: Metrics) -> None:
+    def add(self, metrics: Any) -> None:
         """Takes a step's metrics; waits for the step before it, so that a signal never finds many under way."""
         if self.pending:
             jax.block_until_ready(self.pending[-1])
@@ -282,7 +335,7 @@ class _Progress:
         """Raises UserError if a metric since the last report was not finite."""
         if not self.pending:
             return
-        values = {name: np.array([float(getattr(m, name)) for m in self.pending]) for name in Metrics._fields}
+        values = {name: np.array([float(getattr(m, name)) for m in self.pending]) for name in self.pending[0]._fields}
         for name, series in values.items():
             if not np.isfinite(series).all():
                 bad = self.reported + 1 + int(np.argmin(np.isfinite(series)))
@@ -311,7 +364,7 @@ class _Progress:
             raise UserError(f"{self.path}: cannot be written: {error.strerror}") from error
         for name, value in means.items() if self.events else ():
             self.events.add_scalar(name, value, step)
-        losses = {"D": means["discriminator_loss"], "G": means["generator_loss"]}
+        losses = {label: means[name] for name, label in _LOSSES.items() if name in means}
         if self.bar.disable:
             shown = "  ".join(f"loss {name} {value:.3f}" for name, value in losses.items())
             left = math.ceil((self.steps - step) / rate)

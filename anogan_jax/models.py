@@ -13,6 +13,7 @@ from anogan_jax.layers import StridedConv
 
 PRIORS = ("normal", "uniform")
 PRECISIONS = ("float32", "bfloat16")
+OBJECTIVES = ("gan", "wgan_gp")
 # Deviation: DCGAN code averages batch statistics with 0.9, about the last ten batches; inference
 # needs a steadier estimate than that.
 STATISTICS_MOMENTUM = 0.99
@@ -58,6 +59,7 @@ class Discriminator(nn.Module):
     width: int
     kernel_size: int  # 4 or 5
     dtype: DTypeLike = jnp.float32  # of the computation; weights, statistics, logits and features are float32
+    batch_norm: bool = True  # not for a critic whose gradient is penalised image by image
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, tuple[Array, ...]]:
@@ -67,13 +69,36 @@ class Discriminator(nn.Module):
         """
         features = []
         for layer in range(hidden_layers(self.image_size)):
-            x = StridedConv(self.width * 2**layer, self.kernel_size, False, use_bias=layer == 0, dtype=self.dtype)(x)
-            if layer > 0:  # DCGAN leaves the layer that sees the image unnormalised
+            normalised = self.batch_norm and layer > 0  # DCGAN leaves the layer that sees the image unnormalised
+            features_out, bias = self.width * 2**layer, not normalised
+            x = StridedConv(features_out, self.kernel_size, False, use_bias=bias, dtype=self.dtype)(x)
+            if normalised:
                 x = _normalise(train, self.dtype)(x)
             x = nn.leaky_relu(x, 0.2)
             features.append(x.astype(jnp.float32))
         logit = _dense(1, self.dtype, "logit", axis=(-3, -2, -1))(x)
         return logit[:, 0].astype(jnp.float32), tuple(features)
+
+
+class Encoder(nn.Module):
+    """Images to latent vectors, by the discriminator's convolutions (f-AnoGAN, Schlegl et al. 2019)."""
+
+    image_size: int  # 4 * 2^k, k >= 1
+    latent_size: int
+    width: int
+    kernel_size: int  # 4 or 5
+    dtype: DTypeLike = jnp.float32  # of the computation; weights, statistics and z are float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Args: x (N, S, S, C) in [-1, 1]; train: normalise by the batch (and update ``batch_stats``).
+
+        Returns: z (N, latent).
+        """
+        for layer in range(hidden_layers(self.image_size)):
+            x = StridedConv(self.width * 2**layer, self.kernel_size, False, use_bias=False, dtype=self.dtype)(x)
+            x = nn.leaky_relu(_normalise(train, self.dtype)(x), 0.2)
+        return _dense(self.latent_size, self.dtype, "latent", axis=(-3, -2, -1))(x).astype(jnp.float32)
 
 
 class GAN(NamedTuple):
@@ -100,15 +125,19 @@ def make_gan(
     latent_size: int = 100,
     latent_prior: str = "normal",
     precision: str = "float32",
+    objective: str = "gan",
 ) -> GAN:
     """A generator and a discriminator for square images of 4 * 2^k pixels, k >= 1.
 
     With ``precision`` "bfloat16" both compute in it, which is meant for accelerators; weights,
-    statistics, losses and scores stay float32.
+    statistics, losses and scores stay float32. With ``objective`` "wgan_gp" the discriminator is a
+    critic, without batch normalisation (Gulrajani et al. 2017, section 4).
 
     Raises:
-      ValueError: another size, an unknown prior or precision.
+      ValueError: another size, an unknown prior, precision or objective.
     """
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {OBJECTIVES}, not {objective!r}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, not {precision!r}")
     if latent_prior not in PRIORS:
@@ -117,7 +146,7 @@ def make_gan(
         raise ValueError(f"image_size must be 8, 16, 32, 64, ... (4 * 2^k), not {image_size}")
     return GAN(
         Generator(image_size, channels, width, kernel_size, jnp.dtype(precision)),
-        Discriminator(image_size, width, kernel_size, jnp.dtype(precision)),
+        Discriminator(image_size, width, kernel_size, jnp.dtype(precision), batch_norm=objective == "gan"),
         latent_size,
         latent_prior,
     )

@@ -5,36 +5,55 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from anogan_jax import config as configs
 from anogan_jax.atomic import replacing
-from anogan_jax.bank import Bank, make_bank, place_bank
-from anogan_jax.config import Config
-from anogan_jax.data import load_one_class
+from anogan_jax.bank import Bank, describe_bank, make_bank, place_bank
+from anogan_jax.config import Config, SearchConfig
+from anogan_jax.data import load_one_class, make_draw, read_ahead, to_model_range
 from anogan_jax.data.images import read_arrays
 from anogan_jax.devices import gather, is_first, make_mesh, whole
+from anogan_jax.encoding import make_encoder
 from anogan_jax.errors import UserError
-from anogan_jax.fit import gan_of, restored_or_new
-from anogan_jax.models import GAN, Weights
+from anogan_jax.fit import gan_of, restored_encoder, restored_or_new
+from anogan_jax.losses import residual_loss
+from anogan_jax.models import GAN, Variables, Weights
 from anogan_jax.queries import score_queries
-from anogan_jax.scoring import Scorer, from_bank, from_prior, make_discriminator_scorer, make_search_scorer
+from anogan_jax.scoring import (
+    Scorer,
+    from_bank,
+    from_encoder,
+    from_prior,
+    make_discriminator_scorer,
+    make_encoder_scorer,
+    make_nearest_scorer,
+    make_search_scorer,
+)
 from anogan_jax.search import PAPER_SETTINGS, even_scale, make_search
+from anogan_jax.structure import structure_loss
 from anogan_jax.tiles import pool
 from anogan_jax.training import inference_weights
 
 log = logging.getLogger(__name__)
 _BANK_BLOCK = 32_768  # images
+_SHORT = 24  # steps of a search that is not to be scored by
+Block = TypeVar("Block")  # Bank, or Described
 
 # The table of the AnoGAN paper. "anogan" is the search as the config sets it.
 METHODS = {
-    "anogan": "the latent search, as configured",
+    "anogan": "as configured",
+    "bank": "A(x) after the latent search from the nearest of a bank of generated images",
+    "nearest": "the distance to the nearest normal images as the generator makes them, no search",
+    "from_encoder": "A(x) after the latent search from the encoder's z",
+    "encoder": "the distance to what the generator makes of the encoder's z, no search",
     "paper": "the latent search with the paper's 500 steps from a random z",
     "yeh": "the latent search under the discriminator's cross entropy (Yeh et al. 2016)",
     "discriminator": "P_D, the discriminator's output alone",
@@ -79,6 +98,14 @@ def open_run(workdir: Path) -> Run:
     return Run(workdir, config, gan, jax.device_put(weights, whole(mesh)), step, mesh)
 
 
+def methods_of(run: Run) -> dict[str, str]:
+    """The METHODS that a run can be scored by, each once: the configured one is "anogan"."""
+    left_out = {run.config.search.method}
+    if not run.config.encoder.steps:
+        left_out |= {"from_encoder", "encoder"}
+    return {method: what for method, what in METHODS.items() if method not in left_out}
+
+
 def make_scorer(run: Run, method: str, on_turn: Callable[[int], None] | None = None) -> Scorer:
     """Builds one of METHODS for the run's model; the first use of the bank makes it.
 
@@ -87,8 +114,21 @@ def make_scorer(run: Run, method: str, on_turn: Callable[[int], None] | None = N
     if method == "discriminator":
         return make_discriminator_scorer(run.gan, run.mesh)
     settings = run.config.search
-    if method == "paper" and settings.method != "paper":
-        settings = replace(settings, method="paper", steps=None, learning_rate=None)
+    if method == "yeh" and settings.method in ("nearest", "encoder"):
+        settings = _of_method(settings, "bank")
+    elif method not in ("anogan", "yeh"):
+        settings = _of_method(settings, method)
+    if settings.method == "nearest":
+        described = partial(describe_bank, yardstick=settings.yardstick, mesh=run.mesh)
+        if not settings.references:
+            bank = _BankFiles(run, lambda bank: described(bank.images))
+            return make_nearest_scorer(bank, settings.neighbours, settings.yardstick, run.mesh)
+        normal = explained_normals(run)
+        return make_nearest_scorer(
+            [described(normal)], min(settings.neighbours, len(normal)), settings.yardstick, run.mesh
+        )
+    if settings.method == "encoder":
+        return make_encoder_scorer(run.gan, make_encoder(run.gan), _encoder(run), settings.yardstick)
     paper = settings.method == "paper"
     how: dict[str, Any] = PAPER_SETTINGS if paper else {"tolerance": settings.tolerance}
     given = {"steps": settings.steps, "learning_rate": settings.learning_rate}
@@ -98,11 +138,15 @@ def make_scorer(run: Run, method: str, on_turn: Callable[[int], None] | None = N
         discrimination="cross_entropy" if method == "yeh" else settings.discrimination,
         discrimination_weight=settings.discrimination_weight,
         feature_layer=settings.feature_layer,
+        residual=structure_loss if settings.yardstick == "structure" else residual_loss,
+        prior_weight=settings.prior_weight,
     )
     if paper:
         make_starts = from_prior(run.gan, run.config.seed, settings.restarts)
+    elif settings.method == "from_encoder":
+        make_starts = from_encoder(run.gan, make_encoder(run.gan), _encoder(run), _kept_scale(run))
     else:
-        make_starts = from_bank(_BankFiles(run), _kept_scale(run), settings.restarts, run.mesh)
+        make_starts = from_bank(_BankFiles(run, lambda bank: bank), _kept_scale(run), settings.restarts, run.mesh)
     return make_search_scorer(search, make_starts, run.mesh, on_turn)
 
 
@@ -130,6 +174,56 @@ def held_out_scores(run: Run, scorer: Scorer, method: str) -> HeldOut:
     return held_out
 
 
+def _of_method(settings: SearchConfig, method: str) -> SearchConfig:
+    """The settings for another method: its own steps and rate; A(x), unlike the likenesses, measured in pixels."""
+    if method == settings.method:
+        return settings
+    yardstick = settings.yardstick if method in ("nearest", "encoder") else "pixels"
+    return replace(settings, method=method, steps=None, learning_rate=None, yardstick=yardstick)
+
+
+def explained_normals(run: Run) -> np.ndarray:
+    """(B, S, S, C) training images as the generator makes them; from bank/<step>/, made when first needed.
+
+    Random images lie between the kinds of normal ones too, where anomalies are; these do not. The
+    search for each is short, from the nearest of the random ones.
+    """
+    config, search = run.config, run.config.search
+    path = _bank_folder(run) / f"normal-{search.references}.npz"
+    if path.exists():
+        return read_arrays(path)["images"]
+    train = load_one_class(config).train
+    count = search.references if config.patches.enabled else min(search.references, len(train.names))
+    short = replace(_of_method(search, "bank"), steps=_SHORT, restarts=1)
+    scorer = make_scorer(run._replace(config=replace(config, search=short)), "anogan")
+    images = (
+        to_model_range(image[None], config.data.normalize_contrast)[0]
+        for image in read_ahead(make_draw(train, config), range(count), ahead=64)
+        if not isinstance(image, UserError)
+    )
+    log.info("%s: explaining %d training images, once", run.workdir, count)
+    with tqdm(scorer(run.weights, images), total=count, unit="image", disable=None if is_first() else True) as found:
+        normal = np.stack([score.generated.astype(np.float16) for score in found])
+    if is_first():
+        with replacing(path) as temporary:
+            np.savez(temporary, images=normal)
+    return normal
+
+
+def _encoder(run: Run) -> Variables:
+    """The run's trained encoder.
+
+    Raises:
+      UserError: it has none.
+    """
+    if not run.config.encoder.steps:
+        raise UserError(f"{run.workdir}: was trained without an encoder; train with --config.encoder.steps=2000")
+    state = restored_encoder(run.workdir, run.config, run.mesh)
+    if int(state.step) < run.config.encoder.steps:
+        raise UserError(f"{run.workdir}: its encoder is at step {int(state.step)}; run train.py again to go on")
+    return jax.device_get(state.encoder)
+
+
 def _kept_scale(run: Run) -> Array:
     """The model's ``even_scale``, from bank/<step>/scale.npz, which is made when first needed."""
     path = _bank_folder(run) / "scale.npz"
@@ -146,25 +240,26 @@ def _bank_folder(run: Run) -> Path:
     return run.workdir / "bank" / str(run.step)
 
 
-class _BankFiles:
-    """The run's bank in blocks, bank/<step>/<block>-<images>.npz, each made when first needed.
+class _BankFiles(Generic[Block]):
+    """The run's bank in blocks, bank/<step>/<block>-<images>.npz, each made when first needed, then prepared.
 
     A bank of one block stays in the devices' memory; a larger one is read again for every pass.
     Several processes that need a block at once each make it, the same one, and the first writes it.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, prepare: Callable[[Bank], Block]) -> None:
         self._run = run
+        self._prepare = prepare
         size = run.config.search.bank_size
         self._sizes = [min(_BANK_BLOCK, size - first) for first in range(0, size, _BANK_BLOCK)]
-        self._whole: Bank | None = None
+        self._whole: Block | None = None
 
-    def __iter__(self) -> Iterator[Bank]:
+    def __iter__(self) -> Iterator[Block]:
         for number in range(len(self._sizes)):
             if self._whole is not None:
                 yield self._whole
                 continue
-            bank = self._block(number)
+            bank = self._prepare(self._block(number))
             if len(self._sizes) == 1:
                 self._whole = bank
             yield bank

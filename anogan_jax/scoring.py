@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, count, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,12 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from anogan_jax.bank import Bank, nearest
+from anogan_jax.bank import Bank, Described, nearest, neighbours
 from anogan_jax.devices import ROWS, WHOLE, make_mesh, rows, whole
 from anogan_jax.losses import cross_entropy_loss
-from anogan_jax.models import GAN, Weights, sample_latent
-from anogan_jax.search import Descent, Search, Start, plain_start
+from anogan_jax.models import GAN, Encoder, Variables, Weights, sample_latent
+from anogan_jax.search import Descent, Search, Start, plain_start, project
+from anogan_jax.structure import describe, difference_map
 
 
 class Score(NamedTuple):
@@ -26,7 +27,7 @@ class Score(NamedTuple):
     residual: np.ndarray  # () R(x), 0 to 2 per pixel value
     discrimination: np.ndarray  # () D(x)
     generated: np.ndarray  # (S, S, C) G(z), in [-1, 1]
-    anomaly_map: np.ndarray  # (S, S) |x - G(z)|, the mean over channels
+    anomaly_map: np.ndarray  # (S, S) where x differs: |x - G(z)|, the mean over channels, or see ``difference_map``
 
 
 MakeStarts = Callable[[Array], Start]  # of images (n, S, S, C); its fields are (n, restarts, ...)
@@ -54,6 +55,25 @@ def from_bank(blocks: Iterable[Bank], scale: Array, restarts: int = 1, mesh: Mes
 
     def starts(images: Array) -> Start:
         z = nearest(blocks, images, restarts, mesh)
+        return Start(z, jnp.broadcast_to(scale, (*z.shape, z.shape[-1])))
+
+    return starts
+
+
+def from_encoder(gan: GAN, encoder: Encoder, variables: Variables, scale: Array) -> MakeStarts:
+    """One start for each image, at its encoder's z.
+
+    Args:
+      gan: the model.
+      encoder: of images to z.
+      variables: the trained encoder's.
+      scale: (latent, latent) the coordinates to move in, such as ``even_scale``.
+    """
+
+    @jax.jit
+    def starts(images: Array) -> Start:
+        z: Any = encoder.apply(variables, images, train=False)
+        z = jax.vmap(partial(project, gan))(z)[:, None]
         return Start(z, jnp.broadcast_to(scale, (*z.shape, z.shape[-1])))
 
     return starts
@@ -144,6 +164,46 @@ def make_search_scorer(
     return score
 
 
+def make_nearest_scorer(blocks: Iterable[Described], count: int, yardstick: str, mesh: Mesh | None = None) -> Scorer:
+    """Scores by the distance to the mean of the nearest images of a bank; no gradient, no step off the manifold.
+
+    One generated image differs from the query by what is accidental in both; of the mean of a few
+    only what they share remains, which is what a normal image at this place looks like.
+
+    Args:
+      blocks: the described bank; in several parts where one would not fit into memory.
+      count: how many images the mean is of.
+      yardstick: that of the bank, see ``describe``.
+      mesh: the one that the bank is divided over.
+    """
+    mesh = mesh or make_mesh()
+
+    def reconstruct(weights: Weights, images: Array) -> tuple[Array, Array]:
+        found = neighbours(blocks, images, count, yardstick, mesh)
+        return jnp.mean(found.images, axis=1), jnp.mean(found.features, axis=1)
+
+    return _make_reconstruction_scorer(reconstruct, yardstick, lanes_on(mesh) * mesh.size)
+
+
+def make_encoder_scorer(gan: GAN, encoder: Encoder, variables: Variables, yardstick: str) -> Scorer:
+    """Scores by the distance to G(E(x)): one pass forward (izi and izif, Schlegl et al. 2019).
+
+    Args:
+      gan: the model.
+      encoder: of images to z.
+      variables: the trained encoder's.
+      yardstick: what is compared, see ``describe``.
+    """
+
+    @jax.jit
+    def reconstruct(weights: Weights, images: Array) -> tuple[Array, Array]:
+        z: Any = encoder.apply(variables, images, train=False)
+        generated: Any = gan.generator.apply(weights.generator, jax.vmap(partial(project, gan))(z), train=False)
+        return generated, jax.vmap(partial(describe, yardstick=yardstick))(generated)
+
+    return _make_reconstruction_scorer(reconstruct, yardstick, lanes_on(make_mesh()))
+
+
 def make_discriminator_scorer(gan: GAN, mesh: Mesh | None = None) -> Scorer:
     """Scores by P_D: -log D(x), the discriminator's output alone; no search, and the map is of one value."""
     mesh = mesh or make_mesh()
@@ -160,6 +220,28 @@ def make_discriminator_scorer(gan: GAN, mesh: Mesh | None = None) -> Scorer:
             for image, unreal in zip(block, np.asarray(loss(weights, filled)), strict=False):
                 everywhere = np.full(image.shape[:2], unreal)
                 yield Score(unreal, np.zeros_like(unreal), unreal, np.zeros_like(image), everywhere)
+
+    return score
+
+
+def _make_reconstruction_scorer(
+    reconstruct: Callable[[Weights, Array], tuple[Array, Array]], yardstick: str, width: int
+) -> Scorer:
+    """From what gives images (N, S, S, C) their likeness among normal ones, and its description (N, F)."""
+
+    @jax.jit
+    def compare(images: Array, features: Array) -> tuple[Array, Array]:
+        differences = jax.vmap(partial(describe, yardstick=yardstick))(images) - features
+        _, size, _, channels = images.shape
+        where = partial(difference_map, image_size=size, channels=channels, yardstick=yardstick)
+        return jnp.linalg.norm(differences, axis=1), jax.vmap(where)(differences)
+
+    def score(weights: Weights, images: Iterable[np.ndarray]) -> Iterator[Score]:
+        for block, filled in _blocks(images, width):
+            likenesses, features = reconstruct(weights, jnp.asarray(filled))
+            found = jax.device_get((*compare(filled, features), likenesses))
+            for _, distance, anomaly_map, likeness in zip(block, *found, strict=False):
+                yield Score(distance, distance, np.zeros_like(distance), likeness, anomaly_map)
 
     return score
 

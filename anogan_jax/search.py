@@ -46,6 +46,7 @@ class Descent(NamedTuple):
     scale: Array  # (latent, latent) of the start
     moments: optax.OptState
     best: SearchResult  # of all points visited
+    lowest: Array  # () what was minimised, there
     steps: Array  # () int32 evaluations done
     done: Array  # () bool
 
@@ -82,6 +83,8 @@ def make_search(
     discrimination: str = "feature_matching",
     discrimination_weight: float = 0.1,
     feature_layer: int = -1,
+    residual: Callable[[Array, Array], Array] = residual_loss,
+    prior_weight: float = 0.0,
 ) -> Search:
     """Binds the model and the settings of a search.
 
@@ -101,6 +104,8 @@ def make_search(
       discrimination: "feature_matching" (eq. 5), or "cross_entropy" (eq. 4, after Yeh et al. 2016).
       discrimination_weight: lambda.
       feature_layer: the discriminator's hidden layer that feature matching compares.
+      residual: R of x and G(z), such as ``structure_loss``.
+      prior_weight: of |z|^2 / 2, which is minus the normal prior's log density, beside L(z) in what is minimised.
 
     Raises:
       ValueError: an unknown discrimination loss.
@@ -120,35 +125,38 @@ def make_search(
         images: Any = gan.generator.apply(weights.generator, z[None], train=False)
         generated = images[0]
         logit, features = discriminate(weights, generated)
-        residual = residual_loss(image, generated)
+        distance = residual(image, generated)
         if discrimination == "cross_entropy":
             second = cross_entropy_loss(logit)
         else:
             second = feature_matching_loss(image_features, features)
-        loss = (1.0 - discrimination_weight) * residual + discrimination_weight * second
-        return loss, SearchResult(z, generated, loss, residual, second)
+        loss = (1.0 - discrimination_weight) * distance + discrimination_weight * second
+        found = SearchResult(z, generated, loss, distance, second)
+        return loss + prior_weight * 0.5 * jnp.sum(z**2), found
 
     def begin(weights: Weights, image: Array, start: Start) -> Descent:
         _, features = discriminate(weights, image)
         z = project(gan, start.z)
         unknown = jnp.float32(jnp.inf)
         best = SearchResult(z, jnp.zeros_like(image), unknown, unknown, unknown)
-        return Descent(image, features, z, start.scale, optimizer.init(z), best, jnp.int32(0), jnp.bool_(False))
+        return Descent(
+            image, features, z, start.scale, optimizer.init(z), best, unknown, jnp.int32(0), jnp.bool_(False)
+        )
 
     def step(weights: Weights, descent: Descent) -> Descent:
-        (loss, found), gradient = jax.value_and_grad(evaluate, has_aux=True)(
+        (objective, found), gradient = jax.value_and_grad(evaluate, has_aux=True)(
             descent.z, weights, descent.image, descent.features
         )
-        best = _where(loss < descent.best.loss, found, descent.best)
+        best, lowest = _where(objective < descent.lowest, (found, objective), (descent.best, descent.lowest))
         update, moments = optimizer.update(descent.scale.T @ gradient, descent.moments)
         z = project(gan, descent.z + descent.scale @ update)
-        moved = descent._replace(z=z, moments=moments, best=best, steps=descent.steps + 1)
+        moved = descent._replace(z=z, moments=moments, best=best, lowest=lowest, steps=descent.steps + 1)
         return _where(descent.steps < steps, moved, descent)
 
     def advance(weights: Weights, descent: Descent) -> Descent:
-        before = descent.best.loss
+        before = descent.lowest
         descent, _ = lax.scan(lambda descent, _: (step(weights, descent), None), descent, length=_ROUND)
-        settled = (descent.steps > steps // 2) & (before - descent.best.loss < tolerance * before)
+        settled = (descent.steps > steps // 2) & (before - descent.lowest < tolerance * before)
         return descent._replace(done=settled | (descent.steps >= steps))
 
     return Search(begin, advance)

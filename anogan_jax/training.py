@@ -11,10 +11,19 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from anogan_jax.devices import rows, whole
-from anogan_jax.losses import discriminator_loss, generator_loss
+from anogan_jax.losses import (
+    critic_generator_loss,
+    critic_loss,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+)
 from anogan_jax.models import GAN, STATISTICS_MOMENTUM, Variables, Weights, sample_latent
 
 _STATISTICS_STREAM = 2**32 - 1  # a fold_in number that no training step reaches
+
+_PENALTY = 10.0  # the weight of WGAN-GP's gradient penalty, and
+_CRITIC_STEPS = 5  # its critic's updates for one of the generator, both as in the paper
 
 
 class TrainState(NamedTuple):
@@ -66,19 +75,29 @@ def init_state(gan: GAN, optimizer: optax.GradientTransformation, key: Array, ch
 
 
 def make_train_step(
-    gan: GAN, optimizer: optax.GradientTransformation, ema_decay: float = 0.999, mesh: Mesh | None = None
+    gan: GAN,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float = 0.999,
+    mesh: Mesh | None = None,
+    objective: str = "gan",
 ) -> Callable[[TrainState, Array], tuple[TrainState, Metrics]]:
     """Binds the model and returns the compiled ``step(state, images) -> (state, metrics)``.
 
     One step updates the discriminator, then the generator through the updated discriminator
     (DCGAN's order), on the same generated batch: the generator runs forward once. Real and
-    generated batches are normalised separately. ``images`` are (N, S, S, C) in [-1, 1]; the state
-    given is donated and must not be used again.
+    generated batches are normalised separately. With ``objective`` "wgan_gp" the critic is trained
+    each step, under its gradient's penalty, and the generator each fifth (Gulrajani et al. 2017,
+    algorithm 1); Adam's beta1 is 0 there, and the model one for a critic. ``images`` are
+    (N, S, S, C) in [-1, 1]; the state given is donated and must not be used again.
 
     On a mesh the batch is divided over its devices, and N must be a multiple of their number; all
     that is averaged over a batch is averaged over the whole of it, so the step is the same on any
     number of devices, up to rounding.
     """
+
+    critic = objective == "wgan_gp"
+    loss_of_discriminator = critic_loss if critic else discriminator_loss
+    loss_of_generator = critic_generator_loss if critic else generator_loss
 
     def discriminate(params: dict, statistics: dict, images: Array) -> tuple[Array, dict]:
         variables = {"params": params, "batch_stats": statistics}
@@ -86,7 +105,8 @@ def make_train_step(
         return logits, updates.get("batch_stats", {})
 
     def step(state: TrainState, images: Array) -> tuple[TrainState, Metrics]:
-        z = sample_latent(gan, jax.random.fold_in(state.key, state.step), (images.shape[0],))
+        key = jax.random.fold_in(state.key, state.step)
+        z = sample_latent(gan, key, (images.shape[0],))
 
         def generate(params: dict) -> tuple[Array, dict]:
             variables = {"params": params, "batch_stats": state.generator["batch_stats"]}
@@ -98,7 +118,12 @@ def make_train_step(
         def loss_d(params: dict) -> tuple[Array, tuple[dict, Array, Array]]:
             real_logits, statistics = discriminate(params, state.discriminator["batch_stats"], images)
             fake_logits, statistics = discriminate(params, statistics, fake)
-            return discriminator_loss(real_logits, fake_logits), (statistics, real_logits, fake_logits)
+            loss = loss_of_discriminator(real_logits, fake_logits)
+            if critic:
+                share = jax.random.uniform(jax.random.fold_in(key, 1), (images.shape[0], 1, 1, 1))
+                between = share * images + (1.0 - share) * fake
+                loss += _PENALTY * gradient_penalty(lambda x: discriminate(params, statistics, x)[0], between)
+            return loss, (statistics, real_logits, fake_logits)
 
         (d_loss, (statistics, real_logits, fake_logits)), d_grads = jax.value_and_grad(loss_d, has_aux=True)(
             state.discriminator["params"]
@@ -107,12 +132,20 @@ def make_train_step(
         d_params = optax.apply_updates(state.discriminator["params"], d_updates)
 
         def loss_g(fake: Array) -> Array:
-            return generator_loss(discriminate(d_params, statistics, fake)[0])
+            return loss_of_generator(discriminate(d_params, statistics, fake)[0])
 
         g_loss, fake_grads = jax.value_and_grad(loss_g)(fake)
         (g_grads,) = pull_back(fake_grads)
         g_updates, g_optimizer = optimizer.update(g_grads, state.generator_optimizer)
         g_params = optax.apply_updates(state.generator["params"], g_updates)
+
+        if critic:  # the generator follows a critic that has had some steps to settle
+            waits = (state.step + 1) % _CRITIC_STEPS != 0
+            g_params, g_optimizer = jax.tree.map(
+                partial(jnp.where, waits),
+                (state.generator["params"], state.generator_optimizer),
+                (g_params, g_optimizer),
+            )
 
         # A short memory at first, so that the average forgets the initialisation.
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))

@@ -51,7 +51,7 @@ def main() -> int:
 def measure(count: int) -> dict[str, float]:
     """Milliseconds an image, and this process's peak memory."""
     run = open_run(cli.given_workdir())
-    scorer = make_scorer(run, "anogan")
+    scorer = make_scorer(run, "bank")
     passes = -(-_AT_LEAST // count)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"

@@ -2,10 +2,10 @@
 
     python -m benchmarks.search --workdir runs/mnist [--queries 512]
 
-Queries are a random half and half of the run's normal and anomalous test images. For the default search and the
-paper's 500 Adam steps from a random z: the mean final loss A(x), AUROC, generator evaluations for each image (one for
-each gradient step) and images a second, compiling left out. Prints
-JSON.
+Queries are a random half and half of the run's normal and anomalous test images. For the nearest of the bank without a
+search, an encoder without one (if the run has it), the search from the bank and the paper's 500 Adam steps from a
+random z: the mean score (of the searches the final loss A(x)), AUROC, generator evaluations for each image (one for
+each gradient step) and images a second, compiling and the making of the bank left out. Prints JSON.
 """
 
 import json
@@ -38,7 +38,7 @@ def main() -> int:
         to_model_range(as_array(test.take(chosen), run.config), run.config.data.normalize_contrast),
     )
     report: dict[str, Any] = {"images": len(images)}
-    for method in ("anogan", "paper"):
+    for method in ("nearest", *(["encoder"] if run.config.encoder.steps else []), "bank", "paper"):
         turns: list[int] = []
         scorer = make_scorer(run, method, on_turn=turns.append)
         score_images(scorer, run.weights, images[:2])
@@ -47,9 +47,9 @@ def main() -> int:
         loss = score_images(scorer, run.weights, images).score
         seconds = time.perf_counter() - began
         report[method] = {
-            "mean_loss": float(loss.mean()),
-            "mean_loss_normal": float(loss[labels == 0].mean()),
-            "mean_loss_anomalous": float(loss[labels == 1].mean()),
+            "mean_score": float(loss.mean()),
+            "mean_score_normal": float(loss[labels == 0].mean()),
+            "mean_score_anomalous": float(loss[labels == 1].mean()),
             "auroc": ranking_metrics(labels, loss)["auroc"],
             "evaluations_per_image": 8 * sum(turns) / len(images),
             "images_per_second": len(images) / seconds,

@@ -61,6 +61,8 @@ def test_files_that_are_no_config(tmp_path):
         ("search.feature_layer", 3),
         ("search.discrimination_weight", -0.1),
         ("search.restarts", 0),
+        ("search.method", "encoder"),
+        ("search.neighbours", 8_193),
         ("alpha", 0.0),
         ("seed", -1),
     ],

@@ -405,3 +405,17 @@ def test_a_cache_keeps_to_its_size():
     for i in (0, 1, 0, 2, 0, 1):  # 2 pushes 1 out, which was used the longest ago
         assert get(i)[0] == i
     assert reads == [0, 1, 2, 1]
+
+
+def test_contamination_mixes_anomalous_images_into_those_trained_on(idx_folder):
+    def mixed_by(share):
+        how = dict(source="idx", name="mnist", dir=str(idx_folder), normal=1, held_out=0.25)
+        return load_one_class(config(**how, contamination=share))
+
+    clean, mixed = mixed_by(0.0), mixed_by(0.25)
+    assert set(clean.train.names) < set(mixed.train.names)
+    assert mixed.held_out.names == clean.held_out.names
+    values = np.array([int(mixed.train.read(i)[0, 0, 0]) for i in range(len(mixed.train.names))])
+    assert (values % 3 != 1).sum() == 5  # a quarter of 20
+    with pytest.raises(UserError, match=r"data\.contamination=0\.9"):
+        mixed_by(0.9)

@@ -16,8 +16,12 @@ from conftest import ROOT, TINY
 from anogan_jax import fit as fitting
 from anogan_jax.checkpoint import restore_state, save_state, saved_steps
 from anogan_jax.config import Config, DataConfig, ModelConfig, SearchConfig, TrainConfig, save
+from anogan_jax.data import load_one_class, make_draw, to_model_range
+from anogan_jax.devices import make_mesh
 from anogan_jax.errors import UserError
-from anogan_jax.fit import Stopped, fit
+from anogan_jax.fit import Stopped, fit, restored_encoder
+from anogan_jax.run import explained_normals, make_scorer, open_run
+from anogan_jax.scoring import score_images
 from anogan_jax.training import make_train_step
 
 
@@ -178,3 +182,63 @@ def test_a_mistake_in_the_data_leaves_the_work_directory_free(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         fit(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    """A work directory with a critic's generator and an encoder of it; treat as read-only."""
+    workdir = tmp_path_factory.mktemp("encoded") / "run"
+    config = tiny(objective="wgan_gp", beta1=0.0)
+    config.encoder.steps = 9
+    fit(config, workdir)
+    return config, workdir
+
+
+def test_an_encoder_is_trained_after_the_gan(encoded):
+    _, workdir = encoded
+    assert saved_steps(workdir / "encoder" / "checkpoints") == [5, 9]
+    lines = [json.loads(line) for line in (workdir / "encoder" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 5, 8, 9]
+    assert all(np.isfinite(line["encoder_loss"]) for line in lines)
+
+
+def test_an_encoder_stopped_on_the_way_ends_the_same(encoded, tmp_path):
+    config, workdir = encoded
+    shutil.copytree(workdir, tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "encoder" / "checkpoints" / "9")
+    fit(config, tmp_path / "again")
+    mesh = make_mesh()
+    one, two = (restored_encoder(folder, config, mesh) for folder in (workdir, tmp_path / "again"))
+    assert same(one, two)
+
+
+@pytest.mark.parametrize("method", ["anogan", "nearest", "encoder", "from_encoder", "paper", "yeh"])
+def test_every_method_scores_a_run_that_has_all_it_takes(encoded, method):
+    run = open_run(encoded[1])
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 1)).astype(np.float32)
+    scores = score_images(make_scorer(run, method), run.weights, images)
+    assert np.isfinite(scores.score).all()
+    assert scores.generated.shape == images.shape
+
+
+def test_normal_images_are_explained_once_and_better_than_by_the_nearest_of_the_bank(trained_run, tmp_path):
+    shutil.copytree(trained_run, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    explained = explained_normals(run)
+    train = load_one_class(run.config).train
+    draw = make_draw(train, run.config)
+    seen = to_model_range(np.stack([draw(i) for i in range(len(train.names))]), run.config.data.normalize_contrast)
+    assert explained.shape == seen.shape
+    bank = np.load(tmp_path / "run" / "bank" / "12" / "0-64.npz")["images"].astype(np.float32)
+    nearest = np.abs(seen[:, None] - bank[None]).mean(axis=(2, 3, 4)).min(axis=1)
+    assert np.abs(seen - explained).mean() < nearest.mean()
+    kept = tmp_path / "run" / "bank" / "12" / "normal-8192.npz"
+    np.savez(kept, images=explained[:5])
+    np.testing.assert_array_equal(explained_normals(run), explained[:5])
+    few = score_images(make_scorer(run, "nearest"), run.weights, seen[:2])  # the likeness is then the mean of all five
+    np.testing.assert_allclose(few.generated[0], explained[:5].astype(np.float32).mean(axis=0), atol=1e-3)
+
+
+def test_a_run_without_an_encoder_says_so(trained_run):
+    with pytest.raises(UserError, match="trained without an encoder; train with"):
+        make_scorer(open_run(trained_run), "encoder")

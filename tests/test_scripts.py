@@ -127,7 +127,7 @@ def test_the_paper_table(trained_run, tmp_path):
     done = run_script("score.py", "--workdir", trained_run, "--compare", "--output", tmp_path)
     assert done.returncode == 0, done.stderr
     methods = [row["method"].split(":")[0] for row in rows(tmp_path / "comparison.csv")]
-    assert methods == ["anogan", "paper", "yeh", "discriminator", "kNN (k=2)", "kNN (k=2), cosine", "PCA-32"]
+    assert methods == ["anogan", "nearest", "paper", "yeh", "discriminator", "kNN (k=2)", "kNN (k=2), cosine", "PCA-32"]
 
 
 def test_discriminator_score(trained_run, tmp_path):

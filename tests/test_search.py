@@ -153,3 +153,13 @@ def test_a_bank_holds_what_its_z_generate(gan, weights):
     np.testing.assert_allclose(bank.images[:300:50], generate(gan, weights, bank.z[:300:50]), atol=1e-3)
     np.testing.assert_allclose(bank.squares[:300], np.square(bank.images[:300]).sum((1, 2, 3)), rtol=1e-5)
     assert np.linalg.norm(bank.z, axis=1).max() <= gan.latent_size**0.5 * (1 + 1e-5)
+
+
+def test_a_prior_keeps_z_nearer_to_where_it_is_likely(gan, weights, blobs):
+    start = plain_start(sample_latent(gan, jax.random.key(0)))
+    free, kept = (
+        jax.jit(partial(latent_search, gan, steps=60, prior_weight=weight))(weights, -blobs[0], start)
+        for weight in (0.0, 50.0)
+    )
+    assert np.linalg.norm(kept.z) < 0.7 * np.linalg.norm(free.z)
+    assert kept.loss >= free.loss

@@ -8,6 +8,7 @@ import pytest
 from anogan_jax import (
     discriminator_loss,
     generator_loss,
+    gradient_penalty,
     inference_weights,
     init_state,
     latent_search,
@@ -133,3 +134,29 @@ def test_discriminator_statistics_average_real_and_generated_batches_alike(gan, 
 def test_inference_weights_are_a_function_of_the_state(gan, trained_state):
     one, two = (jax.tree.leaves(inference_weights(gan, trained_state)) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_the_gradient_penalty_is_that_of_a_known_critic(blobs):
+    """Of C(x) = |x|^2 / 2 the gradient is x itself."""
+    norms = np.linalg.norm(blobs[:8].reshape(8, -1), axis=1)
+    found = gradient_penalty(lambda images: 0.5 * jnp.sum(images**2, axis=(1, 2, 3)), blobs[:8])
+    np.testing.assert_allclose(found, np.mean((norms - 1) ** 2), rtol=1e-5)
+
+
+def test_wgan_gp_moves_the_generator_each_fifth_step_and_learns(blobs):
+    gan = make_gan(image_size=16, channels=1, width=8, kernel_size=4, latent_size=4, objective="wgan_gp")
+    optimizer = make_optimizer(1e-3, beta1=0.0)
+    state = init_state(gan, optimizer, jax.random.key(0), channels=1)
+    assert "batch_stats" not in gan.discriminator.init(jax.random.key(0), blobs[:2], train=False)
+    step = make_train_step(gan, optimizer, ema_decay=0.9, objective="wgan_gp")
+    rng, moved = np.random.default_rng(0), []
+    for _ in range(400):
+        before = np.asarray(jax.tree.leaves(state.generator["params"])[0])
+        state, metrics = step(state, blobs[rng.integers(0, len(blobs), 16)])
+        moved.append(bool((np.asarray(jax.tree.leaves(state.generator["params"])[0]) != before).any()))
+    assert np.flatnonzero(moved).tolist() == list(range(4, 400, 5))
+    assert np.isfinite(metrics).all()
+    weights = inference_weights(gan, state)
+    z = sample_latent(gan, jax.random.key(1), (64,))
+    images = np.asarray(gan.generator.apply(weights.generator, z, train=False))
+    assert np.abs(images.mean(axis=0) - blobs.mean(axis=0)).mean() < 0.25 * np.abs(blobs.mean(axis=0)).mean()

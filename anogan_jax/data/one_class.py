@@ -13,7 +13,7 @@ from anogan_jax.errors import UserError
 class OneClass(NamedTuple):
     """A data set under a one-class protocol; labels are 0 normal, 1 anomalous."""
 
-    train: Images  # normal images only
+    train: Images  # normal images only, unless contaminated
     held_out: Images  # normal images that training never sees, for p-values
     test: Images | None
     origin: str
@@ -37,7 +37,17 @@ def load_one_class(config: Config) -> OneClass:
         raise UserError(f"data.normal: {splits.origin} holds {len(normal)} training images of class {wanted}")
     order = np.random.default_rng(config.seed).permutation(normal)
     count = max(1, round(config.data.held_out * len(normal)))
-    train = splits.train.take(np.sort(order[count:]))
+    mixed_in = np.zeros(0, int)
+    if share := config.data.contamination:
+        anomalous = np.zeros(0, int) if train_labels is None else np.flatnonzero(train_labels == 1)
+        wanted_number = round(share / (1 - share) * (len(order) - count))
+        if len(anomalous) < wanted_number:
+            raise UserError(
+                f"data.contamination={share}: takes {wanted_number} anomalous training images; "
+                f"{splits.origin} has {len(anomalous)}"
+            )
+        mixed_in = np.random.default_rng([config.seed, 1]).choice(anomalous, wanted_number, replace=False)
+    train = splits.train.take(np.sort(np.concatenate([order[count:], mixed_in])))
     held_out = splits.train.take(np.sort(order[:count]))
     test = splits.test
     if test is not None:
