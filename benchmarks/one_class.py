@@ -1,0 +1,177 @@
+"""One-class detection: each class of a data set in turn is normal, and all others are to be told from it.
+
+    python -m benchmarks.one_class --config configs/mnist.py --workdir runs/one_class/mnist
+
+Trains a model on the training images of each class, less the held-out tenth (Ruff et al. 2018), scores the test split,
+and writes a row for each method to benchmarks/results/<data set>.json, the table to docs/detection.md:
+  best        as the config searches and measures
+  sampled     the same, with random generated images instead of training images as the generator makes them
+  bank        A(x), after the search from the nearest generated image; on 2,000 test images, as is
+  paper       A(x), after the paper's 500 steps from a random z
+  encoder     the encoder alone, trained for 1,000 steps, under the config's yardstick
+  same_knn    the mean of the nearest training images, under the config's yardstick: what the generator is worth
+  pca32, knn2, knn2cos   as score.py --compare
+Goes on where it was stopped: what has a row is not done again. --quick is for a look: few steps, two classes.
+"""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from sklearn.metrics import roc_auc_score
+
+from anogan_jax import cli
+from anogan_jax.bank import describe_bank
+from anogan_jax.baselines import baseline_scores
+from anogan_jax.config import Config, EncoderConfig, differences
+from anogan_jax.data import Images, OneClass, as_array, load_one_class, to_model_range
+from anogan_jax.fit import fit
+from anogan_jax.queries import score_queries
+from anogan_jax.run import Run, make_scorer, open_run
+from anogan_jax.scoring import make_nearest_scorer
+from benchmarks.one_class_table import RESULTS, write_table
+
+METHODS = ("best", "sampled", "encoder", "same_knn", "pca32", "knn2", "knn2cos", "bank", "paper")
+_SLOW = ("bank", "paper")  # on a fixed sample of the test split
+_SAMPLE = 2_000
+
+_CLASSES = flags.DEFINE_list("classes", [str(n) for n in range(10)], "Which are normal in turn.")
+_SEEDS = flags.DEFINE_list("seeds", ["0"], "Of training.")
+_METHODS = flags.DEFINE_list("methods", list(METHODS), "Which to run.")
+_QUICK = flags.DEFINE_bool("quick", False, "Two classes, 50 steps, 200 test images, and no file is written.")
+
+
+def main() -> None:
+    """Trains and scores what has no row yet."""
+    config = cli.given_config() or Config()
+    name = config.data.name.replace("_", "-") + ("-contaminated" if config.data.contamination else "")
+    path = RESULTS / f"{name}.json"
+    rows = json.loads(path.read_text()) if path.exists() and not _QUICK.value else []
+    for seed in _SEEDS.value:
+        for normal in _CLASSES.value[: 2 if _QUICK.value else None]:
+            done = {row["method"] for row in rows if (row["class"], row["seed"]) == (int(normal), int(seed))}
+            methods = [method for method in _METHODS.value if method not in done]
+            if not methods:
+                continue
+            run = trained(config, int(normal), int(seed), cli.given_workdir())
+            for method in methods:
+                row = measured(run, method)
+                rows.append(row)
+                print(
+                    *(f"{row[name]}" for name in ("class", "seed", "method", "auroc", "images", "seconds")), flush=True
+                )
+                if not _QUICK.value:
+                    path.parent.mkdir(exist_ok=True)
+                    path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+                    write_table(name, rows)
+
+
+def trained(config: Config, normal: int, seed: int, workdir: Path) -> Run:
+    """A model of one class, trained if there is none yet."""
+    config = replace(
+        config,
+        data=replace(config.data, normal=normal),
+        seed=seed,
+        encoder=EncoderConfig(20 if _QUICK.value else 1_000),
+    )
+    if _QUICK.value:
+        config = replace(config, train=replace(config.train, steps=50), search=replace(config.search, bank_size=512))
+    folder = workdir / f"{normal}-{seed}{'-quick' if _QUICK.value else ''}"
+    fit(config, folder)
+    return open_run(folder)
+
+
+def measured(run: Run, method: str) -> dict:
+    """Scores the test split, or a sample of it, by one method."""
+    limit = 200 if _QUICK.value else _SAMPLE if method in _SLOW else None
+    config = replace(run.config, data=replace(run.config.data, test_limit=limit))
+    run, data = run._replace(config=config), load_one_class(config)
+    labels = test_of(data).labels
+    assert labels is not None
+    anywhere = replace(config, data=replace(config.data, dir=""))
+    score = _SCORES[method](run, data)
+    began = time.monotonic()
+    scores = score()
+    return {
+        "method": method,
+        "class": config.data.normal,
+        "seed": config.seed,
+        "auroc": round(float(roc_auc_score(labels, scores)), 5),
+        "images": len(scores),
+        "seconds": round(time.monotonic() - began, 2),
+        "commit": _commit(),
+        "config": [text.split(", not ")[0] for text in differences(anywhere, Config())],
+    }
+
+
+def searched(method: str, run: Run, data: OneClass) -> Callable[[], np.ndarray]:
+    """By a method of score.py; what it keeps is made, and its programs compiled, beforehand."""
+    test, size, channels = test_of(data), run.config.model.image_size, run.config.model.channels
+    score = partial(make_scorer(run, method), run.weights)
+    list(score([np.zeros((size, size, channels), np.float32)]))
+    return lambda: np.array(
+        [scored.found.score for scored in score_queries(score, test, run.config, method) if scored.found]
+    )
+
+
+def sampled(run: Run, data: OneClass) -> Callable[[], np.ndarray]:
+    """As the config says, from random images."""
+    search = replace(run.config.search, references=0)
+    return searched("anogan", run._replace(config=replace(run.config, search=search)), data)
+
+
+def baseline(name: str, run: Run, data: OneClass) -> Callable[[], np.ndarray]:
+    """By one of the baselines of score.py."""
+    train, test = (as_array(images, run.config) for images in (data.train, test_of(data)))
+    return lambda: baseline_scores(train, test)[name]
+
+
+def same_knn(run: Run, data: OneClass) -> Callable[[], np.ndarray]:
+    """As ``make_nearest_scorer``, of the training images themselves."""
+    contrast, search = run.config.data.normalize_contrast, run.config.search
+    described = describe_bank(to_model_range(as_array(data.train, run.config), contrast), search.yardstick)
+    score = partial(make_nearest_scorer([described], search.neighbours, search.yardstick), run.weights)
+    return lambda: np.array(
+        [scored.found.score for scored in score_queries(score, test_of(data), run.config, "kNN") if scored.found]
+    )
+
+
+def test_of(data: OneClass) -> Images:
+    """The test split, which the data sets here have."""
+    assert data.test is not None
+    return data.test
+
+
+_SCORES: dict[str, Callable[[Run, OneClass], Callable[[], np.ndarray]]] = {
+    "best": partial(searched, "anogan"),
+    "sampled": sampled,
+    "bank": partial(searched, "bank"),
+    "paper": partial(searched, "paper"),
+    "encoder": partial(searched, "encoder"),
+    "same_knn": same_knn,
+    "knn2": partial(baseline, "kNN (k=2)"),
+    "knn2cos": partial(baseline, "kNN (k=2), cosine"),
+    "pca32": partial(baseline, "PCA-32"),
+}
+
+
+def _commit() -> str:
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return told.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    flags.adopt_module_key_flags(cli)
+    cli.run(main)
