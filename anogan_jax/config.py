@@ -88,7 +88,7 @@ class SearchConfig:
 
     method: str = "bank"  # one of METHODS in run.py: bank, nearest, from_encoder, encoder, paper
     yardstick: str = "pixels"  # what R compares; or structure, the edges by direction and place
-    references: int = 8_192  # nearest: training images (patches), as the generator makes them; 0: the random bank
+    references: int = 8_192  # nearest: training images as the generator makes them; 0, or patches: the random bank
     neighbours: int = 8  # nearest: the likeness is the mean of so many of them
     prior_weight: float = 0.0  # of |z|^2 / 2, how unlikely z is a priori, beside the loss
     steps: int | None = None  # at most so many; None: 72, the paper's 500
@@ -162,7 +162,7 @@ def validate(config: Config) -> None:
             f"search.feature_layer={config.search.feature_layer}: a discriminator for {size}x{size} has {layers} "
             f"hidden layers, 0 to {layers - 1}"
         )
-    among = "references" if config.search.references else "bank_size"
+    among = "references" if config.search.references and not config.patches.enabled else "bank_size"
     if config.search.neighbours > getattr(config.search, among):
         raise UserError(f"search.neighbours={config.search.neighbours}: more than search.{among}")
     if config.search.method in ("from_encoder", "encoder") and not config.encoder.steps:

@@ -82,7 +82,7 @@ def save_heatmap(path: Path, title: str, image: np.ndarray, anomaly_map: np.ndar
     axis.imshow(overlay(image, anomaly_map, scale), interpolation="nearest")
     axis.set(xticks=[], yticks=[], frame_on=False)
     axis.set_title(title, fontsize=9)
-    _add_legend(figure, axis, scale, "|x - G(z)|; the mark: seldom reached by normal images")
+    _add_legend(figure, axis, scale, "difference; the mark: seldom reached by normal images")
     _save(figure, path)
 
 
@@ -96,7 +96,7 @@ class Panel(NamedTuple):
 
 
 def save_panels(path: Path, groups: Mapping[str, Sequence[Panel]], scale: HeatScale) -> None:
-    """Queries by titled group, side by side: query, G(z), and the query under its heatmap."""
+    """Queries by titled group, side by side: query, reconstruction, and the query under its heatmap."""
     columns = max(2, max(len(panels) for panels in groups.values()))
     figure = Figure(figsize=(1.35 * columns + 1.7, 4.9 * len(groups)), layout="constrained")
     blocks = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
@@ -105,7 +105,7 @@ def save_panels(path: Path, groups: Mapping[str, Sequence[Panel]], scale: HeatSc
         axes = block.subplots(3, columns, squeeze=False)
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[], frame_on=False)
-        for row, label in enumerate(("query", "G(z)", "anomaly")):
+        for row, label in enumerate(("query", "reconstruction", "difference")):
             axes[row, 0].set_ylabel(label)
         for column, panel in enumerate(panels):
             axes[0, column].set_title(f"{_short(panel.name)}\n{panel.score:.4g}, p={panel.p_value:.3f}", fontsize=8)
@@ -113,7 +113,7 @@ def save_panels(path: Path, groups: Mapping[str, Sequence[Panel]], scale: HeatSc
                 strip = np.asarray(picture.convert("RGB"))
             for row, part in enumerate(np.split(strip, 3, axis=1)):
                 axes[row, column].imshow(part)
-        _add_legend(block, list(axes[2]), scale, "|x - G(z)|", fraction=0.05, pad=0.01)
+        _add_legend(block, list(axes[2]), scale, "difference", fraction=0.05, pad=0.01)
     _save(figure, path)
 
 

@@ -120,7 +120,7 @@ def make_scorer(run: Run, method: str, on_turn: Callable[[int], None] | None = N
         settings = _of_method(settings, method)
     if settings.method == "nearest":
         described = partial(describe_bank, yardstick=settings.yardstick, mesh=run.mesh)
-        if not settings.references:
+        if run.config.patches.enabled or not settings.references:
             bank = _BankFiles(run, lambda bank: described(bank.images))
             return make_nearest_scorer(bank, settings.neighbours, settings.yardstick, run.mesh)
         normal = explained_normals(run)
@@ -193,7 +193,7 @@ def explained_normals(run: Run) -> np.ndarray:
     if path.exists():
         return read_arrays(path)["images"]
     train = load_one_class(config).train
-    count = search.references if config.patches.enabled else min(search.references, len(train.names))
+    count = min(search.references, len(train.names))
     short = replace(_of_method(search, "bank"), steps=_SHORT, restarts=1)
     scorer = make_scorer(run._replace(config=replace(config, search=short)), "anogan")
     images = (

@@ -8,6 +8,7 @@ way: blended into a map, and pooled to a score. The baselines learn from 20,000 
   pca32           |x - its projection on 32 principal components|
   knn2            the distance to the two nearest patches, the same all over a tile
   knn2_residual   |x - the mean of the two nearest patches|
+  same_knn        as the nearest method of score.py, of the patches themselves: what the generator is worth
 Prints the table and, for each method, in how many images of small defects the map's peak lies inside the mask, widened
 by a quarter of a patch; writes benchmarks/results/<run>.json. Goes on where it was stopped (<workdir>/benchmark).
 """
@@ -27,15 +28,17 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from anogan_jax import cli
+from anogan_jax.bank import describe_bank
 from anogan_jax.config import Config
 from anogan_jax.data import Images, load_one_class, make_draw, read_ahead, to_model_range
 from anogan_jax.errors import UserError
 from anogan_jax.figures import HeatScale
 from anogan_jax.journal import Journal
+from anogan_jax.models import Weights
 from anogan_jax.queries import score_queries
 from anogan_jax.report import by_defect, record
 from anogan_jax.run import make_scorer, open_run
-from anogan_jax.scoring import Score
+from anogan_jax.scoring import Score, make_nearest_scorer
 
 _PATCHES = 20_000
 _SMALL = ("blowhole", "break", "crack")
@@ -86,7 +89,15 @@ def knn2_residual(config: Config, train: Images) -> Scoring:
     return _tile_by_tile(lambda tiles: np.abs(tiles - patches[neighbours.kneighbors(tiles)[1]].mean(axis=1)))
 
 
-_BASELINES = {"pca32": pca32, "knn2": knn2, "knn2_residual": knn2_residual}
+def same_knn(config: Config, train: Images) -> Scoring:
+    """The config's yardstick, with patches in the place of generated images."""
+    patches = patches_of(config, train).reshape(-1, *[config.model.image_size] * 2, config.model.channels)
+    bank, search = describe_bank(patches, config.search.yardstick), config.search
+    scorer = make_nearest_scorer([bank], search.neighbours, search.yardstick)
+    return lambda tiles: scorer(Weights({}, {}), tiles)
+
+
+_BASELINES = {"pca32": pca32, "knn2": knn2, "knn2_residual": knn2_residual, "same_knn": same_knn}
 
 
 def patches_of(config: Config, train: Images) -> np.ndarray:

@@ -7,7 +7,7 @@ Small defects in large images: --config.patches.enabled looks at them in patches
 --config.patches.scale times that. Colour: --config.model.channels=3.
 """
 
-from anogan_jax.config import Config, DataConfig, ModelConfig, TrainConfig
+from anogan_jax.config import Config, DataConfig, ModelConfig, SearchConfig, TrainConfig
 
 
 def get_config() -> Config:
@@ -15,4 +15,5 @@ def get_config() -> Config:
         data=DataConfig(source="folder"),
         model=ModelConfig(image_size=64, width=16, latent_size=64),
         train=TrainConfig(steps=5_000),
+        search=SearchConfig(method="nearest", yardstick="structure"),
     )

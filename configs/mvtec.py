@@ -7,7 +7,7 @@
 --config.model.channels=1. Meant for a GPU; how well it detects was not measured.
 """
 
-from anogan_jax.config import Config, DataConfig, ModelConfig, PatchConfig, TrainConfig
+from anogan_jax.config import Config, DataConfig, ModelConfig, PatchConfig, SearchConfig, TrainConfig
 
 
 def get_config() -> Config:
@@ -16,4 +16,5 @@ def get_config() -> Config:
         patches=PatchConfig(enabled=True, scale=0.25),
         model=ModelConfig(image_size=64, channels=3, latent_size=128),
         train=TrainConfig(steps=20_000, flip=True),
+        search=SearchConfig(method="nearest", yardstick="structure"),
     )
