@@ -11,7 +11,8 @@ and writes a row for each method to benchmarks/results/<data set>.json, the tabl
   encoder     the encoder alone, trained for 1,000 steps, under the config's yardstick
   same_knn    the mean of the nearest training images, under the config's yardstick: what the generator is worth
   pca32, knn2, knn2cos   as score.py --compare
-Goes on where it was stopped: what has a row is not done again. --quick is for a look: few steps, two classes.
+Prints the table in the end. Goes on where it was stopped: what has a row is not done again. --quick is for a look: few
+steps, two classes.
 """
 
 import json
@@ -35,7 +36,7 @@ from anogan_jax.fit import fit
 from anogan_jax.queries import score_queries
 from anogan_jax.run import Run, make_scorer, open_run
 from anogan_jax.scoring import make_nearest_scorer
-from benchmarks.one_class_table import RESULTS, write_table
+from benchmarks.one_class_table import RESULTS, table, write_table
 
 METHODS = ("best", "sampled", "encoder", "same_knn", "pca32", "knn2", "knn2cos", "bank", "paper")
 _SLOW = ("bank", "paper")  # on a fixed sample of the test split
@@ -70,6 +71,7 @@ def main() -> None:
                     path.parent.mkdir(exist_ok=True)
                     path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
                     write_table(name, rows)
+    print(*table(name, rows), sep="\n")
 
 
 def trained(config: Config, normal: int, seed: int, workdir: Path) -> Run:

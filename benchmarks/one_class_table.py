@@ -36,9 +36,9 @@ _PUBLISHED = {
 }
 
 
-def write_table(name: str, rows: list[dict]) -> None:
-    """AUROC in % of each class and their mean, over the seeds; milliseconds an image."""
-    classes = sorted({row["class"] for row in rows})
+def table(name: str, rows: list[dict]) -> list[str]:
+    """AUROC in % of each class, over the seeds; the mean of those seeds that have all classes; the published rows."""
+    classes = sorted({row["class"] for row in rows} | (set(range(10)) if name in _PUBLISHED else set()))
     lines = [
         "| method | " + " | ".join(map(str, classes)) + " | mean | images | ms |",
         "|---|" + "---|" * (len(classes) + 3),
@@ -48,10 +48,12 @@ def write_table(name: str, rows: list[dict]) -> None:
         if not mine:
             continue
         by_class = [[100 * row["auroc"] for row in mine if row["class"] == label] for label in classes]
-        complete = all(by_class)
-        seeds = sorted({row["seed"] for row in mine})
-        means = [np.mean([100 * row["auroc"] for row in mine if row["seed"] == seed]) for seed in seeds]
-        mean = f"{np.mean(means):.2f}" + (f" ± {np.std(means):.2f}" if len(seeds) > 1 else "") if complete else ""
+        by_seed = [
+            [100 * row["auroc"] for row in mine if row["seed"] == seed] for seed in {row["seed"] for row in mine}
+        ]
+        means = [np.mean(found) for found in by_seed if len(found) == len(classes)]
+        spread = f" ± {np.std(means, ddof=1):.2f}" if len(means) > 1 else ""
+        mean = f"{np.mean(means):.2f}{spread}" if means else ""
         cells = [f"{np.mean(found):.1f}" if found else "" for found in by_class]
         speed = 1000 * np.median([row["seconds"] / row["images"] for row in mine])
         images = "/".join(sorted({f"{row['images']:,}" for row in mine}))
@@ -59,11 +61,15 @@ def write_table(name: str, rows: list[dict]) -> None:
     for shown, found in _PUBLISHED.get(name, {}).items():
         cells = [f"{value:.1f}" for value in found] if len(found) > 1 else [""] * len(classes)
         lines.append(f"| {shown} | " + " | ".join(cells) + f" | {np.mean(found):.1f} | 10,000 | |")
+    return lines
+
+
+def write_table(name: str, rows: list[dict]) -> None:
+    """Puts the table into docs/detection.md, where that has a place for it."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
     between = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    page = _PAGE.read_text()
-    if begin in page:
-        _PAGE.write_text(between.sub(lambda _: begin + "\n".join(lines) + "\n" + end, page))
+    text = begin + "\n".join(table(name, rows)) + "\n" + end
+    _PAGE.write_text(between.sub(lambda _: text, _PAGE.read_text()))
 
 
 def main() -> None:

@@ -1,0 +1,28 @@
+"""The one-class benchmark: what it says is the mean is one, and it runs."""
+
+import subprocess
+import sys
+
+from conftest import ROOT
+
+from benchmarks.one_class_table import table
+
+
+def test_a_mean_is_of_all_classes_and_of_whole_seeds():
+    def row(label, seed, auroc):
+        return {"method": "best", "class": label, "seed": seed, "auroc": auroc, "images": 10, "seconds": 0.1}
+
+    whole = [row(label, seed, 0.9 + 0.02 * seed) for label in range(10) for seed in (0, 1)]
+    assert "| 91.00 ± 1.41 | 10 | 10 |" in table("mnist", [*whole, row(0, 2, 0.5)])[2]
+    assert "|  | 10 | 10 |" in table("mnist", whole[:18])[2]  # no mean of nine classes
+    assert {line.count("|") for line in table("mnist", whole[:4])} == {15}  # nor rows of several lengths
+
+
+def test_the_quick_one_class_benchmark_prints_a_table(tmp_path):
+    flags = ["--config=configs/digits.py", "--workdir", tmp_path, "--quick", "--methods=best,sampled,same_knn,knn2cos"]
+    command = [sys.executable, "-m", "benchmarks.one_class", *map(str, flags)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[2] for line in lines[:8]] == 2 * ["best", "sampled", "same_knn", "knn2cos"]
+    assert lines[8].startswith("| method | 0 | 1 | mean |")
