@@ -95,7 +95,7 @@ def score(run: Run) -> int:
     seconds = time.monotonic() - began
     facts: dict[str, Any] = {
         "data": origin,
-        "method": _METHOD.value,
+        "method": run.config.search.method if _METHOD.value == "anogan" else _METHOD.value,
         "checkpoint_step": run.step,
         "seconds": seconds,
         "images_per_second": (len(queries.names) - done) / seconds,

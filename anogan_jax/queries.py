@@ -28,7 +28,7 @@ class Found(NamedTuple):
     """What was found in one query, at its own size."""
 
     image: np.ndarray  # (H, W, C) uint8 the query
-    generated: np.ndarray  # (H, W, C) uint8 the closest that the generator can make
+    generated: np.ndarray  # (H, W, C) uint8 its reconstruction, by the generator
     anomaly_map: np.ndarray  # (H, W) float32 how far the one is from the other, where
     score: float  # A(x); by patches, pooled from the map
     residual: float  # R(x); by patches, the tiles' mean

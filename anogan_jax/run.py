@@ -107,7 +107,7 @@ def methods_of(run: Run) -> dict[str, str]:
 
 
 def make_scorer(run: Run, method: str, on_turn: Callable[[int], None] | None = None) -> Scorer:
-    """Builds one of METHODS for the run's model; the first use of the bank makes it.
+    """Builds one of METHODS for the run's model; the first use of the bank, or of explained normals, makes them.
 
     ``on_turn`` is as for ``make_search_scorer``.
     """
@@ -174,14 +174,6 @@ def held_out_scores(run: Run, scorer: Scorer, method: str) -> HeldOut:
     return held_out
 
 
-def _of_method(settings: SearchConfig, method: str) -> SearchConfig:
-    """The settings for another method: its own steps and rate; A(x), unlike the likenesses, measured in pixels."""
-    if method == settings.method:
-        return settings
-    yardstick = settings.yardstick if method in ("nearest", "encoder") else "pixels"
-    return replace(settings, method=method, steps=None, learning_rate=None, yardstick=yardstick)
-
-
 def explained_normals(run: Run) -> np.ndarray:
     """(B, S, S, C) training images as the generator makes them; from bank/<step>/, made when first needed.
 
@@ -208,6 +200,14 @@ def explained_normals(run: Run) -> np.ndarray:
         with replacing(path) as temporary:
             np.savez(temporary, images=normal)
     return normal
+
+
+def _of_method(settings: SearchConfig, method: str) -> SearchConfig:
+    """The settings for another method: its own steps and rate; A(x), unlike the likenesses, measured in pixels."""
+    if method == settings.method:
+        return settings
+    yardstick = settings.yardstick if method in ("nearest", "encoder") else "pixels"
+    return replace(settings, method=method, steps=None, learning_rate=None, yardstick=yardstick)
 
 
 def _encoder(run: Run) -> Variables:
