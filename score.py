@@ -61,7 +61,8 @@ def score(run: Run) -> int:
     if _INPUT.value is None:
         data = load_one_class(run.config)
         queries, origin, warnings = test_split(data), data.origin, [data.warning] if data.warning else []
-        baselines = baselines_of(run, data) if is_first() else {}
+        both_kinds = queries.labels is not None and len(set(queries.labels.tolist())) > 1
+        baselines = baselines_of(run, data) if both_kinds and is_first() else {}
         folder = Path(_OUTPUT.value or run.workdir)
     else:
         source = Path(_INPUT.value)
@@ -114,6 +115,8 @@ def score(run: Run) -> int:
 def compare(run: Run) -> int:
     """The paper's table, P_D, Yeh's variant and AnoGAN, with baselines on the same images."""
     data = load_one_class(run.config)
+    if data.warning:
+        log.warning("%s", data.warning)
     test = test_split(data)
     if test.labels is None or len(set(test.labels.tolist())) < 2:
         raise UserError(f"--compare: needs a test split with normal and anomalous images; {data.origin} has none")

@@ -1,4 +1,4 @@
-"""A bank of generated images: the nearest to a query is a better start than hundreds of steps from a random z."""
+"""A bank of generated images: the nearest is a better start than hundreds of steps from a random z, or the answer."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -27,7 +27,7 @@ class Bank(NamedTuple):
     """B generated images with the z that made them, divided over the devices of a mesh."""
 
     z: Array  # (B, latent)
-    images: Array  # (B, S, S, C) float32 in [-1, 1], of half precision, to be kept in half the space
+    images: Array  # (B, S, S, C) float32 in [-1, 1], whose values fit into float16, as which they are saved
     squares: Array  # (B,) their squared norms; infinite for the rows that only fill the last chunk
 
 
@@ -108,7 +108,7 @@ def neighbours(
     Args:
       blocks: the described bank, in several parts where one would not fit into the devices' memory.
       images: queries (N, S, S, C).
-      count: how many, at most a few tens.
+      count: how many; where the bank holds fewer, the rest have an infinite distance.
       yardstick: that of ``describe_bank``.
       mesh: the one that the bank is divided over.
     """
@@ -142,7 +142,7 @@ def _closer(mesh: Mesh, found: _Found, block: Bank, images: Array) -> _Found:
 
     def in_chunk(found: _Found, chunk: Bank, image: Array) -> _Found:
         distances = chunk.squares - 2 * chunk.images.reshape(_CHUNK, -1) @ image.ravel()
-        _, places = lax.top_k(-distances, max(_SHORTLIST, len(found.z)))
+        _, places = lax.top_k(-distances, min(max(_SHORTLIST, len(found.z)), _CHUNK))
         residuals = jax.vmap(residual_loss, in_axes=(None, 0))(image, chunk.images[places])
         return _merge(found, _Found(jnp.where(jnp.isinf(chunk.squares[places]), jnp.inf, residuals), chunk.z[places]))
 
@@ -192,11 +192,11 @@ def _nearer(mesh: Mesh, count: int, found: Neighbours, block: Described, feature
 
         def of_query(features: Array) -> tuple[Array, Array]:
             def in_chunk(first: Array, chunk: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-                least, places = lax.top_k(2 * chunk[0] @ features - chunk[1], count)
+                least, places = lax.top_k(2 * chunk[0] @ features - chunk[1], min(count, _CHUNK))
                 return first + _CHUNK, (-least, places + first)
 
             _, (distances, places) = lax.scan(in_chunk, jnp.int32(0), chunks)
-            least, order = lax.top_k(-distances.ravel(), count)
+            least, order = lax.top_k(-distances.ravel(), min(count, distances.size))
             return -least, places.ravel()[order]
 
         distances, places = lax.map(of_query, features, batch_size=_QUERIES)

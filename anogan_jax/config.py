@@ -88,11 +88,11 @@ class SearchConfig:
 
     method: str = "bank"  # one of METHODS in run.py: bank, nearest, from_encoder, encoder, paper
     yardstick: str = "pixels"  # what R compares; or structure, the edges by direction and place
-    references: int = 8_192  # nearest: training images as the generator makes them; 0, or patches: the random bank
-    neighbours: int = 8  # nearest: the likeness is the mean of so many of them
+    references: int = 8_192  # nearest: at most so many training images explained; 0, or by patches, the bank instead
+    neighbours: int = 8  # nearest: an image is compared with the mean of so many of these
     prior_weight: float = 0.0  # of |z|^2 / 2, how unlikely z is a priori, beside the loss
-    steps: int | None = None  # at most so many; None: 72, the paper's 500
-    learning_rate: float | None = None  # of Adam; None: 0.8 at its height, 0.1 for the paper
+    steps: int | None = None  # at most so many; None: 72, for method paper 500
+    learning_rate: float | None = None  # of Adam; None: 0.8 at its height, for method paper 0.1
     tolerance: float = 1e-4  # done once eight of the later steps gain less than this share
     bank_size: int = 32_768  # images
     restarts: int = 1  # starts for each image, the nearest of the bank or random ones; the best counts
@@ -162,9 +162,6 @@ def validate(config: Config) -> None:
             f"search.feature_layer={config.search.feature_layer}: a discriminator for {size}x{size} has {layers} "
             f"hidden layers, 0 to {layers - 1}"
         )
-    among = "references" if config.search.references and not config.patches.enabled else "bank_size"
-    if config.search.neighbours > getattr(config.search, among):
-        raise UserError(f"search.neighbours={config.search.neighbours}: more than search.{among}")
     if config.search.method in ("from_encoder", "encoder") and not config.encoder.steps:
         raise UserError(
             f"encoder.steps=0: search.method={config.search.method} needs an encoder; give it steps, such as 2000"

@@ -141,7 +141,7 @@ def save_histogram(path: Path, scores: np.ndarray, labels: np.ndarray | None, th
         axis.hist(scores[members], bins=bins, density=True, alpha=0.6, color=colour, label=name)
     if np.isfinite(threshold):
         axis.axvline(threshold, color="black", linestyle="--", linewidth=1, label="threshold")
-    axis.set(xlabel="anomaly score A(x)", ylabel="density", title="Scores")
+    axis.set(xlabel="anomaly score", ylabel="density", title="Scores")
     axis.legend()
     _save(figure, path)
 

@@ -30,7 +30,7 @@ class Found(NamedTuple):
     image: np.ndarray  # (H, W, C) uint8 the query
     generated: np.ndarray  # (H, W, C) uint8 its reconstruction, by the generator
     anomaly_map: np.ndarray  # (H, W) float32 how far the one is from the other, where
-    score: float  # A(x); by patches, pooled from the map
+    score: float  # of the method; by patches, pooled from the map
     residual: float  # R(x); by patches, the tiles' mean
     discrimination: float  # D(x); by patches, the tiles' mean
 

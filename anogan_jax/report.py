@@ -51,7 +51,7 @@ def record(
             journal.add(Entry(name, label, kind, np.nan, np.nan, np.nan, b""))
             continue
         if heatmaps:
-            title = f"{name}   A(x) = {found.score:.4g}"
+            title = f"{name}   score {found.score:.4g}"
             save_heatmap(heatmaps / f"{name}.png", title, found.image, found.anomaly_map, scale)
         if maps:
             with replacing(maps / f"{name}.npy") as temporary:
@@ -106,7 +106,7 @@ def write_report(
         summary |= {"labelled_anomalous": int(known.sum())}
         summary |= ranking_metrics(known, scores) | decision_metrics(known, called)
         summary |= {f"auroc of {name}": ranking_metrics(known, s)["auroc"] for name, s in baselines.items()}
-        save_roc(folder / "roc.png", known, scores, "A(x)")
+        save_roc(folder / "roc.png", known, scores, "score")
     defects = by_defect(journal)
     summary |= {name: value for name, value in defects.get("all", {}).items() if name not in summary}
     if defects:

@@ -1,7 +1,7 @@
 """A trained run: what a work directory holds, ready to score images."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from anogan_jax import config as configs
 from anogan_jax.atomic import replacing
-from anogan_jax.bank import Bank, describe_bank, make_bank, place_bank
+from anogan_jax.bank import Bank, Described, describe_bank, make_bank, place_bank
 from anogan_jax.config import Config, SearchConfig
 from anogan_jax.data import load_one_class, make_draw, read_ahead, to_model_range
 from anogan_jax.data.images import read_arrays
@@ -44,7 +44,7 @@ from anogan_jax.training import inference_weights
 
 log = logging.getLogger(__name__)
 _BANK_BLOCK = 32_768  # images
-_SHORT = 24  # steps of a search that is not to be scored by
+_SHORT = 24  # steps of the search that explains a training image
 Block = TypeVar("Block")  # Bank, or Described
 
 # The table of the AnoGAN paper. "anogan" is the search as the config sets it.
@@ -121,14 +121,13 @@ def make_scorer(run: Run, method: str, on_turn: Callable[[int], None] | None = N
     if settings.method == "nearest":
         described = partial(describe_bank, yardstick=settings.yardstick, mesh=run.mesh)
         if run.config.patches.enabled or not settings.references:
-            bank = _BankFiles(run, lambda bank: described(bank.images))
-            return make_nearest_scorer(bank, settings.neighbours, settings.yardstick, run.mesh)
-        normal = explained_normals(run)
-        return make_nearest_scorer(
-            [described(normal)], min(settings.neighbours, len(normal)), settings.yardstick, run.mesh
-        )
+            random = _BankFiles(run, lambda bank: described(bank.images[jnp.isfinite(bank.squares)]))
+            blocks: Iterable[Described] = random
+        else:
+            blocks = [described(explained_normals(run))]
+        return make_nearest_scorer(blocks, settings.neighbours, settings.yardstick, run.mesh)
     if settings.method == "encoder":
-        return make_encoder_scorer(run.gan, make_encoder(run.gan), _encoder(run), settings.yardstick)
+        return make_encoder_scorer(run.gan, make_encoder(run.gan), _encoder(run), settings.yardstick, run.mesh)
     paper = settings.method == "paper"
     how: dict[str, Any] = PAPER_SETTINGS if paper else {"tolerance": settings.tolerance}
     given = {"steps": settings.steps, "learning_rate": settings.learning_rate}
@@ -178,7 +177,8 @@ def explained_normals(run: Run) -> np.ndarray:
     """(B, S, S, C) training images as the generator makes them; from bank/<step>/, made when first needed.
 
     Random images lie between the kinds of normal ones too, where anomalies are; these do not. The
-    search for each is short, from the nearest of the random ones.
+    search for each is short, from the nearest of the random ones. Of several processes each explains
+    all, and the first keeps them.
     """
     config, search = run.config, run.config.search
     path = _bank_folder(run) / f"normal-{search.references}.npz"

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from anogan_jax.bank import Bank, Described, nearest, neighbours
+from anogan_jax.bank import Bank, Described, Neighbours, nearest, neighbours
 from anogan_jax.devices import ROWS, WHOLE, make_mesh, rows, whole
 from anogan_jax.losses import cross_entropy_loss
 from anogan_jax.models import GAN, Encoder, Variables, Weights, sample_latent
@@ -23,10 +23,10 @@ from anogan_jax.structure import describe, difference_map
 class Score(NamedTuple):
     """Of one image; of N, each field gains a leading axis. Higher is more anomalous."""
 
-    score: np.ndarray  # () A(x) = (1 - lambda) R + lambda D
-    residual: np.ndarray  # () R(x), 0 to 2 per pixel value
-    discrimination: np.ndarray  # () D(x)
-    generated: np.ndarray  # (S, S, C) G(z), in [-1, 1]
+    score: np.ndarray  # () of a search A(x) = (1 - lambda) R + lambda D; without one, the distance alone
+    residual: np.ndarray  # () R(x); without a search the score
+    discrimination: np.ndarray  # () D(x); without a search 0
+    generated: np.ndarray  # (S, S, C) G(z), or the mean of some, in [-1, 1]
     anomaly_map: np.ndarray  # (S, S) where x differs: |x - G(z)|, the mean over channels, or see ``difference_map``
 
 
@@ -172,7 +172,7 @@ def make_nearest_scorer(blocks: Iterable[Described], count: int, yardstick: str,
 
     Args:
       blocks: the described bank; in several parts where one would not fit into memory.
-      count: how many images the mean is of.
+      count: how many images the mean is of; of all, where there are fewer.
       yardstick: that of the bank, see ``describe``.
       mesh: the one that the bank is divided over.
     """
@@ -180,12 +180,21 @@ def make_nearest_scorer(blocks: Iterable[Described], count: int, yardstick: str,
 
     def reconstruct(weights: Weights, images: Array) -> tuple[Array, Array]:
         found = neighbours(blocks, images, count, yardstick, mesh)
-        return jnp.mean(found.images, axis=1), jnp.mean(found.features, axis=1)
+        return _mean_found(found)
 
     return _make_reconstruction_scorer(reconstruct, yardstick, lanes_on(mesh) * mesh.size)
 
 
-def make_encoder_scorer(gan: GAN, encoder: Encoder, variables: Variables, yardstick: str) -> Scorer:
+@jax.jit
+def _mean_found(found: Neighbours) -> tuple[Array, Array]:
+    """The mean of images and of features, of those that there are."""
+    weights = jnp.isfinite(found.distance) / jnp.isfinite(found.distance).sum(axis=1, keepdims=True)
+    return jnp.einsum("nk,nk...->n...", weights, found.images), jnp.einsum("nk,nkf->nf", weights, found.features)
+
+
+def make_encoder_scorer(
+    gan: GAN, encoder: Encoder, variables: Variables, yardstick: str, mesh: Mesh | None = None
+) -> Scorer:
     """Scores by the distance to G(E(x)): one pass forward (izi and izif, Schlegl et al. 2019).
 
     Args:
@@ -193,15 +202,18 @@ def make_encoder_scorer(gan: GAN, encoder: Encoder, variables: Variables, yardst
       encoder: of images to z.
       variables: the trained encoder's.
       yardstick: what is compared, see ``describe``.
+      mesh: the devices of this process to use, by default one.
     """
+    mesh = mesh or make_mesh()
 
     @jax.jit
+    @partial(jax.shard_map, mesh=mesh, in_specs=(WHOLE, ROWS), out_specs=ROWS, check_vma=False)
     def reconstruct(weights: Weights, images: Array) -> tuple[Array, Array]:
         z: Any = encoder.apply(variables, images, train=False)
         generated: Any = gan.generator.apply(weights.generator, jax.vmap(partial(project, gan))(z), train=False)
         return generated, jax.vmap(partial(describe, yardstick=yardstick))(generated)
 
-    return _make_reconstruction_scorer(reconstruct, yardstick, lanes_on(make_mesh()))
+    return _make_reconstruction_scorer(reconstruct, yardstick, lanes_on(mesh) * mesh.size)
 
 
 def make_discriminator_scorer(gan: GAN, mesh: Mesh | None = None) -> Scorer:
@@ -250,7 +262,7 @@ def score_images(scorer: Scorer, weights: Weights, images: Iterable[np.ndarray])
     """Scores every image once; all fields gain a leading axis.
 
     Args:
-      scorer: from ``make_search_scorer`` or ``make_discriminator_scorer``.
+      scorer: such as ``make_search_scorer`` gives.
       weights: of the trained model.
       images: one or more (S, S, C) float32 in [-1, 1], an array (N, S, S, C) for one.
 

@@ -62,7 +62,7 @@ def test_files_that_are_no_config(tmp_path):
         ("search.discrimination_weight", -0.1),
         ("search.restarts", 0),
         ("search.method", "encoder"),
-        ("search.neighbours", 8_193),
+        ("search.neighbours", 0),
         ("alpha", 0.0),
         ("seed", -1),
     ],

@@ -20,13 +20,17 @@ from PIL import Image
 
 from anogan_jax import config as configs
 from anogan_jax import (
+    describe_bank,
     even_scale,
     from_bank,
     inference_weights,
     init_state,
     make_bank,
+    make_encoder,
+    make_encoder_scorer,
     make_gan,
     make_mesh,
+    make_nearest_scorer,
     make_optimizer,
     make_search,
     make_search_scorer,
@@ -73,7 +77,17 @@ def main(path):
         for chosen in (images[:70], images[:3], images):
             scores = score_images(scorer, first, chosen)
         results[f"turn compiled {count}"] = compiled["jit(turn)"]
-        results |= {f"{name} {count}": getattr(scores, name) for name in ("score", "generated")}
+        described = describe_bank(bank.images[:5000], "structure", mesh)
+        likenesses = make_nearest_scorer([described], 8, "structure", mesh)
+        encoder = make_encoder(gan)
+        variables = encoder.init(jax.random.key(2), images[:1], train=False)
+        encoded = make_encoder_scorer(gan, encoder, variables, "pixels", mesh)
+        for kind, scored in (
+            ("search", scores),
+            ("nearest", score_images(likenesses, first, images)),
+            ("encoder", score_images(encoded, first, images)),
+        ):
+            results |= {f"{kind} {name} {count}": getattr(scored, name) for name in ("score", "generated")}
     np.savez(path, **results)
 
 
@@ -98,8 +112,9 @@ def test_training_is_the_same_on_any_number_of_devices(results, count):
 @pytest.mark.parametrize("count", COUNTS[1:])
 def test_scores_are_the_same_on_any_number_of_devices(results, count):
     """Bit for bit: each device runs the same program on its lanes."""
-    for name in ("score", "generated"):
-        np.testing.assert_array_equal(results[f"{name} {count}"], results[f"{name} 1"])
+    for kind in ("search", "nearest", "encoder"):
+        for name in ("score", "generated"):
+            np.testing.assert_array_equal(results[f"{kind} {name} {count}"], results[f"{kind} {name} 1"])
 
 
 @pytest.mark.parametrize("count", COUNTS)

@@ -239,6 +239,16 @@ def test_normal_images_are_explained_once_and_better_than_by_the_nearest_of_the_
     np.testing.assert_allclose(few.generated[0], explained[:5].astype(np.float32).mean(axis=0), atol=1e-3)
 
 
+def test_what_fills_up_a_bank_is_nobodys_likeness(trained_run, tmp_path):
+    """Of the 64 images of the bank, not of the zeros that fill its last chunk, a flat query is far."""
+    shutil.copytree(trained_run, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    run.config.search.references, run.config.search.neighbours = 0, 1
+    found = score_images(make_scorer(run, "nearest"), run.weights, np.zeros((1, 16, 16, 1), np.float32))
+    bank = np.load(tmp_path / "run" / "bank" / "12" / "0-64.npz")["images"].astype(np.float32)
+    np.testing.assert_allclose(found.score[0], np.sqrt(np.square(bank).sum(axis=(1, 2, 3)).min()), rtol=1e-4)
+
+
 def test_a_run_without_an_encoder_says_so(trained_run):
     with pytest.raises(UserError, match="trained without an encoder; train with"):
         make_scorer(open_run(trained_run), "encoder")

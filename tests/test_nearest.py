@@ -41,9 +41,18 @@ def test_a_bank_in_blocks_is_as_good_as_one(bank, blobs):
     np.testing.assert_array_equal(whole.images, split.images)
 
 
+def test_of_a_bank_smaller_than_asked_for_all_count(bank, blobs):
+    few = np.asarray(bank.images[:5])
+    score = score_images(make_nearest_scorer([describe_bank(few, "structure")], 8, "structure"), None, blobs[:2])
+    np.testing.assert_allclose(score.generated, np.broadcast_to(few.mean(axis=0), (2, 16, 16, 1)), atol=1e-6)
+    mean = np.mean([describe(x, "structure") for x in few], axis=0)
+    expected = [np.linalg.norm(describe(x, "structure") - mean) for x in blobs[:2]]
+    np.testing.assert_allclose(score.score, expected, rtol=1e-4)
+
+
 def test_a_score_depends_on_its_image_alone(bank, blobs):
     scorer = make_nearest_scorer([describe_bank(bank.images[:5000], "structure")], 8, "structure")
-    queries = np.concatenate([blobs, -blobs])[: 2 * lanes_on(make_mesh()) + 3]
+    queries = np.stack([blobs, -blobs], axis=1).reshape(-1, 16, 16, 1)[: 2 * lanes_on(make_mesh()) + 3]
     together = score_images(scorer, None, queries).score
     order = np.random.default_rng(0).permutation(len(queries))
     np.testing.assert_array_equal(score_images(scorer, None, queries[order]).score, together[order])
