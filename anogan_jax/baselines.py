@@ -1,39 +1,51 @@
 """Detectors without a network, to be beaten: nearest neighbours and PCA, by scikit-learn."""
 
+from collections.abc import Callable
+
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 
+def knn(train: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """The mean distance (M,) to the two nearest training images; ``train`` is (N, D), ``queries`` (M, D)."""
+    neighbours = NearestNeighbors(n_neighbors=min(2, len(train))).fit(train)
+    return neighbours.kneighbors(queries)[0].mean(axis=1)
+
+
+def knn_cosine(train: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """As ``knn``, mean-centred and of length 1, so that distance grows with the angle between two images."""
+    return knn(_directions(train), _directions(queries))
+
+
+def pca(train: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """The squared residual (M,) of 32 principal components, or of as many as there are."""
+    fitted = PCA(min(32, *train.shape), svd_solver="covariance_eigh").fit(train)
+    residual = queries - fitted.inverse_transform(fitted.transform(queries))
+    return np.square(residual).sum(axis=1)
+
+
+BASELINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "kNN (k=2)": knn,
+    "kNN (k=2), cosine": knn_cosine,
+    "PCA-32": pca,
+}
+
+
 def baseline_scores(train: np.ndarray, queries: np.ndarray) -> dict[str, np.ndarray]:
-    """How far each query is from the normal images; higher is more anomalous.
+    """How far each query is from the normal images, by each of BASELINES; higher is more anomalous.
 
     Args:
       train: (N, S, S, C) uint8 normal images.
       queries: (M, S, S, C) uint8.
 
     Returns:
-      By name, each (M,): mean distance to the two nearest training images, in raw pixels and as
-      the cosine of mean-centred pixels; and the residual of a PCA with 32 components.
+      By name, each (M,).
     """
-    train = train.reshape(len(train), -1) / 255.0
-    queries = queries.reshape(len(queries), -1) / 255.0
-    scores = {
-        "kNN (k=2)": _nearest(train, queries),
-        "kNN (k=2), cosine": _nearest(_directions(train), _directions(queries)),
-    }
-    components = min(32, *train.shape)
-    pca = PCA(components, svd_solver="covariance_eigh").fit(train)
-    residual = queries - pca.inverse_transform(pca.transform(queries))
-    return scores | {f"PCA-{components}": np.square(residual).sum(axis=1)}
-
-
-def _nearest(train: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    neighbours = NearestNeighbors(n_neighbors=min(2, len(train))).fit(train)
-    return neighbours.kneighbors(queries)[0].mean(axis=1)
+    flat_train, flat_queries = (images.reshape(len(images), -1) / 255.0 for images in (train, queries))
+    return {name: score(flat_train, flat_queries) for name, score in BASELINES.items()}
 
 
 def _directions(images: np.ndarray) -> np.ndarray:
-    """Mean-centred and of length 1, so that distance grows with the angle between two images."""
     centred = images - images.mean(axis=1, keepdims=True)
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)

@@ -24,7 +24,7 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 from anogan_jax import cli
-from anogan_jax.bank import Described, describe_bank, make_bank, nearest, neighbours
+from anogan_jax.bank import Bank, Described, describe_bank, make_bank, nearest, neighbours
 from anogan_jax.data import as_array, load_one_class, to_model_range
 from anogan_jax.errors import UserError
 from anogan_jax.losses import cross_entropy_loss
@@ -49,22 +49,26 @@ def main() -> None:
     if data.test is None or data.test.labels is None:
         raise UserError(f"{run.workdir}: its data has no labelled test split")
     rng = np.random.default_rng(0)
-    chosen = [rng.choice(np.flatnonzero(data.test.labels == label), _EACH, replace=False) for label in (0, 1)]
-    labels = np.repeat([0, 1], _EACH)
+    of_each = [np.flatnonzero(data.test.labels == label) for label in (0, 1)]
+    each = min(_EACH, *map(len, of_each))
+    if run.config.patches.enabled or not each:
+        raise UserError(f"{run.workdir}: takes whole test images of both kinds")
+    chosen = [rng.choice(those, each, replace=False) for those in of_each]
+    labels = np.repeat([0, 1], each)
     contrast = run.config.data.normalize_contrast
     images: Any = to_model_range(as_array(data.test.take(np.concatenate(chosen)), run.config), contrast)
     held_out = to_model_range(as_array(data.held_out, run.config), contrast)
     train = to_model_range(as_array(data.train, run.config), contrast)
-    descent = {start: against_steps(run, images, start) for start in _STEPS}
-    coverage = {kind: against_size(run, images, train, kind) for kind in ("pixels", "structure")}
-    show(labels, descent, coverage, of_terms(run, images, held_out))
+    bank = make_bank(run.gan, run.weights, jax.random.key(0), max(_SIZES))
+    descent = {start: against_steps(run, bank, images, start) for start in _STEPS}
+    coverage = {kind: against_size(run, bank, images, train, kind) for kind in ("pixels", "structure")}
+    show(labels, descent, coverage, of_terms(run, bank, images, held_out))
     save(Path(_FIGURE.value), labels, descent, coverage)
 
 
-def against_steps(run: Run, images: Any, start: str) -> dict[int, np.ndarray]:
+def against_steps(run: Run, bank: Bank, images: Any, start: str) -> dict[int, np.ndarray]:
     """A(x) by the most steps taken."""
     if start != "random":
-        bank = make_bank(run.gan, run.weights, jax.random.key(0), 32_768)
         z, scale = nearest([bank], images, 1)[:, 0], even_scale(run.gan, run.weights)
         starts, how = Start(z, jnp.broadcast_to(scale, (len(z), *scale.shape))), {"tolerance": 0.0}
         if start == "bank, prior":
@@ -78,9 +82,8 @@ def against_steps(run: Run, images: Any, start: str) -> dict[int, np.ndarray]:
     }
 
 
-def against_size(run: Run, images: Any, train: np.ndarray, yardstick: str) -> dict[str, np.ndarray]:
+def against_size(run: Run, bank: Bank, images: Any, train: np.ndarray, yardstick: str) -> dict[str, np.ndarray]:
     """The distance to the nearest of so many generated images, and of the training images, seen and explained."""
-    bank = make_bank(run.gan, run.weights, jax.random.key(0), max(_SIZES))
     banks: dict[str, Any] = {f"{size:,}": bank.images[:size] for size in _SIZES}
     banks |= {"training": train, "explained": explained_normals(run)}
     return {
@@ -89,9 +92,8 @@ def against_size(run: Run, images: Any, train: np.ndarray, yardstick: str) -> di
     }
 
 
-def of_terms(run: Run, images: Any, held_out: Any) -> dict[str, np.ndarray]:
+def of_terms(run: Run, bank: Bank, images: Any, held_out: Any) -> dict[str, np.ndarray]:
     """Each term of a score alone, at the nearest generated image and after the search from there."""
-    bank = make_bank(run.gan, run.weights, jax.random.key(0), 32_768)
     z, scale = nearest([bank], images, 1)[:, 0], even_scale(run.gan, run.weights)
     layer = run.config.search.feature_layer
     searched = _searched(run, images, Start(z, jnp.broadcast_to(scale, (len(z), *scale.shape))), feature_layer=layer).z
@@ -134,7 +136,7 @@ def _terms(run: Run, images: Any, z: Array) -> Iterator[tuple[str, np.ndarray]]:
 def _direction(images: np.ndarray) -> np.ndarray:
     flat = images.reshape(len(images), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
-    return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
 
 
 def _discriminated(run: Run, images: np.ndarray) -> Any:

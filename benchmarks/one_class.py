@@ -6,13 +6,13 @@ Trains a model on the training images of each class, less the held-out tenth (Ru
 and writes a row for each method to benchmarks/results/<data set>.json, the table to docs/detection.md:
   best        as the config searches and measures
   sampled     the same, with random generated images instead of training images as the generator makes them
-  bank        A(x), after the search from the nearest generated image; on 2,000 test images, as is
-  paper       A(x), after the paper's 500 steps from a random z
+  bank        A(x), after the search from the nearest generated image; on 2,000 of the test images
+  paper       A(x), after the paper's 500 steps from a random z; on the same 2,000
   encoder     the encoder alone, trained for 1,000 steps, under the config's yardstick
   same_knn    the mean of the nearest training images, under the config's yardstick: what the generator is worth
   pca32, knn2, knn2cos   as score.py --compare
-Prints the table in the end. Goes on where it was stopped: what has a row is not done again. --quick is for a look: few
-steps, two classes.
+Prints the table in the end. Goes on where it was stopped: what has a row of the same settings is not done again.
+--quick is for a look: few steps, two classes.
 """
 
 import json
@@ -29,13 +29,14 @@ from sklearn.metrics import roc_auc_score
 
 from anogan_jax import cli
 from anogan_jax.bank import describe_bank
-from anogan_jax.baselines import baseline_scores
+from anogan_jax.baselines import knn, knn_cosine, pca
 from anogan_jax.config import Config, EncoderConfig, differences
 from anogan_jax.data import Images, OneClass, as_array, load_one_class, to_model_range
+from anogan_jax.errors import UserError
 from anogan_jax.fit import fit
 from anogan_jax.queries import score_queries
 from anogan_jax.run import Run, make_scorer, open_run
-from anogan_jax.scoring import make_nearest_scorer
+from anogan_jax.scoring import Scorer, make_nearest_scorer
 from benchmarks.one_class_table import RESULTS, table, write_table
 
 METHODS = ("best", "sampled", "encoder", "same_knn", "pca32", "knn2", "knn2cos", "bank", "paper")
@@ -45,28 +46,33 @@ _SAMPLE = 2_000
 _CLASSES = flags.DEFINE_list("classes", [str(n) for n in range(10)], "Which are normal in turn.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Of training.")
 _METHODS = flags.DEFINE_list("methods", list(METHODS), "Which to run.")
-_QUICK = flags.DEFINE_bool("quick", False, "Two classes, 50 steps, 200 test images, and no file is written.")
+_QUICK = flags.DEFINE_bool("quick", False, "Two classes, 50 steps, 200 test images, and no results are filed.")
 
 
 def main() -> None:
     """Trains and scores what has no row yet."""
     config = cli.given_config() or Config()
+    if not config.data.name:
+        raise UserError("data.name: give the data set's, by which its results are filed")
     name = config.data.name.replace("_", "-") + ("-contaminated" if config.data.contamination else "")
     path = RESULTS / f"{name}.json"
     rows = json.loads(path.read_text()) if path.exists() and not _QUICK.value else []
     for seed in _SEEDS.value:
         for normal in _CLASSES.value[: 2 if _QUICK.value else None]:
-            done = {row["method"] for row in rows if (row["class"], row["seed"]) == (int(normal), int(seed))}
-            methods = [method for method in _METHODS.value if method not in done]
-            if not methods:
+            of_class = configured(config, int(normal), int(seed))
+            mine = {row["method"]: row for row in rows if (row["class"], row["seed"]) == (int(normal), int(seed))}
+            missing = [
+                method
+                for method in _METHODS.value
+                if method not in mine or mine[method]["config"] != settings(of_class, method)
+            ]
+            if not missing:
                 continue
-            run = trained(config, int(normal), int(seed), cli.given_workdir())
-            for method in methods:
+            run = trained(of_class, cli.given_workdir())
+            for method in missing:
                 row = measured(run, method)
-                rows.append(row)
-                print(
-                    *(f"{row[name]}" for name in ("class", "seed", "method", "auroc", "images", "seconds")), flush=True
-                )
+                rows = [other for other in rows if other is not mine.get(method)] + [row]
+                print(*(row[key] for key in ("class", "seed", "method", "auroc", "images", "seconds")), flush=True)
                 if not _QUICK.value:
                     path.parent.mkdir(exist_ok=True)
                     path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
@@ -74,8 +80,8 @@ def main() -> None:
     print(*table(name, rows), sep="\n")
 
 
-def trained(config: Config, normal: int, seed: int, workdir: Path) -> Run:
-    """A model of one class, trained if there is none yet."""
+def configured(config: Config, normal: int, seed: int) -> Config:
+    """For one class, with an encoder."""
     config = replace(
         config,
         data=replace(config.data, normal=normal),
@@ -84,19 +90,33 @@ def trained(config: Config, normal: int, seed: int, workdir: Path) -> Run:
     )
     if _QUICK.value:
         config = replace(config, train=replace(config.train, steps=50), search=replace(config.search, bank_size=512))
-    folder = workdir / f"{normal}-{seed}{'-quick' if _QUICK.value else ''}"
+    return config
+
+
+def settings(config: Config, method: str) -> list[str]:
+    """What is not as by default, but for where the data is."""
+    anywhere = replace(config.data, dir="", test_limit=sample_of(method))
+    return [text.split(", not ")[0] for text in differences(replace(config, data=anywhere), Config())]
+
+
+def sample_of(method: str) -> int | None:
+    """How many of the test images a method scores; None: all."""
+    return 200 if _QUICK.value else _SAMPLE if method in _SLOW else None
+
+
+def trained(config: Config, workdir: Path) -> Run:
+    """The model of one class, trained if there is none yet."""
+    folder = workdir / f"{config.data.normal}-{config.seed}{'-quick' if _QUICK.value else ''}"
     fit(config, folder)
     return open_run(folder)
 
 
 def measured(run: Run, method: str) -> dict:
     """Scores the test split, or a sample of it, by one method."""
-    limit = 200 if _QUICK.value else _SAMPLE if method in _SLOW else None
-    config = replace(run.config, data=replace(run.config.data, test_limit=limit))
+    config = replace(run.config, data=replace(run.config.data, test_limit=sample_of(method)))
     run, data = run._replace(config=config), load_one_class(config)
     labels = test_of(data).labels
     assert labels is not None
-    anywhere = replace(config, data=replace(config.data, dir=""))
     score = _SCORES[method](run, data)
     began = time.monotonic()
     scores = score()
@@ -108,18 +128,13 @@ def measured(run: Run, method: str) -> dict:
         "images": len(scores),
         "seconds": round(time.monotonic() - began, 2),
         "commit": _commit(),
-        "config": [text.split(", not ")[0] for text in differences(anywhere, Config())],
+        "config": settings(config, method),
     }
 
 
 def searched(method: str, run: Run, data: OneClass) -> Callable[[], np.ndarray]:
     """By a method of score.py; what it keeps is made, and its programs compiled, beforehand."""
-    test, size, channels = test_of(data), run.config.model.image_size, run.config.model.channels
-    score = partial(make_scorer(run, method), run.weights)
-    list(score([np.zeros((size, size, channels), np.float32)]))
-    return lambda: np.array(
-        [scored.found.score for scored in score_queries(score, test, run.config, method) if scored.found]
-    )
+    return warm(make_scorer(run, method), run, data)
 
 
 def sampled(run: Run, data: OneClass) -> Callable[[], np.ndarray]:
@@ -128,19 +143,29 @@ def sampled(run: Run, data: OneClass) -> Callable[[], np.ndarray]:
     return searched("anogan", run._replace(config=replace(run.config, search=search)), data)
 
 
-def baseline(name: str, run: Run, data: OneClass) -> Callable[[], np.ndarray]:
+def baseline(
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray], run: Run, data: OneClass
+) -> Callable[[], np.ndarray]:
     """By one of the baselines of score.py."""
-    train, test = (as_array(images, run.config) for images in (data.train, test_of(data)))
-    return lambda: baseline_scores(train, test)[name]
+    arrays = (as_array(images, run.config) for images in (data.train, test_of(data)))
+    train, test = (array.reshape(len(array), -1) / 255.0 for array in arrays)
+    return lambda: score(train, test)
 
 
 def same_knn(run: Run, data: OneClass) -> Callable[[], np.ndarray]:
     """As ``make_nearest_scorer``, of the training images themselves."""
     contrast, search = run.config.data.normalize_contrast, run.config.search
     described = describe_bank(to_model_range(as_array(data.train, run.config), contrast), search.yardstick)
-    score = partial(make_nearest_scorer([described], search.neighbours, search.yardstick), run.weights)
+    return warm(make_nearest_scorer([described], search.neighbours, search.yardstick), run, data)
+
+
+def warm(scorer: Scorer, run: Run, data: OneClass) -> Callable[[], np.ndarray]:
+    """Scores the test split when called; compiled before that."""
+    test, size, channels = test_of(data), run.config.model.image_size, run.config.model.channels
+    score = partial(scorer, run.weights)
+    list(score([np.zeros((size, size, channels), np.float32)]))
     return lambda: np.array(
-        [scored.found.score for scored in score_queries(score, test_of(data), run.config, "kNN") if scored.found]
+        [scored.found.score for scored in score_queries(score, test, run.config, "test images") if scored.found]
     )
 
 
@@ -157,9 +182,9 @@ _SCORES: dict[str, Callable[[Run, OneClass], Callable[[], np.ndarray]]] = {
     "paper": partial(searched, "paper"),
     "encoder": partial(searched, "encoder"),
     "same_knn": same_knn,
-    "knn2": partial(baseline, "kNN (k=2)"),
-    "knn2cos": partial(baseline, "kNN (k=2), cosine"),
-    "pca32": partial(baseline, "PCA-32"),
+    "knn2": partial(baseline, knn),
+    "knn2cos": partial(baseline, knn_cosine),
+    "pca32": partial(baseline, pca),
 }
 
 
