@@ -13,7 +13,8 @@ _PAGE = Path(__file__).parent.parent / "docs" / "detection.md"
 RESULTS = Path(__file__).parent / "results"
 _NAMES = {
     "best": "**this project, default**",
-    "sampled": "the same, from random generated images",
+    "explained": "likenesses among explained training images",
+    "sampled": "likenesses among random generated images",
     "encoder": "the encoder alone",
     "bank": "A(x), search from the bank",
     "paper": "A(x), the paper's 500 steps",

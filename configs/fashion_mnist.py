@@ -14,5 +14,5 @@ from anogan_jax.config import Config, DataConfig, SearchConfig
 def get_config() -> Config:
     return Config(
         data=DataConfig(name="fashion_mnist", normal=0),
-        search=SearchConfig(method="nearest", yardstick="structure", feature_layer=0),
+        search=SearchConfig(method="nearest", yardstick="structure", references=0, feature_layer=0),
     )
