@@ -191,14 +191,14 @@ _SCORES: dict[str, Callable[[Run, OneClass], Callable[[], np.ndarray]]] = {
 
 
 def _commit() -> str:
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return told.stdout.strip() or "unknown"
+    """The commit, and whether the code (not what this writes) has changed since."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        where = Path(__file__).parent.parent
+        return subprocess.run(["git", *arguments], cwd=where, capture_output=True, text=True, check=False)
+
+    changed = git("diff", "--quiet", "HEAD", "--", "anogan_jax", "configs", "benchmarks/*.py").returncode
+    return (git("rev-parse", "--short", "HEAD").stdout.strip() or "unknown") + ("-dirty" if changed else "")
 
 
 if __name__ == "__main__":
