@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from anogan_jax.devices import rows, whole
+from anogan_jax.layers import stored
 from anogan_jax.losses import (
     critic_generator_loss,
     critic_loss,
@@ -128,7 +129,7 @@ def make_train_step(
         (d_loss, (statistics, real_logits, fake_logits)), d_grads = jax.value_and_grad(loss_d, has_aux=True)(
             state.discriminator["params"]
         )
-        d_updates, d_optimizer = optimizer.update(d_grads, state.discriminator_optimizer)
+        d_updates, d_optimizer = optimizer.update(jax.tree.map(stored, d_grads), state.discriminator_optimizer)
         d_params = optax.apply_updates(state.discriminator["params"], d_updates)
 
         def loss_g(fake: Array) -> Array:
@@ -136,7 +137,7 @@ def make_train_step(
 
         g_loss, fake_grads = jax.value_and_grad(loss_g)(fake)
         (g_grads,) = pull_back(fake_grads)
-        g_updates, g_optimizer = optimizer.update(g_grads, state.generator_optimizer)
+        g_updates, g_optimizer = optimizer.update(jax.tree.map(stored, g_grads), state.generator_optimizer)
         g_params = optax.apply_updates(state.generator["params"], g_updates)
 
         if critic:  # the generator follows a critic that has had some steps to settle
