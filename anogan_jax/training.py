@@ -129,15 +129,16 @@ def make_train_step(
         (d_loss, (statistics, real_logits, fake_logits)), d_grads = jax.value_and_grad(loss_d, has_aux=True)(
             state.discriminator["params"]
         )
-        d_updates, d_optimizer = optimizer.update(jax.tree.map(stored, d_grads), state.discriminator_optimizer)
+        d_grads = jax.tree.map(stored, d_grads)
+        d_updates, d_optimizer = optimizer.update(d_grads, state.discriminator_optimizer)
         d_params = optax.apply_updates(state.discriminator["params"], d_updates)
 
         def loss_g(fake: Array) -> Array:
             return loss_of_generator(discriminate(d_params, statistics, fake)[0])
 
         g_loss, fake_grads = jax.value_and_grad(loss_g)(fake)
-        (g_grads,) = pull_back(fake_grads)
-        g_updates, g_optimizer = optimizer.update(jax.tree.map(stored, g_grads), state.generator_optimizer)
+        g_grads = jax.tree.map(stored, *pull_back(fake_grads))
+        g_updates, g_optimizer = optimizer.update(g_grads, state.generator_optimizer)
         g_params = optax.apply_updates(state.generator["params"], g_updates)
 
         if critic:  # the generator follows a critic that has had some steps to settle
