@@ -100,12 +100,12 @@ def stored(array: Array) -> Array:
     What reads an array is else fused with what makes it, which is then computed again for each of
     its readers; and a loop that changes shapes as well is several times slower than two that don't.
     """
+    return lax.platform_dependent(array, cpu=_in_row_order, default=lambda array: array)
 
-    @jax.jit  # JAX refuses layouts outside of compiled programs
-    def in_row_order(array: Array) -> Array:
-        return with_layout_constraint(array, Layout(major_to_minor=tuple(range(array.ndim))))
 
-    return lax.platform_dependent(array, cpu=in_row_order, default=lambda array: array)
+@jax.jit  # JAX refuses layouts outside of compiled programs
+def _in_row_order(array: Array) -> Array:
+    return with_layout_constraint(array, Layout(major_to_minor=tuple(range(array.ndim))))
 
 
 class _Algorithm(NamedTuple):
