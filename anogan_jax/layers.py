@@ -97,8 +97,8 @@ def up_by_matmuls(x: Array, kernel: Array) -> Array:
 def stored(array: Array) -> Array:
     """The same array, written to memory on the CPU.
 
-    What reads an array is else fused with what makes it, which is then computed again for each of
-    its readers; and a loop that changes shapes as well is several times slower than two that don't.
+    Otherwise XLA fuses an array with each of its readers and computes it again for every one; and a
+    loop that also changes shapes is several times slower than two loops, one for each.
     """
     return lax.platform_dependent(array, cpu=_in_row_order, default=lambda array: array)
 
