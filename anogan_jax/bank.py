@@ -77,49 +77,62 @@ def nearest(blocks: Iterable[Bank], images: Array, count: int, mesh: Mesh | None
 
 
 class Described(NamedTuple):
-    """Generated images as a yardstick sees them, divided over the devices of a mesh."""
+    """Generated images as yardsticks see them, divided over the devices of a mesh."""
 
     images: Array  # (B, S, S, C)
-    features: Array  # (B, F) what is compared
+    keys: Array  # (B, K) by which the nearest are found
     squares: Array  # (B,) their squared norms; infinite for the rows that only fill the last chunk
+    features: Array  # (B, F) what is compared
 
 
 class Neighbours(NamedTuple):
     """The images of a bank closest to a query, closest first; of N, each field gains a leading axis."""
 
-    distance: Array  # (count,) |s(x) - s(G(z))|, s being what the yardstick compares
+    distance: Array  # (count,) |k(x) - k(G(z))|, k being the keys
     images: Array  # (count, S, S, C)
     features: Array  # (count, F)
 
 
-def describe_bank(images: Array | np.ndarray, yardstick: str, mesh: Mesh | None = None) -> Described:
-    """What the yardstick (see ``describe``) compares of images (B, S, S, C); once for them, not for each query."""
-    mesh, count = mesh or make_mesh(), len(images)
+def describe_bank(
+    images: Array | np.ndarray, yardstick: str, nearest_by: str | None = None, mesh: Mesh | None = None
+) -> Described:
+    """What is compared of a bank; once for its images, not for each query.
+
+    Args:
+      images: (B, S, S, C).
+      yardstick: what is compared, see ``describe``.
+      nearest_by: the yardstick by which the nearest are found; None: the same.
+      mesh: the one to divide the bank over.
+    """
+    mesh, count, nearest_by = mesh or make_mesh(), len(images), nearest_by or yardstick
     more = _filled(count, mesh) - count
     filled = (np.pad(np.asarray(images, np.float32), ((0, more), *[(0, 0)] * 3)), np.arange(count + more) < count)
-    return _describe(mesh, yardstick, *jax.device_put(filled, rows(mesh)))
+    placed, real = jax.device_put(filled, rows(mesh))
+    features = _describe(mesh, yardstick, placed)
+    keys = features if nearest_by == yardstick else _describe(mesh, nearest_by, placed)
+    return Described(placed, keys, _squares(keys, real), features)
 
 
 def neighbours(
-    blocks: Iterable[Described], images: Array, count: int, yardstick: str, mesh: Mesh | None = None
+    blocks: Iterable[Described], images: Array, count: int, nearest_by: str, mesh: Mesh | None = None
 ) -> Neighbours:
-    """The ``count`` images of a bank closest to each query, by the distance between what the yardstick compares.
+    """The ``count`` images of a bank closest to each query, by the distance between their keys.
 
     Args:
       blocks: the described bank, in several parts where one would not fit into the devices' memory.
       images: queries (N, S, S, C).
       count: how many; where the bank holds fewer, the rest have an infinite distance.
-      yardstick: that of ``describe_bank``.
+      nearest_by: the yardstick by which the bank's nearest are found.
       mesh: the one that the bank is divided over.
     """
     mesh = mesh or make_mesh()
-    features = _describe_queries(yardstick, images)
+    keys = _describe_queries(nearest_by, images)
     found = None
     for block in blocks:
         if found is None:
             kept = (block.squares, block.images, block.features)
             found = Neighbours(*(jnp.empty((len(images), 0, *leaf.shape[1:]), leaf.dtype) for leaf in kept))
-        found = _nearer(mesh, count, found, block, features)
+        found = _nearer(mesh, count, found, block, keys)
     if found is None:
         raise ValueError("an empty bank has no nearest image")
     return found
@@ -168,13 +181,17 @@ def _merge(found: _Found, more: _Found) -> _Found:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _describe(mesh: Mesh, yardstick: str, images: Array, real: Array) -> Described:
+def _describe(mesh: Mesh, yardstick: str, images: Array) -> Array:
     @partial(jax.shard_map, mesh=mesh, in_specs=ROWS, out_specs=ROWS, check_vma=False)
-    def of_block(images: Array, real: Array) -> Described:
-        features = lax.map(partial(describe, yardstick=yardstick), images, batch_size=_DRAWN)
-        return Described(images, features, jnp.where(real, jnp.sum(features**2, axis=1), jnp.inf))
+    def of_block(images: Array) -> Array:
+        return lax.map(partial(describe, yardstick=yardstick), images, batch_size=_DRAWN)
 
-    return of_block(images, real)
+    return of_block(images)
+
+
+@jax.jit
+def _squares(keys: Array, real: Array) -> Array:
+    return jnp.where(real, jnp.sum(keys**2, axis=1), jnp.inf)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -183,28 +200,28 @@ def _describe_queries(yardstick: str, images: Array) -> Array:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _nearer(mesh: Mesh, count: int, found: Neighbours, block: Described, features: Array) -> Neighbours:
+def _nearer(mesh: Mesh, count: int, found: Neighbours, block: Described, keys: Array) -> Neighbours:
     """Merges a block of the bank, divided over the mesh, into what was found."""
 
     @partial(jax.shard_map, mesh=mesh, in_specs=(ROWS, WHOLE), out_specs=WHOLE, check_vma=False)
-    def in_block(block: Described, features: Array) -> Neighbours:
-        chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, _CHUNK, *leaf.shape[1:]), (block.features, block.squares))
+    def in_block(block: Described, keys: Array) -> Neighbours:
+        chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, _CHUNK, *leaf.shape[1:]), (block.keys, block.squares))
 
-        def of_query(features: Array) -> tuple[Array, Array]:
+        def of_query(key: Array) -> tuple[Array, Array]:
             def in_chunk(first: Array, chunk: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-                least, places = lax.top_k(2 * chunk[0] @ features - chunk[1], min(count, _CHUNK))
+                least, places = lax.top_k(2 * chunk[0] @ key - chunk[1], min(count, _CHUNK))
                 return first + _CHUNK, (-least, places + first)
 
             _, (distances, places) = lax.scan(in_chunk, jnp.int32(0), chunks)
             least, order = lax.top_k(-distances.ravel(), min(count, distances.size))
             return -least, places.ravel()[order]
 
-        distances, places = lax.map(of_query, features, batch_size=_QUERIES)
-        squared = distances + jnp.sum(features**2, axis=1, keepdims=True)
+        distances, places = lax.map(of_query, keys, batch_size=_QUERIES)
+        squared = distances + jnp.sum(keys**2, axis=1, keepdims=True)
         here = Neighbours(jnp.sqrt(jnp.maximum(squared, 0.0)), block.images[places], block.features[places])
         return jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS, axis=1, tiled=True), here)
 
-    both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), found, in_block(block, features))
+    both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), found, in_block(block, keys))
     _, order = lax.top_k(-both.distance, min(count, both.distance.shape[1]))
     return jax.tree.map(lambda leaf: jax.vmap(lambda row, at: row[at])(leaf, order), both)
 

@@ -90,6 +90,7 @@ class SearchConfig:
     yardstick: str = "pixels"  # what R compares; or structure, the edges by direction and place
     references: int = 8_192  # nearest: at most so many training images explained; 0, or by patches, the bank instead
     neighbours: int = 8  # nearest: an image is compared with the mean of so many of these
+    nearest_by: str | None = None  # nearest: the yardstick that these are found by; None: yardstick
     prior_weight: float = 0.0  # of |z|^2 / 2, how unlikely z is a priori, beside the loss
     steps: int | None = None  # at most so many; None: 72, for method paper 500
     learning_rate: float | None = None  # of Adam; None: 0.8 at its height, for method paper 0.1
@@ -200,6 +201,7 @@ _CHOICES: dict[str, tuple] = {
     "patches.pooling": ("max", "quantile", "top"),
     "search.method": ("bank", "nearest", "from_encoder", "encoder", "paper"),
     "search.yardstick": ("pixels", "structure"),
+    "search.nearest_by": (None, "pixels", "structure"),
     "train.objective": ("gan", "wgan_gp"),
     "search.discrimination": ("feature_matching", "cross_entropy"),
 }

@@ -119,13 +119,13 @@ def make_scorer(run: Run, method: str, on_turn: Callable[[int], None] | None = N
     elif method not in ("anogan", "yeh"):
         settings = _of_method(settings, method)
     if settings.method == "nearest":
-        described = partial(describe_bank, yardstick=settings.yardstick, mesh=run.mesh)
+        yardsticks = (settings.yardstick, settings.nearest_by, run.mesh)
         if run.config.patches.enabled or not settings.references:
-            random = _BankFiles(run, lambda bank: described(bank.images[jnp.isfinite(bank.squares)]))
+            random = _BankFiles(run, lambda bank: describe_bank(bank.images[jnp.isfinite(bank.squares)], *yardsticks))
             blocks: Iterable[Described] = random
         else:
-            blocks = [described(explained_normals(run))]
-        return make_nearest_scorer(blocks, settings.neighbours, settings.yardstick, run.mesh)
+            blocks = [describe_bank(explained_normals(run), *yardsticks)]
+        return make_nearest_scorer(blocks, settings.neighbours, *yardsticks)
     if settings.method == "encoder":
         return make_encoder_scorer(run.gan, make_encoder(run.gan), _encoder(run), settings.yardstick, run.mesh)
     paper = settings.method == "paper"

@@ -164,7 +164,13 @@ def make_search_scorer(
     return score
 
 
-def make_nearest_scorer(blocks: Iterable[Described], count: int, yardstick: str, mesh: Mesh | None = None) -> Scorer:
+def make_nearest_scorer(
+    blocks: Iterable[Described],
+    count: int,
+    yardstick: str,
+    nearest_by: str | None = None,
+    mesh: Mesh | None = None,
+) -> Scorer:
     """Scores by the distance to the mean of the nearest images of a bank; no gradient, no step off the manifold.
 
     One generated image differs from the query by what is accidental in both; of the mean of a few
@@ -174,12 +180,13 @@ def make_nearest_scorer(blocks: Iterable[Described], count: int, yardstick: str,
       blocks: the described bank; in several parts where one would not fit into memory.
       count: how many images the mean is of; of all, where there are fewer.
       yardstick: that of the bank, see ``describe``.
+      nearest_by: the yardstick by which its nearest are found; None: the same.
       mesh: the one that the bank is divided over.
     """
     mesh = mesh or make_mesh()
 
     def reconstruct(weights: Weights, images: Array) -> tuple[Array, Array]:
-        found = neighbours(blocks, images, count, yardstick, mesh)
+        found = neighbours(blocks, images, count, nearest_by or yardstick, mesh)
         return _mean_found(found)
 
     return _make_reconstruction_scorer(reconstruct, yardstick, lanes_on(mesh) * mesh.size)

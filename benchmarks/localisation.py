@@ -92,8 +92,8 @@ def knn2_residual(config: Config, train: Images) -> Scoring:
 def same_knn(config: Config, train: Images) -> Scoring:
     """The config's yardstick, with patches in the place of generated images."""
     patches = patches_of(config, train).reshape(-1, *[config.model.image_size] * 2, config.model.channels)
-    bank, search = describe_bank(patches, config.search.yardstick), config.search
-    scorer = make_nearest_scorer([bank], search.neighbours, search.yardstick)
+    yardsticks = (config.search.yardstick, config.search.nearest_by)
+    scorer = make_nearest_scorer([describe_bank(patches, *yardsticks)], config.search.neighbours, *yardsticks)
     return lambda tiles: scorer(Weights({}, {}), tiles)
 
 

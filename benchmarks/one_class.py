@@ -155,9 +155,11 @@ def baseline(
 
 def same_knn(run: Run, data: OneClass) -> Callable[[], np.ndarray]:
     """As ``make_nearest_scorer``, of the training images themselves."""
-    contrast, search = run.config.data.normalize_contrast, run.config.search
-    described = describe_bank(to_model_range(as_array(data.train, run.config), contrast), search.yardstick)
-    return warm(make_nearest_scorer([described], search.neighbours, search.yardstick), run, data)
+    search = run.config.search
+    train = to_model_range(as_array(data.train, run.config), run.config.data.normalize_contrast)
+    yardsticks = (search.yardstick, search.nearest_by)
+    scorer = make_nearest_scorer([describe_bank(train, *yardsticks)], search.neighbours, *yardsticks)
+    return warm(scorer, run, data)
 
 
 def warm(scorer: Scorer, run: Run, data: OneClass) -> Callable[[], np.ndarray]:

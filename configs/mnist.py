@@ -17,5 +17,5 @@ from anogan_jax.config import Config, DataConfig, SearchConfig
 def get_config() -> Config:
     return Config(
         data=DataConfig(source="auto", name="mnist", normal=0, normalize_contrast=True),
-        search=SearchConfig(method="nearest", yardstick="structure", feature_layer=0),
+        search=SearchConfig(method="nearest", yardstick="structure", nearest_by="pixels", feature_layer=0),
     )

@@ -77,8 +77,8 @@ def main(path):
         for chosen in (images[:70], images[:3], images):
             scores = score_images(scorer, first, chosen)
         results[f"turn compiled {count}"] = compiled["jit(turn)"]
-        described = describe_bank(bank.images[:5000], "structure", mesh)
-        likenesses = make_nearest_scorer([described], 8, "structure", mesh)
+        described = describe_bank(bank.images[:5000], "structure", "pixels", mesh)
+        likenesses = make_nearest_scorer([described], 8, "structure", "pixels", mesh)
         encoder = make_encoder(gan)
         variables = encoder.init(jax.random.key(2), images[:1], train=False)
         encoded = make_encoder_scorer(gan, encoder, variables, "pixels", mesh)

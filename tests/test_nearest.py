@@ -33,6 +33,18 @@ def test_are_the_nearest_by_an_independent_computation(bank, blobs, yardstick):
         np.testing.assert_allclose(score.anomaly_map, np.abs(queries - score.generated).mean(axis=-1), atol=1e-6)
 
 
+def test_what_is_near_by_one_yardstick_is_compared_by_another(bank, blobs):
+    images, queries = np.asarray(bank.images)[:5000], blobs[:20]
+    described = describe_bank(images, "structure", nearest_by="pixels")
+    score = score_images(make_nearest_scorer([described], 5, "structure", nearest_by="pixels"), None, queries)
+    distances = np.square(queries[:, None] - images[None]).sum(axis=(2, 3, 4), dtype=np.float64)
+    found = images[np.argsort(distances, axis=1)[:, :5]]
+    np.testing.assert_allclose(score.generated, found.mean(axis=1), atol=1e-5)
+    features = np.array([np.mean([describe(x, "structure") for x in these], axis=0) for these in found])
+    expected = np.linalg.norm([describe(x, "structure") for x in queries] - features, axis=1)
+    np.testing.assert_allclose(score.score, expected, rtol=1e-4)
+
+
 def test_a_bank_in_blocks_is_as_good_as_one(bank, blobs):
     parts = [describe_bank(bank.images[a:b], "structure") for a, b in ((0, 7), (7, 4200), (4200, 5000))]
     whole = neighbours([describe_bank(bank.images[:5000], "structure")], blobs[:9], 8, "structure")
