@@ -240,7 +240,6 @@ def main(_: list[str]) -> None:
 
 def measure(size: Size, peak: float) -> list[dict[str, Any]]:
     """The rows of one size."""
-    repeat = 3 if _QUICK.value else 7
     ours = Ours(size)
     peers = [TorchModel(size, layout) for layout in (torch.channels_last, torch.contiguous_format)]
     layer = convolution_flops(size)
@@ -265,10 +264,10 @@ def measure(size: Size, peak: float) -> list[dict[str, Any]]:
     # Forward, and gradients for inputs and for weights: G 3, D 2 x 3 in its own update, 2 in G's.
     in_a_row = 1 if _QUICK.value else 5
     train_steps = [repeated(step, in_a_row) for step in (ours.train_step, *(peer.train_step for peer in peers))]
-    rows = [row("train_step", interleaved(train_steps, repeat), (1 / in_a_row, 1 / in_a_row), 11 * _BATCH * layer)]
+    rows = [row("train_step", interleaved(train_steps, repeats()), (1 / in_a_row, 1 / in_a_row), 11 * _BATCH * layer)]
     steps = [peer.search_step(_BATCH) for peer in peers]
     if not _QUICK.value:
-        times = interleaved([ours.search_round(), *steps], repeat)
+        times = interleaved([ours.search_round(), *steps], repeats())
         rows.append(row("search_step", times, (1 / 8, 1), 4 * _BATCH * layer))
     if size.kernel == 5:  # searched whole it would take most of the time, and say nothing more
         return rows
@@ -276,9 +275,15 @@ def measure(size: Size, peak: float) -> list[dict[str, Any]]:
     times = interleaved([ours.whole_search(queries), *steps], 1)
     scale, flops = _QUERIES / queries, 4 * _OUR_STEPS * _QUERIES * layer
     rows.append(row("search_256", times, (scale, _PEERS_STEPS * _QUERIES / _BATCH), flops))
-    singles = interleaved([repeated(peer.search_step(1), 50) for peer in peers], len(times[0]))
-    rows.append(row("one_by_one", [times[0], *singles], (scale, _PEERS_STEPS / 50 * _QUERIES), flops))
+    in_a_row = 20 if _QUICK.value else 50
+    singles = interleaved([repeated(peer.search_step(1), in_a_row) for peer in peers], 1)
+    rows.append(row("one_by_one", [times[0], *singles], (scale, _PEERS_STEPS / in_a_row * _QUERIES), flops))
     return rows
+
+
+def repeats() -> int:
+    """How often each is timed."""
+    return 3 if _QUICK.value else 7
 
 
 def repeated(work: Callable[[], None], times: int) -> Callable[[], None]:
@@ -319,7 +324,7 @@ def matmul_peak() -> float:
     size = 2048
     a, b = torch.rand(size, size), np.random.default_rng(0).random((size, size), np.float32)
     product, on_device = jax.jit(lambda x: x @ x), jax.numpy.asarray(b)
-    times = interleaved([lambda: a @ a, lambda: jax.block_until_ready(product(on_device))], 7)
+    times = interleaved([lambda: a @ a, lambda: jax.block_until_ready(product(on_device))], repeats())
     return 2.0 * size**3 / min(min(seconds) for seconds in times)
 
 
