@@ -42,14 +42,10 @@ def make_bank(gan: GAN, weights: Weights, key: Array, size: int, mesh: Mesh | No
 def place_bank(z: np.ndarray, images: np.ndarray, mesh: Mesh | None = None) -> Bank:
     """Divides z (B, latent) and images (B, S, S, C) over the devices of a mesh."""
     mesh = mesh or make_mesh()
-    more = _filled(len(images), mesh) - len(images)
-    squares = [np.square(image, dtype=np.float64).sum() for image in images]
-    leaves = (z.astype(np.float32), images.astype(np.float32), np.array(squares, np.float32))
-    filled = (
-        np.pad(leaf, ((0, more), *[(0, 0)] * (leaf.ndim - 1)), constant_values=fill)
-        for leaf, fill in zip(leaves, (0, 0, np.inf), strict=True)
-    )
-    return Bank(*jax.device_put(tuple(filled), rows(mesh)))
+    size = _filled(len(images), mesh)
+    squares = np.array([np.square(image, dtype=np.float64).sum() for image in images])
+    filled = (_lengthened(z, size, 0), _lengthened(images, size, 0), _lengthened(squares, size, np.inf))
+    return Bank(*jax.device_put(filled, rows(mesh)))
 
 
 def nearest(blocks: Iterable[Bank], images: Array, count: int, mesh: Mesh | None = None) -> Array:
@@ -104,10 +100,9 @@ def describe_bank(
       nearest_by: the yardstick by which the nearest are found; None: the same.
       mesh: the one to divide the bank over.
     """
-    mesh, count, nearest_by = mesh or make_mesh(), len(images), nearest_by or yardstick
-    more = _filled(count, mesh) - count
-    filled = (np.pad(np.asarray(images, np.float32), ((0, more), *[(0, 0)] * 3)), np.arange(count + more) < count)
-    placed, real = jax.device_put(filled, rows(mesh))
+    mesh, nearest_by = mesh or make_mesh(), nearest_by or yardstick
+    size = _filled(len(images), mesh)
+    placed, real = jax.device_put((_lengthened(images, size, 0), np.arange(size) < len(images)), rows(mesh))
     features = _describe(mesh, yardstick, placed)
     keys = features if nearest_by == yardstick else _describe(mesh, nearest_by, placed)
     return Described(placed, keys, _squares(keys, real), features)
@@ -152,9 +147,10 @@ def _none_found(count: int, latent: int) -> _Found:
 @partial(jax.jit, static_argnums=0)
 def _closer(mesh: Mesh, found: _Found, block: Bank, images: Array) -> _Found:
     """Merges a block of the bank, divided over the mesh, into what was found."""
+    block = block._replace(images=block.images.reshape(len(block.images), -1))
 
     def in_chunk(found: _Found, chunk: Bank, image: Array) -> _Found:
-        distances = chunk.squares - 2 * chunk.images.reshape(_CHUNK, -1) @ image.ravel()
+        distances = chunk.squares - 2 * chunk.images @ image
         _, places = lax.top_k(-distances, min(max(_SHORTLIST, len(found.z)), _CHUNK))
         residuals = jax.vmap(residual_loss, in_axes=(None, 0))(image, chunk.images[places])
         return _merge(found, _Found(jnp.where(jnp.isinf(chunk.squares[places]), jnp.inf, residuals), chunk.z[places]))
@@ -162,6 +158,7 @@ def _closer(mesh: Mesh, found: _Found, block: Bank, images: Array) -> _Found:
     @partial(jax.shard_map, mesh=mesh, in_specs=(WHOLE, ROWS, WHOLE), out_specs=WHOLE, check_vma=False)
     def in_block(found: _Found, block: Bank, images: Array) -> _Found:
         chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, _CHUNK, *leaf.shape[1:]), block)
+        images = images.reshape(len(images), -1)
 
         def of_query(image: Array) -> _Found:
             none = _none_found(*found.z.shape[1:])
@@ -240,6 +237,13 @@ def _draw(gan: GAN, mesh: Mesh, weights: Weights, keys: Array) -> tuple[Array, A
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), lax.map(partial(generate, weights), keys))
 
     return draw(weights, keys)
+
+
+def _lengthened(given: Array | np.ndarray, size: int, fill: float) -> np.ndarray:
+    """So many rows, those missing filled in; float32. A bank is large: it is copied this once."""
+    lengthened = np.full((size, *given.shape[1:]), fill, np.float32)
+    lengthened[: len(given)] = given
+    return lengthened
 
 
 def _filled(size: int, mesh: Mesh) -> int:
