@@ -24,7 +24,7 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 from anogan_jax import cli
-from anogan_jax.bank import Bank, Described, describe_bank, make_bank, nearest, neighbours
+from anogan_jax.bank import Bank, describe_bank, make_bank, nearest, neighbours
 from anogan_jax.data import as_array, load_one_class, to_model_range
 from anogan_jax.errors import UserError
 from anogan_jax.losses import cross_entropy_loss
@@ -98,13 +98,15 @@ def of_terms(run: Run, bank: Bank, images: Any, held_out: Any) -> dict[str, np.n
     layer = run.config.search.feature_layer
     searched = _searched(run, images, Start(z, jnp.broadcast_to(scale, (len(z), *scale.shape))), feature_layer=layer).z
     before, after = (dict(_terms(run, images, at)) for at in (z, searched))
-    normal = describe_bank(explained_normals(run), "structure")
-    residuals, of_normal = (_likeness_residuals(normal, x) for x in (images, held_out))
+    normal = explained_normals(run)
+    by_pixels = _likeness_residuals(normal, images, "pixels")
+    residuals, of_normal = (_likeness_residuals(normal, x, "structure") for x in (images, held_out))
     scale = np.sqrt(np.mean(of_normal**2, axis=0) + np.mean(of_normal**2))
     alone = {
         "P_D of x": jax.vmap(cross_entropy_loss)(_discriminated(run, images)[0]),
-        "structure, mean of 8": np.linalg.norm(residuals, axis=1),
-        "structure, mean of 8, in scales of held-out": np.linalg.norm(residuals / scale, axis=1),
+        "structure, mean of 8 nearest by pixels": np.linalg.norm(by_pixels, axis=1),
+        "structure, mean of 8 nearest by structure": np.linalg.norm(residuals, axis=1),
+        "the same, in scales of held-out": np.linalg.norm(residuals / scale, axis=1),
     }
     both = {
         f"{name}, {when}": found
@@ -114,8 +116,9 @@ def of_terms(run: Run, bank: Bank, images: Any, held_out: Any) -> dict[str, np.n
     return {name: np.asarray(values) for name, values in (both | alone).items()}
 
 
-def _likeness_residuals(bank: Described, images: Any) -> np.ndarray:
-    mean = neighbours([bank], images, 8, "structure").features.mean(axis=1)
+def _likeness_residuals(normal: np.ndarray, images: Any, nearest_by: str) -> np.ndarray:
+    bank = describe_bank(normal, "structure", nearest_by)
+    mean = neighbours([bank], images, 8, nearest_by).features.mean(axis=1)
     return np.asarray(jax.vmap(partial(describe, yardstick="structure"))(images) - mean)
 
 
