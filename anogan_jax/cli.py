@@ -68,11 +68,17 @@ def keep_memory() -> None:
     XLA takes a program's temporary memory, hundreds of megabytes, anew for every step. Handed back
     to the system in between, it is faulted in page by page each time: up to a third of a training
     step on a CPU. Elsewhere than on Linux nothing is done.
+
+    Only the first thread's memory can be kept in such pieces, so programs run on the thread that
+    calls them, and for that their inputs have to be ready, or the CPU client puts them off to
+    another. One arena for all threads would keep it too, but those that multiply then wait for each
+    other's allocations, a tenth of a step where compiling has left that arena in fragments.
     """
-    arena_max, mmap_max, trim_threshold, top_pad = -8, -4, -1, -2  # of malloc.h
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    mmap_max, trim_threshold, top_pad = -4, -1, -2  # of malloc.h
     with contextlib.suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)
-        for parameter, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**28)):
+        for parameter, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**28)):
             libc.mallopt(parameter, value)
 
 

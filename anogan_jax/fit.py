@@ -241,7 +241,8 @@ def _batches(config: Config, mesh: Mesh, draw: Callable[[int], np.ndarray], step
                 raise image
             images.append(image)
         batch = to_model_range(np.stack(images), config.data.normalize_contrast)
-        yield jax.make_array_from_process_local_data(sharding, batch, (size, *batch.shape[1:]))
+        placed = jax.make_array_from_process_local_data(sharding, batch, (size, *batch.shape[1:]))
+        yield jax.block_until_ready(placed)  # see cli.keep_memory
 
 
 def _events(workdir: Path, config: Config, step: int) -> Any:

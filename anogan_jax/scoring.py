@@ -147,7 +147,8 @@ def make_search_scorer(
                 return
             if on_turn:
                 on_turn(sum(occupant is not None for occupant in occupants))
-            lanes = turn(weights, lanes, fresh, batch, started)
+            given = jax.block_until_ready(jax.device_put((fresh, batch, started), rows(mesh)))  # see cli.keep_memory
+            lanes = turn(weights, lanes, *given)
             best = None
             for lane in np.flatnonzero(lanes.done):
                 if (query := occupants[lane]) is not None:

@@ -4,8 +4,7 @@
     python -m benchmarks.vs_torch [--quick] [--json FILE]
 
 Both run in one process and take turns, training steps in runs of five, as training does; PyTorch runs contiguous and
-channels_last, and its faster time counts. Times are medians; a ratio above 1 means that ours is faster. Run it twice: a
-process that has compiled its programs itself runs them about a tenth slower than one that found them in the cache.
+channels_last, and its faster time counts. Times are medians; a ratio above 1 means that ours is faster.
 
 The whole searches of PyTorch (500 Adam steps, batches of 64, or one image after the other as its AnoGANs do) are timed
 over some of their steps, which all cost the same, and scaled; ours, 72 steps from a bank of generated images, run
@@ -188,7 +187,8 @@ class Ours:
 
     def train_step(self) -> None:
         """One step, waited for."""
-        self.state, metrics = self._step(self.state, jax.numpy.asarray(self.images[:_BATCH]))
+        images = jax.block_until_ready(jax.numpy.asarray(self.images[:_BATCH]))  # as training does
+        self.state, metrics = self._step(self.state, images)
         jax.block_until_ready(metrics)
 
     def weights(self) -> Weights:
