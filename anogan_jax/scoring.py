@@ -110,11 +110,12 @@ def make_search_scorer(
     """
     mesh = mesh or make_mesh()
     width = lanes_on(mesh) * mesh.size
+    begin = jax.jit(jax.vmap(search.begin, in_axes=(None, 0, 0)))  # compiled only in turn; traced once for its shapes
 
     @partial(jax.jit, donate_argnums=1)
     @partial(jax.shard_map, mesh=mesh, in_specs=(WHOLE, *[ROWS] * 4), out_specs=ROWS, check_vma=False)
     def turn(weights: Weights, lanes: Descent, fresh: Array, images: Array, starts: Start) -> Descent:
-        begun = jax.vmap(search.begin, in_axes=(None, 0, 0))(weights, images, starts)
+        begun = begin(weights, images, starts)
 
         def choose(new: Array, old: Array) -> Array:
             return jnp.where(fresh.reshape(-1, *[1] * (new.ndim - 1)), new, old)
@@ -129,7 +130,7 @@ def make_search_scorer(
             return
         waiting = chain([first], waiting)
         batch, started = jax.tree.map(lambda leaf: np.repeat(leaf[None], width, axis=0), (first.image, first.start))
-        empty = jax.eval_shape(jax.vmap(search.begin, in_axes=(None, 0, 0)), weights, batch, started)
+        empty = jax.eval_shape(begin, weights, batch, started)
         lanes = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=rows(mesh)), empty)
         occupants: list[_Query | None] = [None] * width
         found: dict[int, list[Score]] = {}  # by the number of the image, until its turn to be given out
