@@ -58,7 +58,7 @@ def table(name: str, rows: list[dict]) -> list[str]:
         cells = [f"{np.mean(found):.1f}" if found else "" for found in by_class]
         speed = 1000 * np.median([row["seconds"] / row["images"] for row in mine])
         images = "/".join(sorted({f"{row['images']:,}" for row in mine}))
-        lines.append(f"| {shown} | " + " | ".join(cells) + f" | {mean} | {images} | {speed:.2g} |")
+        lines.append(f"| {shown} | " + " | ".join(cells) + f" | {mean} | {images} | {float(f'{speed:.2g}'):g} |")
     for shown, found in _PUBLISHED.get(name, {}).items():
         cells = [f"{value:.1f}" for value in found] if len(found) > 1 else [""] * len(classes)
         lines.append(f"| {shown} | " + " | ".join(cells) + f" | {np.mean(found):.1f} | 10,000 | |")
