@@ -74,12 +74,12 @@ def keep_memory() -> None:
     another. One arena for all threads would keep it too, but those that multiply then wait for each
     other's allocations, a tenth of a step where compiling has left that arena in fragments.
     """
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     mmap_max, trim_threshold, top_pad = -4, -1, -2  # of malloc.h
     with contextlib.suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)
         for parameter, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**28)):
             libc.mallopt(parameter, value)
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def keep_compiled_programs() -> None:
