@@ -1,5 +1,6 @@
 """A bank of generated images: the nearest is a better start than hundreds of steps from a random z, or the answer."""
 
+import math
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
@@ -240,9 +241,16 @@ def _draw(gan: GAN, mesh: Mesh, weights: Weights, keys: Array) -> tuple[Array, A
 
 
 def _lengthened(given: Array | np.ndarray, size: int, fill: float) -> np.ndarray:
-    """So many rows, those missing filled in; float32. A bank is large: it is copied this once."""
-    lengthened = np.full((size, *given.shape[1:]), fill, np.float32)
+    """So many rows, those missing filled in; float32. A bank is large: it is copied this once.
+
+    JAX takes on the CPU what begins at a multiple of 64 bytes as it is, and copies all else.
+    """
+    values = size * math.prod(given.shape[1:])
+    memory = np.empty(values + 16, np.float32)
+    first = -memory.ctypes.data % 64 // memory.itemsize
+    lengthened = memory[first : first + values].reshape(size, *given.shape[1:])
     lengthened[: len(given)] = given
+    lengthened[len(given) :] = fill
     return lengthened
 
 
