@@ -28,7 +28,7 @@ from anogan_jax.scoring import (
     make_search_scorer,
     score_images,
 )
-from anogan_jax.search import SearchResult, Start, even_scale, latent_search, make_search, plain_start
+from anogan_jax.search import SearchResult, latent_search, make_search
 from anogan_jax.structure import describe, difference_map, structure_loss
 from anogan_jax.training import TrainState, inference_weights, init_state, make_optimizer, make_train_step
 from anogan_jax.version import __version__
@@ -40,7 +40,6 @@ __all__ = [
     "Generator",
     "Score",
     "SearchResult",
-    "Start",
     "TrainState",
     "Weights",
     "__version__",
@@ -52,7 +51,6 @@ __all__ = [
     "difference_map",
     "discriminator_loss",
     "encoding_loss",
-    "even_scale",
     "feature_matching_loss",
     "from_bank",
     "from_encoder",
@@ -78,7 +76,6 @@ __all__ = [
     "nearest",
     "neighbours",
     "p_values",
-    "plain_start",
     "residual_loss",
     "sample_latent",
     "score_images",

@@ -10,7 +10,6 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -37,7 +36,7 @@ from anogan_jax.scoring import (
     make_nearest_scorer,
     make_search_scorer,
 )
-from anogan_jax.search import PAPER_SETTINGS, even_scale, make_search
+from anogan_jax.search import PAPER_SETTINGS, make_search
 from anogan_jax.structure import structure_loss
 from anogan_jax.tiles import pool
 from anogan_jax.training import inference_weights
@@ -143,9 +142,9 @@ def make_scorer(run: Run, method: str, on_turn: Callable[[int], None] | None = N
     if paper:
         make_starts = from_prior(run.gan, run.config.seed, settings.restarts)
     elif settings.method == "from_encoder":
-        make_starts = from_encoder(run.gan, make_encoder(run.gan), _encoder(run), _kept_scale(run))
+        make_starts = from_encoder(make_encoder(run.gan), _encoder(run))
     else:
-        make_starts = from_bank(_BankFiles(run, lambda bank: bank), _kept_scale(run), settings.restarts, run.mesh)
+        make_starts = from_bank(_BankFiles(run, lambda bank: bank), settings.restarts, run.mesh)
     return make_search_scorer(search, make_starts, run.mesh, on_turn)
 
 
@@ -222,18 +221,6 @@ def _encoder(run: Run) -> Variables:
     if int(state.step) < run.config.encoder.steps:
         raise UserError(f"{run.workdir}: its encoder is at step {int(state.step)}; run train.py again to go on")
     return jax.device_get(state.encoder)
-
-
-def _kept_scale(run: Run) -> Array:
-    """The model's ``even_scale``, from bank/<step>/scale.npz, which is made when first needed."""
-    path = _bank_folder(run) / "scale.npz"
-    if path.exists():
-        return jnp.asarray(read_arrays(path)["scale"])
-    scale = even_scale(run.gan, run.weights)
-    if is_first():
-        with replacing(path) as temporary:
-            np.savez(temporary, scale=scale)
-    return scale
 
 
 def _bank_folder(run: Run) -> Path:

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.sharding import Mesh
 
 from anogan_jax.bank import Bank, Described, Neighbours, nearest, neighbours
 from anogan_jax.devices import ROWS, WHOLE, make_mesh, rows, whole
 from anogan_jax.losses import cross_entropy_loss
 from anogan_jax.models import GAN, Encoder, Variables, Weights, sample_latent
-from anogan_jax.search import Descent, Search, Start, plain_start, project
+from anogan_jax.search import Descent, Search, project
 from anogan_jax.structure import describe, difference_map
 
 
@@ -30,7 +30,7 @@ class Score(NamedTuple):
     anomaly_map: np.ndarray  # (S, S) where x differs: |x - G(z)|, the mean over channels, or see ``difference_map``
 
 
-MakeStarts = Callable[[Array], Start]  # of images (n, S, S, C); its fields are (n, restarts, ...)
+MakeStarts = Callable[[Array], Array]  # of images (n, S, S, C): z (n, restarts, latent)
 Scorer = Callable[[Weights, Iterable[np.ndarray]], Iterator[Score]]  # of images (S, S, C), in their order
 
 
@@ -40,41 +40,32 @@ def lanes_on(mesh: Mesh) -> int:
     Products of another width may round differently, and a search makes much of a last bit. An
     accelerator needs more at once than a CPU to have enough to do.
     """
-    return 32 if mesh.devices.flat[0].platform == "cpu" else 512
+    return 64 if mesh.devices.flat[0].platform == "cpu" else 512
 
 
-def from_bank(blocks: Iterable[Bank], scale: Array, restarts: int = 1, mesh: Mesh | None = None) -> MakeStarts:
+def from_bank(blocks: Iterable[Bank], restarts: int = 1, mesh: Mesh | None = None) -> MakeStarts:
     """Starts at the nearest images of a bank.
 
     Args:
       blocks: the bank; in several parts where one would not fit into memory.
-      scale: (latent, latent) the coordinates to move in, such as ``even_scale``.
       restarts: starts for each image.
       mesh: the one that the bank is divided over.
     """
-
-    def starts(images: Array) -> Start:
-        z = nearest(blocks, images, restarts, mesh)
-        return Start(z, jnp.broadcast_to(scale, (*z.shape, z.shape[-1])))
-
-    return starts
+    return lambda images: nearest(blocks, images, restarts, mesh)
 
 
-def from_encoder(gan: GAN, encoder: Encoder, variables: Variables, scale: Array) -> MakeStarts:
+def from_encoder(encoder: Encoder, variables: Variables) -> MakeStarts:
     """One start for each image, at its encoder's z.
 
     Args:
-      gan: the model.
       encoder: of images to z.
       variables: the trained encoder's.
-      scale: (latent, latent) the coordinates to move in, such as ``even_scale``.
     """
 
     @jax.jit
-    def starts(images: Array) -> Start:
+    def starts(images: Array) -> Array:
         z: Any = encoder.apply(variables, images, train=False)
-        z = jax.vmap(partial(project, gan))(z)[:, None]
-        return Start(z, jnp.broadcast_to(scale, (*z.shape, z.shape[-1])))
+        return z[:, None]
 
     return starts
 
@@ -83,9 +74,9 @@ def from_prior(gan: GAN, seed: int = 0, restarts: int = 1) -> MakeStarts:
     """Starts at random, with a key made from the image's pixels: its score depends on nothing but image and model."""
 
     @jax.jit
-    def draw(digests: Array) -> Start:
+    def draw(digests: Array) -> Array:
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(digests)
-        return jax.vmap(jax.vmap(plain_start))(jax.vmap(partial(sample_latent, gan, shape=(restarts,)))(keys))
+        return jax.vmap(partial(sample_latent, gan, shape=(restarts,)))(keys)
 
     return lambda images: draw(np.array([zlib.crc32(np.asarray(x).tobytes()) for x in images], np.uint32))
 
@@ -114,13 +105,15 @@ def make_search_scorer(
 
     @partial(jax.jit, donate_argnums=1)
     @partial(jax.shard_map, mesh=mesh, in_specs=(WHOLE, *[ROWS] * 4), out_specs=ROWS, check_vma=False)
-    def turn(weights: Weights, lanes: Descent, fresh: Array, images: Array, starts: Start) -> Descent:
-        begun = begin(weights, images, starts)
-
+    def turn(weights: Weights, lanes: Descent, fresh: Array, images: Array, starts: Array) -> Descent:
         def choose(new: Array, old: Array) -> Array:
             return jnp.where(fresh.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-        return jax.vmap(search.advance, in_axes=(None, 0))(weights, jax.tree.map(choose, begun, lanes))
+        def fill(lanes: Descent) -> Descent:
+            return jax.tree.map(choose, begin(weights, images, starts), lanes)
+
+        lanes = lax.cond(fresh.any(), fill, lambda lanes: lanes, lanes)  # at the end none waits, and few are done
+        return jax.vmap(search.advance, in_axes=(None, 0))(weights, lanes)
 
     def score(weights: Weights, images: Iterable[np.ndarray]) -> Iterator[Score]:
         weights = jax.device_put(weights, whole(mesh))
@@ -129,7 +122,7 @@ def make_search_scorer(
         if first is None:
             return
         waiting = chain([first], waiting)
-        batch, started = jax.tree.map(lambda leaf: np.repeat(leaf[None], width, axis=0), (first.image, first.start))
+        batch, started = (np.repeat(leaf[None], width, axis=0) for leaf in (first.image, first.start))
         empty = jax.eval_shape(begin, weights, batch, started)
         lanes = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=rows(mesh)), empty)
         occupants: list[_Query | None] = [None] * width
@@ -142,8 +135,7 @@ def make_search_scorer(
                 if query is None:
                     fresh[lane] = False
                 else:
-                    batch[lane] = query.image
-                    started.z[lane], started.scale[lane] = query.start
+                    batch[lane], started[lane] = query.image, query.start
             if not any(occupants):
                 return
             if on_turn:
@@ -284,18 +276,17 @@ def score_images(scorer: Scorer, weights: Weights, images: Iterable[np.ndarray])
 class _Query(NamedTuple):
     number: int  # of the image, in the order given
     image: np.ndarray  # (S, S, C)
-    start: Start
+    start: np.ndarray  # (latent,)
     restarts: int  # how many there are for each image
 
 
 def _queries(make_starts: MakeStarts, images: Iterable[np.ndarray], width: int) -> Iterator[_Query]:
     numbers = count()
     for block, filled in _blocks(images, width):
-        starts = jax.tree.map(np.asarray, make_starts(jnp.asarray(filled)))
-        for place, image in enumerate(block):
-            number, restarts = next(numbers), starts.z.shape[1]
-            for restart in range(restarts):
-                yield _Query(number, image, Start(starts.z[place, restart], starts.scale[place, restart]), restarts)
+        starts = np.asarray(make_starts(jnp.asarray(filled)))
+        for image, of_image in zip(block, starts, strict=False):
+            number = next(numbers)
+            yield from (_Query(number, image, start, len(of_image)) for start in of_image)
 
 
 def _blocks(images: Iterable[np.ndarray], width: int) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:

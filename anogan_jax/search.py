@@ -10,21 +10,13 @@ import optax
 from jax import Array, lax
 
 from anogan_jax.losses import cross_entropy_loss, feature_matching_loss, residual_loss
-from anogan_jax.models import GAN, Weights, sample_latent
+from anogan_jax.models import GAN, Weights
+from anogan_jax.soap import soap, turned
 
 DISCRIMINATIONS = ("feature_matching", "cross_entropy")
-# Of ``make_search``: the paper's 500 steps, from a ``plain_start``; it names no optimiser and no rate.
-PAPER_SETTINGS = {"steps": 500, "learning_rate": 0.1, "schedule": False, "tolerance": 0.0}
-_ROUND = 8  # steps between two tests of convergence
-_FLOOR = 1.0  # of the curvature, as a share of its mean over directions: how far flat directions are stretched
-_JACOBIANS = 64
-
-
-class Start(NamedTuple):
-    """Where one search starts, and the coordinates it moves in; vmapped, each field gains a leading axis."""
-
-    z: Array  # (latent,)
-    scale: Array  # (latent, latent): z moves by scale @ step; the identity for plain descent
+# Of ``make_search``: the paper's 500 steps, from a random z; it names no optimiser and no rate.
+PAPER_SETTINGS = {"steps": 500, "learning_rate": 0.1, "plain": True, "tolerance": 0.0}
+_ROUND = 8  # steps between two tests of convergence, and two turns of the directions they follow
 
 
 class SearchResult(NamedTuple):
@@ -43,7 +35,6 @@ class Descent(NamedTuple):
     image: Array  # (S, S, C) the query
     features: Array  # (H, H, F) its features in the discriminator
     z: Array  # (latent,) to be evaluated next
-    scale: Array  # (latent, latent) of the start
     moments: optax.OptState
     best: SearchResult  # of all points visited
     lowest: Array  # () what was minimised, there
@@ -54,31 +45,31 @@ class Descent(NamedTuple):
 class Search(NamedTuple):
     """The search of one image in pieces, pure functions to vmap; ``latent_search`` is the whole of it."""
 
-    begin: Callable[[Weights, Array, Start], Descent]  # of weights, image, start
+    begin: Callable[[Weights, Array, Array], Descent]  # of weights, image, the z to start at
     advance: Callable[[Weights, Descent], Descent]  # a round of steps on
 
 
-def latent_search(gan: GAN, weights: Weights, image: Array, start: Start, **settings: Any) -> SearchResult:
-    """Searches the z that explains one image, a pure function of its arguments; vmap it over images and starts.
+def latent_search(gan: GAN, weights: Weights, image: Array, z: Array, **settings: Any) -> SearchResult:
+    """Searches the z that explains one image, a pure function of its arguments; vmap it over images and z.
 
     Args:
       gan: the model.
       weights: its trained weights.
       image: the query, (S, S, C) in [-1, 1].
-      start: a z, such as the ``nearest`` of a bank, with the scale of ``even_scale``; or ``plain_start``.
+      z: where it starts, (latent,), such as the ``nearest`` of a bank.
       settings: as ``make_search`` takes them.
     """
     search = make_search(gan, **settings)
-    descent = search.begin(weights, image, start)
+    descent = search.begin(weights, image, z)
     return lax.while_loop(lambda descent: ~descent.done, partial(search.advance, weights), descent).best
 
 
 def make_search(
     gan: GAN,
     *,
-    steps: int = 72,
-    learning_rate: float = 0.8,
-    schedule: bool = True,
+    steps: int = 64,
+    learning_rate: float = 1.0,
+    plain: bool = False,
     tolerance: float = 1e-4,
     discrimination: str = "feature_matching",
     discrimination_weight: float = 0.1,
@@ -89,16 +80,16 @@ def make_search(
     """Binds the model and the settings of a search.
 
     It minimises L(z) = (1 - lambda) R(z) + lambda D(z) (Schlegl et al. 2017, eq. 6); G and D are
-    frozen, in inference mode, and Adam moves z. Deviations from the paper, which names no optimiser: each step is
-    projected to where the prior has its mass (see ``project``), and of all points visited the best
-    counts, not the last.
+    frozen, in inference mode. Deviations from the paper, which names no optimiser: z is moved by ``soap``, at a
+    rate that rises over the first sixth of the steps, so as not to lose a good start, and falls to zero; each step is
+    projected to where the prior has its mass (see ``project``); and of all points visited the best counts, not the
+    last.
 
     Args:
       gan: the model.
       steps: at most so many evaluations of the loss and its gradient.
-      learning_rate: Adam's, in the start's coordinates.
-      schedule: the rate rises over the first sixth of the steps, so as not to lose a good start, and falls to
-        zero along a cosine; or it stays.
+      learning_rate: at its height.
+      plain: Adam at a constant rate instead.
       tolerance: past half of its steps, the search ends once eight of them lower the loss by less than this
         share of it; with 0 it takes all.
       discrimination: "feature_matching" (eq. 5), or "cross_entropy" (eq. 4, after Yeh et al. 2016).
@@ -114,7 +105,7 @@ def make_search(
         raise ValueError(f"discrimination must be one of {DISCRIMINATIONS}, not {discrimination!r}")
     rise = max(1, steps // 6)
     rate = optax.warmup_cosine_decay_schedule(learning_rate / rise, learning_rate, rise, max(steps, rise + 1))
-    optimizer = optax.adam(rate if schedule else learning_rate)
+    optimizer = optax.adam(learning_rate) if plain else soap(rate)
 
     def discriminate(weights: Weights, image: Array) -> tuple[Array, Array]:
         outputs: Any = gan.discriminator.apply(weights.discriminator, image[None], train=False)
@@ -134,22 +125,20 @@ def make_search(
         found = SearchResult(z, generated, loss, distance, second)
         return loss + prior_weight * 0.5 * jnp.sum(z**2), found
 
-    def begin(weights: Weights, image: Array, start: Start) -> Descent:
+    def begin(weights: Weights, image: Array, z: Array) -> Descent:
         _, features = discriminate(weights, image)
-        z = project(gan, start.z)
+        z = project(gan, z)
         unknown = jnp.float32(jnp.inf)
         best = SearchResult(z, jnp.zeros_like(image), unknown, unknown, unknown)
-        return Descent(
-            image, features, z, start.scale, optimizer.init(z), best, unknown, jnp.int32(0), jnp.bool_(False)
-        )
+        return Descent(image, features, z, optimizer.init(z), best, unknown, jnp.int32(0), jnp.bool_(False))
 
     def step(weights: Weights, descent: Descent) -> Descent:
         (objective, found), gradient = jax.value_and_grad(evaluate, has_aux=True)(
             descent.z, weights, descent.image, descent.features
         )
         best, lowest = _where(objective < descent.lowest, (found, objective), (descent.best, descent.lowest))
-        update, moments = optimizer.update(descent.scale.T @ gradient, descent.moments)
-        z = project(gan, descent.z + descent.scale @ update)
+        update, moments = optimizer.update(gradient, descent.moments)
+        z = project(gan, descent.z + update)
         moved = descent._replace(z=z, moments=moments, best=best, lowest=lowest, steps=descent.steps + 1)
         return _where(descent.steps < steps, moved, descent)
 
@@ -157,38 +146,10 @@ def make_search(
         before = descent.lowest
         descent, _ = lax.scan(lambda descent, _: (step(weights, descent), None), descent, length=_ROUND)
         settled = (descent.steps > steps // 2) & (before - descent.lowest < tolerance * before)
-        return descent._replace(done=settled | (descent.steps >= steps))
+        moments = descent.moments if plain else turned(descent.moments)
+        return descent._replace(moments=moments, done=settled | (descent.steps >= steps))
 
     return Search(begin, advance)
-
-
-def plain_start(z: Array) -> Start:
-    """Descent in z's own coordinates; z is (latent,)."""
-    return Start(z, jnp.eye(len(z)))
-
-
-@partial(jax.jit, static_argnums=0)
-def even_scale(gan: GAN, weights: Weights) -> Array:
-    """Coordinates in which the image changes about equally fast in every direction: a start's scale, for any z.
-
-    The generator's squared Jacobian is averaged over draws from the prior, and its eigenvectors
-    stretched by the inverse root of their eigenvalues. (latent, latent).
-    """
-
-    def generate(z: Array) -> Array:
-        images: Any = gan.generator.apply(weights.generator, z[None], train=False)
-        return images.ravel()
-
-    def squared_jacobian(z: Array) -> Array:
-        jacobian = jax.jacfwd(generate)(project(gan, z))
-        return jacobian.T @ jacobian
-
-    draws = sample_latent(gan, jax.random.key(0), (_JACOBIANS,))
-    curvatures, directions = jnp.linalg.eigh(jnp.mean(lax.map(squared_jacobian, draws), axis=0))
-    curvatures = jnp.maximum(curvatures, 0.0) / jnp.maximum(jnp.mean(curvatures), 1e-12) + _FLOOR
-    stretch = curvatures**-0.5
-    stretch = stretch / jnp.sqrt(jnp.mean(stretch**2))
-    return directions @ jnp.diag(stretch) @ directions.T
 
 
 def project(gan: GAN, z: Array) -> Array:

@@ -30,11 +30,11 @@ from anogan_jax.errors import UserError
 from anogan_jax.losses import cross_entropy_loss
 from anogan_jax.models import hidden_layers, sample_latent
 from anogan_jax.run import Run, explained_normals, open_run
-from anogan_jax.search import PAPER_SETTINGS, SearchResult, Start, even_scale, latent_search, plain_start
+from anogan_jax.search import PAPER_SETTINGS, SearchResult, latent_search
 from anogan_jax.structure import describe, structure_loss
 
 _EACH = 128  # normal images, and as many anomalous
-_STEPS = {"bank": (1, 8, 24, 72, 200), "bank, prior": (8, 24, 72), "random": (1, 24, 72, 200, 500)}
+_STEPS = {"bank": (1, 8, 24, 64, 200), "bank, prior": (8, 24, 64), "random": (1, 24, 64, 200, 500)}
 _PRIOR = 1.0  # weight of |z|^2 / 2
 _STYLES = {"bank": "-", "bank, prior": ":", "random": "--"}
 _SIZES = (512, 2_048, 8_192, 32_768)
@@ -69,12 +69,11 @@ def main() -> None:
 def against_steps(run: Run, bank: Bank, images: Any, start: str) -> dict[int, np.ndarray]:
     """A(x) by the most steps taken."""
     if start != "random":
-        z, scale = nearest([bank], images, 1)[:, 0], even_scale(run.gan, run.weights)
-        starts, how = Start(z, jnp.broadcast_to(scale, (len(z), *scale.shape))), {"tolerance": 0.0}
+        starts, how = nearest([bank], images, 1)[:, 0], {"tolerance": 0.0}
         if start == "bank, prior":
             how["prior_weight"] = _PRIOR
     else:
-        starts, how = jax.vmap(plain_start)(sample_latent(run.gan, jax.random.key(0), (len(images),))), PAPER_SETTINGS
+        starts, how = sample_latent(run.gan, jax.random.key(0), (len(images),)), PAPER_SETTINGS
     layer = run.config.search.feature_layer
     return {
         steps: np.asarray(_searched(run, images, starts, **{**how, "steps": steps, "feature_layer": layer}).loss)
@@ -94,9 +93,9 @@ def against_size(run: Run, bank: Bank, images: Any, train: np.ndarray, yardstick
 
 def of_terms(run: Run, bank: Bank, images: Any, held_out: Any) -> dict[str, np.ndarray]:
     """Each term of a score alone, at the nearest generated image and after the search from there."""
-    z, scale = nearest([bank], images, 1)[:, 0], even_scale(run.gan, run.weights)
+    z = nearest([bank], images, 1)[:, 0]
     layer = run.config.search.feature_layer
-    searched = _searched(run, images, Start(z, jnp.broadcast_to(scale, (len(z), *scale.shape))), feature_layer=layer).z
+    searched = _searched(run, images, z, feature_layer=layer).z
     before, after = (dict(_terms(run, images, at)) for at in (z, searched))
     normal = explained_normals(run)
     by_pixels = _likeness_residuals(normal, images, "pixels")
@@ -146,7 +145,7 @@ def _discriminated(run: Run, images: np.ndarray) -> Any:
     return run.gan.discriminator.apply(run.weights.discriminator, images, train=False)
 
 
-def _searched(run: Run, images: np.ndarray, starts: Start, **how: Any) -> SearchResult:
+def _searched(run: Run, images: np.ndarray, starts: Array, **how: Any) -> SearchResult:
     search = jax.vmap(partial(latent_search, run.gan, run.weights, **how))
     blocks = jax.tree.map(lambda leaf: leaf.reshape(-1, 32, *leaf.shape[1:]), (jnp.asarray(images), starts))
     found = jax.jit(lambda blocks: jax.lax.map(lambda block: search(*block), blocks))(blocks)

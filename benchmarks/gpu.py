@@ -30,7 +30,6 @@ from anogan_jax import (
     make_optimizer,
     make_search,
     make_train_step,
-    plain_start,
     sample_latent,
 )
 from anogan_jax.models import PRECISIONS
@@ -106,7 +105,7 @@ def searching(work: Work, precision: str) -> list[dict[str, Any]]:
     rows = []
     for lanes in work.lanes:
         images = jax.random.uniform(jax.random.key(1), (lanes, work.image, work.image, 1), minval=-1.0)
-        starts = jax.vmap(plain_start)(sample_latent(gan, jax.random.key(2), (lanes,)))
+        starts = sample_latent(gan, jax.random.key(2), (lanes,))
         descent = jax.jit(jax.vmap(search.begin, in_axes=(None, 0, 0)))(weights, images, starts)
         advance = jax.jit(jax.vmap(search.advance, in_axes=(None, 0)), donate_argnums=1)
         seconds = timed_chain(partial(advance, weights), descent, work.repeat)

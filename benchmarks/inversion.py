@@ -8,7 +8,6 @@ which the best counts. No search stops early. Prints JSON, and draws the curves 
 """
 
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from absl import flags
 from jax import Array
 from matplotlib.figure import Figure
 
-from anogan_jax import Start, cli, even_scale, make_bank, make_search, nearest, plain_start, sample_latent
+from anogan_jax import cli, make_bank, make_search, nearest, sample_latent
 from anogan_jax.run import open_run
 from anogan_jax.search import PAPER_SETTINGS, project
 
@@ -42,7 +41,7 @@ def main() -> int:
     queries = generate(jax.vmap(partial(project, gan))(hidden))
     unrelated = jnp.abs(queries - generate(others)).sum(axis=(1, 2, 3)).mean()
 
-    def descend(start: Callable[[Array], Start], z: Array, **how: Any) -> tuple[np.ndarray, np.ndarray]:
+    def descend(z: Array, **how: Any) -> tuple[np.ndarray, np.ndarray]:
         """Residual and loss of the best point so far, (rounds, queries, starts), from z (queries, starts, latent)."""
         search = make_search(
             gan,
@@ -53,9 +52,8 @@ def main() -> int:
         )
         count = z.shape[1]
         images = jnp.repeat(queries, count, axis=0)
-        descent = jax.jit(jax.vmap(search.begin, in_axes=(None, 0, 0)))(
-            weights, images, jax.jit(jax.vmap(start))(z.reshape(len(images), -1))
-        )
+        begin = jax.jit(jax.vmap(search.begin, in_axes=(None, 0, 0)))
+        descent = begin(weights, images, z.reshape(len(images), -1))
         advance = jax.jit(jax.vmap(search.advance, in_axes=(None, 0)))
         trail = []
         while not descent.done.all():
@@ -66,10 +64,9 @@ def main() -> int:
 
     bank = make_bank(gan, weights, jax.random.key(run.config.seed), settings.bank_size)
     random = sample_latent(gan, jax.random.key(3), (_QUERIES, max(_STARTS)))
-    scale = even_scale(gan, weights)
     trails = {
-        "bank": descend(lambda z: Start(z, scale), nearest([bank], queries, max(_STARTS))),
-        "paper": descend(plain_start, random, **PAPER_SETTINGS),
+        "bank": descend(nearest([bank], queries, max(_STARTS))),
+        "paper": descend(random, **PAPER_SETTINGS),
     }
     report: dict[str, Any] = {"queries": _QUERIES, "residual_of_an_unrelated_image": float(unrelated)}
     for name, (residuals, losses) in trails.items():

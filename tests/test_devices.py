@@ -21,7 +21,6 @@ from PIL import Image
 from anogan_jax import config as configs
 from anogan_jax import (
     describe_bank,
-    even_scale,
     from_bank,
     inference_weights,
     init_state,
@@ -72,7 +71,7 @@ def main(path):
         results |= {f"state {count} {i}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
         first = first or inference_weights(gan, state._replace(key=jax.random.wrap_key_data(state.key)))
         bank = make_bank(gan, first, jax.random.key(1), 5000, mesh)
-        scorer = make_search_scorer(make_search(gan), from_bank([bank], even_scale(gan, first), mesh=mesh), mesh)
+        scorer = make_search_scorer(make_search(gan), from_bank([bank], mesh=mesh), mesh)
         compiled.clear()
         for chosen in (images[:70], images[:3], images):
             scores = score_images(scorer, first, chosen)

@@ -7,7 +7,6 @@ import pytest
 
 from anogan_jax import (
     encoding_loss,
-    even_scale,
     from_encoder,
     make_encoder,
     make_encoder_scorer,
@@ -50,7 +49,7 @@ def test_one_pass_tells_normal_from_anomalous(gan, weights, encoder, blobs):
 
 def test_a_search_from_it_ends_below_it(gan, weights, encoder, blobs):
     before = score_images(make_encoder_scorer(gan, make_encoder(gan), encoder, "pixels"), weights, blobs[:8])
-    starts = from_encoder(gan, make_encoder(gan), encoder, even_scale(gan, weights))
+    starts = from_encoder(make_encoder(gan), encoder)
     after = score_images(make_search_scorer(make_search(gan, discrimination_weight=0.0), starts), weights, blobs[:8])
     residual = np.abs(blobs[:8] - before.generated).sum(axis=(1, 2, 3))
     assert (after.residual <= residual + 1e-4).all()

@@ -9,7 +9,6 @@ import pytest
 
 from anogan_jax import (
     cross_entropy_loss,
-    even_scale,
     from_bank,
     from_prior,
     make_bank,
@@ -34,7 +33,7 @@ def bank(gan, weights):
 @pytest.fixture(scope="module", params=["bank", "paper"])
 def scorer(request, gan, weights, bank):
     if request.param == "bank":
-        return make_search_scorer(make_search(gan, steps=60), from_bank([bank], even_scale(gan, weights)))
+        return make_search_scorer(make_search(gan, steps=60), from_bank([bank]))
     return make_search_scorer(make_search(gan, **PAPER_SETTINGS | {"steps": 60}), from_prior(gan))
 
 
@@ -66,7 +65,7 @@ def test_nothing_is_carried_from_one_query_to_the_next(scorer, weights, queries)
 
 def test_lanes_search_in_products_of_one_width_compiled_once(gan, weights, bank, queries, caplog):
     """Products of another width may round differently, and a search makes much of a last bit."""
-    scorer = make_search_scorer(make_search(gan, steps=2), from_bank([bank], even_scale(gan, weights)))
+    scorer = make_search_scorer(make_search(gan, steps=2), from_bank([bank]))
     with jax.log_compiles(), caplog.at_level("WARNING"):
         for count in (1, LANES - 1, LANES, LANES + 1, len(queries)):
             scores = score_images(scorer, weights, queries[:count])
@@ -79,9 +78,7 @@ def test_lanes_search_in_products_of_one_width_compiled_once(gan, weights, bank,
 def test_no_lane_idles_while_a_query_waits(gan, weights, bank, queries):
     """The searches end at different times; the compiled program runs as often as full lanes need."""
     calls = []
-    scorer = make_search_scorer(
-        make_search(gan, steps=200), from_bank([bank], even_scale(gan, weights)), on_turn=calls.append
-    )
+    scorer = make_search_scorer(make_search(gan, steps=200), from_bank([bank]), on_turn=calls.append)
     lengths = []
     for image in queries:
         calls.clear()
@@ -100,7 +97,7 @@ def test_no_lane_idles_while_a_query_waits(gan, weights, bank, queries):
 def test_restarts_keep_the_best(gan, weights, bank, queries):
     one, four = (
         score_images(
-            make_search_scorer(make_search(gan, steps=30), from_bank([bank], even_scale(gan, weights), n)),
+            make_search_scorer(make_search(gan, steps=30), from_bank([bank], n)),
             weights,
             queries[:20],
         )
@@ -151,10 +148,10 @@ def test_a_bank_in_several_files_scores_as_one_in_memory(trained_run, tmp_path, 
     blocks = [make_bank(run.gan, run.weights, jax.random.fold_in(key, i), n) for i, n in enumerate((24, 24, 16))]
     settings = run.config.search
     search = make_search(run.gan, steps=3, feature_layer=settings.feature_layer)
-    make_starts = from_bank(blocks, even_scale(run.gan, run.weights))
+    make_starts = from_bank(blocks)
     expected = score_images(make_search_scorer(search, make_starts), run.weights, blobs[:40]).score
     for _ in range(2):
         scores = score_images(runs.make_scorer(run, "anogan"), run.weights, blobs[:40]).score
         np.testing.assert_array_equal(scores, expected)
     kept = sorted(path.name for path in (tmp_path / "run" / "bank" / "12").iterdir())
-    assert kept == ["0-24.npz", "1-24.npz", "2-16.npz", "scale.npz"]
+    assert kept == ["0-24.npz", "1-24.npz", "2-16.npz"]

@@ -15,7 +15,6 @@ from anogan_jax import (
     make_gan,
     make_optimizer,
     make_train_step,
-    plain_start,
     sample_latent,
 )
 from anogan_jax.models import STATISTICS_MOMENTUM
@@ -69,9 +68,7 @@ def test_the_smallest_size_trains_and_searches():
     gan, optimizer = make_gan(image_size=8, channels=2, width=4, latent_size=3), make_optimizer()
     state = init_state(gan, optimizer, jax.random.key(0), channels=2)
     state, metrics = make_train_step(gan, optimizer)(state, np.zeros((4, 8, 8, 2), np.float32))
-    found = latent_search(
-        gan, inference_weights(gan, state), jnp.zeros((8, 8, 2)), plain_start(jnp.ones(gan.latent_size)), steps=2
-    )
+    found = latent_search(gan, inference_weights(gan, state), jnp.zeros((8, 8, 2)), jnp.ones(gan.latent_size), steps=2)
     assert np.isfinite([*metrics, found.loss]).all()
 
 
