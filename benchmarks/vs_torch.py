@@ -46,7 +46,7 @@ from anogan_jax import (
 _QUICK = flags.DEFINE_bool(
     "quick",
     False,
-    "The smallest size alone, no search step, an eighth of the queries from random starts; scaled.",
+    "The smallest size alone, no search step, a quarter of the queries from random starts; scaled.",
 )
 _JSON = flags.DEFINE_string("json", None, "Where to write the rows.")
 
@@ -269,7 +269,7 @@ def measure(size: Size, peak: float) -> list[dict[str, Any]]:
         rows.append(row("search_step", times, (1 / 8, 1), 4 * _BATCH * layer))
     if size.kernel == 5:  # searched whole it would take most of the time, and say nothing more
         return rows
-    queries = _QUERIES // 8 if _QUICK.value else _QUERIES
+    queries = _QUERIES // 4 if _QUICK.value else _QUERIES
     times = interleaved([ours.whole_search(queries), *steps], 1)
     scale, flops = _QUERIES / queries, 4 * _OUR_STEPS * _QUERIES * layer
     rows.append(row("search_256", times, (scale, _PEERS_STEPS * _QUERIES / _BATCH), flops))
