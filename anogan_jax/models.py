@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import Array
+from jax import Array, lax
 from jax.typing import DTypeLike
 
 from anogan_jax.layers import StridedConv
@@ -17,9 +17,40 @@ OBJECTIVES = ("gan", "wgan_gp")
 # Deviation: DCGAN code averages batch statistics with 0.9, about the last ten batches; inference
 # needs a steadier estimate than that.
 STATISTICS_MOMENTUM = 0.99
+_EPSILON = 1e-5
 
 
 Variables = Mapping[str, Any]  # what a Flax module is applied to: {"params", "batch_stats"}
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe & Szegedy 2015), a multiplication and an addition for each channel.
+
+    As ``nn.BatchNorm``, names of variables and all, but that makes more passes over memory, forth and back.
+    """
+
+    dtype: DTypeLike  # of the result; statistics are float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Args: x (N, H, W, C); train: normalise by the batch (and update ``batch_stats``)."""
+        channels = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones_init(), channels)
+        bias = self.param("bias", nn.initializers.zeros_init(), channels)
+        running = [
+            self.variable("batch_stats", "mean", jnp.zeros, channels),
+            self.variable("batch_stats", "var", jnp.ones, channels),
+        ]
+        mean, variance = (statistic.value for statistic in running)
+        if train:
+            exact = x.astype(jnp.float32)
+            mean = jnp.mean(exact, axis=(0, 1, 2))
+            variance = nn.relu(jnp.mean(exact**2, axis=(0, 1, 2)) - mean**2)  # rounding may leave less than nothing
+            for statistic, of_batch in zip(running, (mean, variance), strict=True):
+                statistic.value = STATISTICS_MOMENTUM * statistic.value + (1 - STATISTICS_MOMENTUM) * of_batch
+        factor = scale * lax.rsqrt(variance + _EPSILON)
+        factor, shift = (jnp.broadcast_to(leaf, x.shape) for leaf in (factor, bias - mean * factor))
+        return (x * factor + shift).astype(self.dtype)
 
 
 class Generator(nn.Module):
@@ -43,11 +74,11 @@ class Generator(nn.Module):
         """
         widths = self.width * self.image_size // 8
         x = _dense((4, 4, widths), self.dtype, "project", use_bias=False)(z)
-        x = nn.relu(_normalise(train, self.dtype)(x))
+        x = nn.relu(BatchNorm(self.dtype)(x, train))
         while widths > self.width:
             widths //= 2
             x = StridedConv(widths, self.kernel_size, up=True, use_bias=False, dtype=self.dtype)(x)
-            x = nn.relu(_normalise(train, self.dtype)(x))
+            x = nn.relu(BatchNorm(self.dtype)(x, train))
         x = StridedConv(self.channels, self.kernel_size, up=True, use_bias=True, dtype=self.dtype)(x)
         return jnp.tanh(x.astype(jnp.float32))
 
@@ -73,7 +104,7 @@ class Discriminator(nn.Module):
             features_out, bias = self.width * 2**layer, not normalised
             x = StridedConv(features_out, self.kernel_size, False, use_bias=bias, dtype=self.dtype)(x)
             if normalised:
-                x = _normalise(train, self.dtype)(x)
+                x = BatchNorm(self.dtype)(x, train)
             x = nn.leaky_relu(x, 0.2)
             features.append(x.astype(jnp.float32))
         logit = _dense(1, self.dtype, "logit", axis=(-3, -2, -1))(x)
@@ -97,7 +128,7 @@ class Encoder(nn.Module):
         """
         for layer in range(hidden_layers(self.image_size)):
             x = StridedConv(self.width * 2**layer, self.kernel_size, False, use_bias=False, dtype=self.dtype)(x)
-            x = nn.leaky_relu(_normalise(train, self.dtype)(x), 0.2)
+            x = nn.leaky_relu(BatchNorm(self.dtype)(x, train), 0.2)
         return _dense(self.latent_size, self.dtype, "latent", axis=(-3, -2, -1))(x).astype(jnp.float32)
 
 
@@ -163,10 +194,6 @@ def sample_latent(gan: GAN, key: Array, shape: tuple[int, ...] = ()) -> Array:
     if gan.latent_prior == "uniform":
         return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
     return jax.random.normal(key, shape)
-
-
-def _normalise(train: bool, dtype: DTypeLike) -> nn.BatchNorm:
-    return nn.BatchNorm(use_running_average=not train, momentum=STATISTICS_MOMENTUM, dtype=dtype)
 
 
 def _dense(features: int | tuple[int, ...], dtype: DTypeLike, name: str, **how: Any) -> nn.DenseGeneral:

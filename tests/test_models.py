@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from anogan_jax import init_state, make_gan, make_optimizer, make_train_step, sample_latent
+from anogan_jax.models import STATISTICS_MOMENTUM, BatchNorm
 
 
 def count(params):
@@ -118,3 +120,26 @@ def test_bfloat16_is_of_the_computation_alone(blobs):
         assert not np.array_equal(ours, theirs)
     with pytest.raises(ValueError, match="precision"):
         make_gan(8, 1, precision="float16")
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_normalisation_is_flax_s(train):
+    """The same variables in; results, running statistics and all gradients, with channels of unlike mean and scale."""
+    keys = jax.random.split(jax.random.key(0), 6)
+    x = jax.random.normal(keys[0], (8, 6, 4, 5)) * jnp.array([0.1, 1.0, 2.0, 5.0, 1.0]).reshape(1, 1, 1, 5) + 0.5
+    wanted = jax.random.normal(keys[1], x.shape)
+    scale, bias, mean, variance = (jax.random.uniform(key, (5,), minval=0.5) for key in keys[2:])
+    params, statistics = {"scale": scale, "bias": bias}, {"mean": mean, "var": variance}
+
+    def found(apply):
+        def loss(params, x):
+            y, updates = apply({"params": params, "batch_stats": statistics}, x)
+            return jnp.sum((y - wanted) ** 2), (y, updates)
+
+        gradients, (y, updates) = jax.grad(loss, (0, 1), has_aux=True)(params, x)
+        return y, updates["batch_stats"], gradients
+
+    flax = nn.BatchNorm(use_running_average=not train, momentum=STATISTICS_MOMENTUM)
+    expected = found(lambda variables, x: flax.apply(variables, x, mutable=["batch_stats"]))
+    ours = found(lambda variables, x: BatchNorm(jnp.float32).apply(variables, x, train, mutable=["batch_stats"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, expected)
