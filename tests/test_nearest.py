@@ -20,15 +20,19 @@ def test_are_the_nearest_by_an_independent_computation(bank, blobs, yardstick):
     images = np.asarray(bank.images)[:5000]
     every, mine = (np.stack([describe(x, yardstick) for x in these]) for these in (images, queries))
     distances = np.linalg.norm(mine[:, None].astype(np.float64) - every[None], axis=2)
-    order = np.argsort(distances, axis=1)[:, :5]
+    order = np.argsort(distances, axis=1)[:, :6]
     nearest = np.take_along_axis(distances, order, axis=1)
+    clear = nearest[:, 5] - nearest[:, 4] > 1e-5  # which is fifth, and not for rounding to decide
+    assert clear.mean() > 0.9
+    order, nearest = order[:, :5], nearest[:, :5]
     np.testing.assert_allclose(found.distance, nearest, rtol=1e-3, atol=2e-3)
     np.testing.assert_allclose(found.images[:, 0], images[order[:, 0]])
 
     scorer = make_nearest_scorer([describe_bank(bank.images[:5000], yardstick)], 5, yardstick)
     score = score_images(scorer, None, queries)
-    np.testing.assert_allclose(score.generated, images[order].mean(axis=1), atol=1e-5)
-    np.testing.assert_allclose(score.score, np.linalg.norm(mine - every[order].mean(axis=1), axis=1), rtol=1e-4)
+    np.testing.assert_allclose(score.generated[clear], images[order[clear]].mean(axis=1), atol=1e-5)
+    expected = np.linalg.norm(mine - every[order].mean(axis=1), axis=1)
+    np.testing.assert_allclose(score.score[clear], expected[clear], rtol=1e-4)
     if yardstick == "pixels":
         np.testing.assert_allclose(score.anomaly_map, np.abs(queries - score.generated).mean(axis=-1), atol=1e-6)
 
