@@ -26,7 +26,7 @@ Variables = Mapping[str, Any]  # what a Flax module is applied to: {"params", "b
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe & Szegedy 2015), a multiplication and an addition for each channel.
 
-    As ``nn.BatchNorm``, names of variables and all, but that makes more passes over memory, forth and back.
+    As ``nn.BatchNorm``, names of variables and all, but that makes more passes over memory, forward and backward.
     """
 
     dtype: DTypeLike  # of the result; statistics are float32

@@ -17,7 +17,7 @@ from anogan_jax import (
     nearest,
     sample_latent,
 )
-from anogan_jax.bank import place_bank
+from anogan_jax.bank import _lengthened, place_bank
 from anogan_jax.search import project
 
 
@@ -90,6 +90,14 @@ def test_it_never_stops_in_the_first_half(gan, weights, blobs):
     assert int(descent.steps) == 24
 
 
+def test_a_round_turns_the_directions_that_the_next_follows(gan, weights, blobs):
+    search = make_search(gan)
+    descent = jax.jit(search.advance)(weights, search.begin(weights, blobs[0], jnp.ones(gan.latent_size)))
+    basis = np.asarray(descent.moments.basis)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(gan.latent_size), atol=1e-5)
+    assert np.abs(np.abs(basis) - np.eye(gan.latent_size)).max() > 0.1
+
+
 @pytest.mark.parametrize("prior", ["normal", "uniform"])
 def test_z_stays_where_the_prior_has_its_mass(prior, gan, weights, blobs):
     gan = gan._replace(latent_prior=prior)
@@ -135,6 +143,13 @@ def test_a_bank_holds_what_its_z_generate(gan, weights):
     np.testing.assert_allclose(bank.images[:300:50], generate(gan, weights, bank.z[:300:50]), atol=1e-3)
     np.testing.assert_allclose(bank.squares[:300], np.square(bank.images[:300]).sum((1, 2, 3)), rtol=1e-5)
     assert np.linalg.norm(bank.z, axis=1).max() <= gan.latent_size**0.5 * (1 + 1e-5)
+
+
+def test_a_bank_begins_where_jax_need_not_copy_it():
+    for rows in range(1, 20):
+        bank = _lengthened(np.ones((rows, 3)), rows + 2, 7.0)
+        assert bank.ctypes.data % 64 == 0
+        np.testing.assert_array_equal(bank, np.r_[np.ones((rows, 3)), np.full((2, 3), 7.0)])
 
 
 def test_a_prior_keeps_z_nearer_to_where_it_is_likely(gan, weights, blobs):
