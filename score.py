@@ -23,6 +23,7 @@ from anogan_jax.journal import Journal
 from anogan_jax.queries import score_queries
 from anogan_jax.report import print_defects, print_table, record, write_comparison, write_report
 from anogan_jax.run import METHODS, Run, held_out_scores, make_scorer, methods_of, open_run
+from anogan_jax.version import __version__
 
 log = logging.getLogger("anogan_jax.score")
 
@@ -81,7 +82,8 @@ def score(run: Run) -> int:
     for warning in warnings:
         log.warning("%s", warning)
     scale = HeatScale.of(held_out.highs, alpha)
-    made_with = (run.config, run.step, _METHOD.value, scale, _HEATMAPS.value, _MAPS.value, origin, list(queries.names))
+    wanted = (_METHOD.value, _HEATMAPS.value, _MAPS.value)
+    made_with = (__version__, run.config, run.step, wanted, scale, origin, list(queries.names))
     digest = hashlib.sha256(repr(made_with).encode()).hexdigest()
     journal = Journal(folder / "unfinished", digest) if is_first() else None
     done = int(gather(np.array(journal.count if journal else 0))[0])

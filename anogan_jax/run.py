@@ -40,6 +40,7 @@ from anogan_jax.search import PAPER_SETTINGS, make_search
 from anogan_jax.structure import structure_loss
 from anogan_jax.tiles import pool
 from anogan_jax.training import inference_weights
+from anogan_jax.version import __version__
 
 log = logging.getLogger(__name__)
 _BANK_BLOCK = 32_768  # images
@@ -155,9 +156,9 @@ def held_out_scores(run: Run, scorer: Scorer, method: str) -> HeldOut:
       UserError: none of them can be read.
     """
     path = run.workdir / f"held_out-{method}-{run.step}.npz"
-    made_with = repr((run.config.data, run.config.patches, run.config.search, run.config.seed))
-    kept = read_arrays(path) if path.exists() else {}
-    if gather(np.array(str(kept.get("made_with")) == made_with)).all():
+    made_with = repr((__version__, run.config.data, run.config.patches, run.config.search, run.config.seed))
+    kept = _kept(path, made_with)
+    if gather(np.array(bool(kept))).all():
         return HeldOut(kept["scores"], kept["highs"])
     images = load_one_class(run.config).held_out
     results = score_queries(partial(scorer, run.weights), images, run.config, "held-out images")
@@ -166,9 +167,7 @@ def held_out_scores(run: Run, scorer: Scorer, method: str) -> HeldOut:
         raise UserError(f"none of the {len(images.names)} held-out images can be read")
     highs = [pool(each.anomaly_map, "quantile", 0.01) for each in found]
     held_out = HeldOut(np.array([each.score for each in found]), np.array(highs))
-    if is_first():
-        with replacing(path) as temporary:
-            np.savez(temporary, **held_out._asdict(), made_with=made_with)
+    _keep(path, made_with, **held_out._asdict())
     return held_out
 
 
@@ -180,12 +179,13 @@ def explained_normals(run: Run) -> np.ndarray:
     all, and the first keeps them.
     """
     config, search = run.config, run.config.search
+    short = replace(_of_method(search, "bank"), steps=_SHORT, restarts=1)
+    made_with = repr((__version__, replace(short, neighbours=1, nearest_by=None)))  # which concern no search
     path = _bank_folder(run) / f"normal-{search.references}.npz"
-    if path.exists():
-        return read_arrays(path)["images"]
+    if kept := _kept(path, made_with):
+        return kept["images"]
     train = load_one_class(config).train
     count = min(search.references, len(train.names))
-    short = replace(_of_method(search, "bank"), steps=_SHORT, restarts=1)
     scorer = make_scorer(run._replace(config=replace(config, search=short)), "anogan")
     images = (
         to_model_range(image[None], config.data.normalize_contrast)[0]
@@ -195,10 +195,20 @@ def explained_normals(run: Run) -> np.ndarray:
     log.info("%s: explaining %d training images, once", run.workdir, count)
     with tqdm(scorer(run.weights, images), total=count, unit="image", disable=None if is_first() else True) as found:
         normal = np.stack([score.generated.astype(np.float16) for score in found])
+    _keep(path, made_with, images=normal)
+    return normal
+
+
+def _kept(path: Path, made_with: str) -> dict[str, np.ndarray]:
+    """The arrays of a file, if it was made so; or none."""
+    kept = read_arrays(path) if path.exists() else {}
+    return kept if str(kept.get("made_with")) == made_with else {}
+
+
+def _keep(path: Path, made_with: str, **arrays: Any) -> None:
     if is_first():
         with replacing(path) as temporary:
-            np.savez(temporary, images=normal)
-    return normal
+            np.savez(temporary, **arrays, made_with=made_with)
 
 
 def _of_method(settings: SearchConfig, method: str) -> SearchConfig:

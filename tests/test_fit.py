@@ -233,10 +233,14 @@ def test_normal_images_are_explained_once_and_better_than_by_the_nearest_of_the_
     nearest = np.abs(seen[:, None] - bank[None]).mean(axis=(2, 3, 4)).min(axis=1)
     assert np.abs(seen - explained).mean() < nearest.mean()
     kept = tmp_path / "run" / "bank" / "12" / "normal-8192.npz"
-    np.savez(kept, images=explained[:5])
+    np.savez(kept, images=explained[:5], made_with=np.load(kept)["made_with"])
     np.testing.assert_array_equal(explained_normals(run), explained[:5])
     few = score_images(make_scorer(run, "nearest"), run.weights, seen[:2])  # the likeness is then the mean of all five
     np.testing.assert_allclose(few.generated[0], explained[:5].astype(np.float32).mean(axis=0), atol=1e-3)
+    run.config.search.neighbours = 3  # is no matter of the search for each
+    assert len(explained_normals(run)) == 5
+    run.config.search.prior_weight = 1.0
+    assert len(explained_normals(run)) == len(seen)
 
 
 def test_what_fills_up_a_bank_is_nobodys_likeness(trained_run, tmp_path):

@@ -282,4 +282,4 @@ def test_freed_memory_is_kept(kept):
 
 
 def test_the_package_says_its_version():
-    assert __version__ == "0.1.0"
+    assert __version__ == "0.2.0"
