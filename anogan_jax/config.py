@@ -93,7 +93,7 @@ class SearchConfig:
     nearest_by: str | None = None  # nearest: the yardstick that these are found by; None: yardstick
     prior_weight: float = 0.0  # of |z|^2 / 2, how unlikely z is a priori, beside the loss
     steps: int | None = None  # at most so many; None: 64, for method paper 500
-    learning_rate: float | None = None  # of Adam; None: 1 at its height, for method paper 0.1
+    learning_rate: float | None = None  # at its height; None: 1, for method paper 0.1, all the time
     tolerance: float = 1e-4  # done once eight of the later steps gain less than this share
     bank_size: int = 32_768  # images
     restarts: int = 1  # starts for each image, the nearest of the bank or random ones; the best counts
