@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
-from jax import Array
+from jax import Array, lax
 from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
@@ -93,14 +92,12 @@ def against_size(run: Run, bank: Bank, images: Any, train: np.ndarray, yardstick
 
 def of_terms(run: Run, bank: Bank, images: Any, held_out: Any) -> dict[str, np.ndarray]:
     """Each term of a score alone, at the nearest generated image and after the search from there."""
-    z = nearest([bank], images, 1)[:, 0]
-    layer = run.config.search.feature_layer
-    searched = _searched(run, images, z, feature_layer=layer).z
-    before, after = (dict(_terms(run, images, at)) for at in (z, searched))
+    ours, held = (_found(run, bank, x) for x in (images, held_out[: 2 * _EACH]))
+    before, after = (_with_sums(run, *pair) for pair in zip(ours, held, strict=True))
     normal = explained_normals(run)
     by_pixels = _likeness_residuals(normal, images, "pixels")
-    residuals, of_normal = (_likeness_residuals(normal, x, "structure") for x in (images, held_out))
-    scale = np.sqrt(np.mean(of_normal**2, axis=0) + np.mean(of_normal**2))
+    residuals, of_held = (_likeness_residuals(normal, x, "structure") for x in (images, held_out))
+    scale = np.sqrt(np.mean(of_held**2, axis=0) + np.mean(of_held**2))
     alone = {
         "P_D of x": jax.vmap(cross_entropy_loss)(_discriminated(run, images)[0]),
         "structure, mean of 8 nearest by pixels": np.linalg.norm(by_pixels, axis=1),
@@ -113,6 +110,23 @@ def of_terms(run: Run, bank: Bank, images: Any, held_out: Any) -> dict[str, np.n
         for name, found in of.items()
     }
     return {name: np.asarray(values) for name, values in (both | alone).items()}
+
+
+def _found(run: Run, bank: Bank, images: Any) -> list[dict[str, np.ndarray]]:
+    """The terms at the nearest generated image, and after the search from there."""
+    z = nearest([bank], images, 1)[:, 0]
+    searched = _searched(run, images, z, feature_layer=run.config.search.feature_layer).z
+    return [dict(_terms(run, images, at)) for at in (z, searched)]
+
+
+def _with_sums(run: Run, found: dict[str, np.ndarray], held: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Also A(x) as the paper adds it up, and with both terms in units of their spread over held-out images."""
+    weight, layers = run.config.search.discrimination_weight, hidden_layers(run.gan.generator.image_size)
+    residual, discrimination = "L1", f"features {run.config.search.feature_layer % layers}"
+    return found | {
+        "A(x)": (1 - weight) * found[residual] + weight * found[discrimination],
+        "A(x), terms in their spreads": sum(found[term] / held[term].std() for term in (residual, discrimination)),
+    }
 
 
 def _likeness_residuals(normal: np.ndarray, images: Any, nearest_by: str) -> np.ndarray:
@@ -146,10 +160,8 @@ def _discriminated(run: Run, images: np.ndarray) -> Any:
 
 
 def _searched(run: Run, images: np.ndarray, starts: Array, **how: Any) -> SearchResult:
-    search = jax.vmap(partial(latent_search, run.gan, run.weights, **how))
-    blocks = jax.tree.map(lambda leaf: leaf.reshape(-1, 32, *leaf.shape[1:]), (jnp.asarray(images), starts))
-    found = jax.jit(lambda blocks: jax.lax.map(lambda block: search(*block), blocks))(blocks)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+    search = partial(latent_search, run.gan, run.weights, **how)
+    return jax.jit(lambda given: lax.map(lambda each: search(*each), given, batch_size=32))((images, starts))
 
 
 def show(labels: np.ndarray, descent: dict, coverage: dict, terms: dict) -> None:
