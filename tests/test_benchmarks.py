@@ -5,6 +5,8 @@ import sys
 
 from conftest import ROOT
 
+from anogan_jax.config import SearchConfig
+from benchmarks.choices import choices
 from benchmarks.one_class_table import table
 
 
@@ -16,6 +18,12 @@ def test_a_mean_is_of_all_classes_and_of_whole_seeds():
     assert "| 91.00 ± 1.41 | 10 | 10 |" in table("mnist", [*whole, row(0, 2, 0.5)])[2]
     assert "|  | 10 | 10 |" in table("mnist", whole[:18])[2]  # no mean of nine classes
     assert {line.count("|") for line in table("mnist", whole[:4])} == {15}  # nor rows of several lengths
+
+
+def test_one_of_the_choices_is_what_the_config_says():
+    for chosen in (SearchConfig(yardstick="structure", nearest_by="pixels"), SearchConfig(references=0)):
+        tried = [{**vars(chosen), **changes} for name, changes, _ in choices(chosen) if name.startswith("**")]
+        assert tried == [vars(chosen) | {"nearest_by": chosen.nearest_by or chosen.yardstick}]
 
 
 def test_the_quick_one_class_benchmark_prints_a_table(tmp_path):
