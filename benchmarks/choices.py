@@ -1,6 +1,6 @@
-"""What the settings of a config were chosen by: held-out training images, never the test split.
+"""What the settings of a config were chosen by: held-out training images, not the test split.
 
-    python -m benchmarks.choices --config configs/mnist.py --workdir runs/one_class/mnist
+    python -m benchmarks.choices --config configs/mnist.py --workdir runs/one_class/mnist --config.data.dir=IDX_FOLDER
 
 For the models that benchmarks.one_class trained. Each class in turn is normal, and those of its training images that
 were held out are to be told from those of the other classes. Prints the table in docs/detection.md: what the queries
@@ -22,7 +22,8 @@ from anogan_jax import cli
 from anogan_jax.config import Config, SearchConfig
 from anogan_jax.data import as_array, load_one_class
 from anogan_jax.data.images import from_array
-from benchmarks.one_class import configured, same_knn, searched, trained
+from anogan_jax.errors import UserError
+from benchmarks.classes import Scores, of_class, same_knn, searched, trained
 
 _CLASSES = range(10)
 
@@ -30,13 +31,15 @@ _CLASSES = range(10)
 def main() -> None:
     """Scores each class by each choice."""
     config = cli.given_config() or Config()
+    if config.search.method != "nearest":
+        raise UserError(f"search.method={config.search.method}: the choices are of nearest")
     found: dict[str, list[float]] = {}
-    of_class = [configured(config, label, config.seed) for label in _CLASSES]
-    held_out = [as_array(load_one_class(of).held_out, of) for of in of_class]
+    of_classes = [of_class(config, label, config.seed) for label in _CLASSES]
+    held_out = [as_array(load_one_class(of).held_out, of) for of in of_classes]
     for label in _CLASSES:
         labels = np.repeat(np.arange(10) != label, [len(images) for images in held_out])
         images = from_array(np.concatenate(held_out), config.model.channels, "held-out images", labels.astype(int))
-        run = trained(of_class[label], cli.given_workdir())
+        run = trained(of_classes[label], cli.given_workdir() / f"{label}-{config.seed}")
         data = load_one_class(run.config)._replace(test=images)
         for name, changes, method in choices(run.config.search):
             changed = replace(run.config, search=replace(run.config.search, **changes))
@@ -48,7 +51,7 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(f"{value:.1f}" for value in each) + f" | {np.mean(each):.2f} |")
 
 
-def choices(search: SearchConfig) -> Iterator[tuple[str, dict[str, Any], Callable]]:
+def choices(search: SearchConfig) -> Iterator[tuple[str, dict[str, Any], Callable[..., Scores]]]:
     """Their names, what of the config they change, and how they score."""
     references, nearest_by = search.references, search.nearest_by or search.yardstick
     for kind, by in product(("random", "explained", "training"), ("structure", "pixels")):
@@ -59,7 +62,7 @@ def choices(search: SearchConfig) -> Iterator[tuple[str, dict[str, Any], Callabl
         yield f"**{name}**" if chosen else name, changes, method
     for count in (1, 4, 16):
         yield f"chosen, {count} neighbour{'s' * (count > 1)}", {"neighbours": count}, partial(searched, "anogan")
-    yield "chosen, compared in pixels", {"yardstick": "pixels"}, partial(searched, "anogan")
+    yield "chosen, all in pixels", {"yardstick": "pixels", "nearest_by": "pixels"}, partial(searched, "anogan")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
 """One-class detection: each class of a data set in turn is normal, and all others are to be told from it.
 
-    python -m benchmarks.one_class --config configs/mnist.py --workdir runs/one_class/mnist
+    python -m benchmarks.one_class --config configs/mnist.py --workdir runs/one_class/mnist --config.data.dir=IDX_FOLDER
 
 Trains a model on the training images of each class, less the held-out tenth (Ruff et al. 2018), scores the test split,
 and writes a row for each method to benchmarks/results/<data set>.json, the table to docs/detection.md:
   best        as the config searches and measures
-  explained   likenesses among training images as the generator makes them, as best is for some configs
-  sampled     likenesses among random generated images, as best is for the others
+  explained   likenesses among training images as the generator makes them
+  sampled     likenesses among random generated images
   bank        A(x), after the search from the nearest generated image; on 2,000 of the test images
   paper       A(x), after the paper's 500 steps from a random z; on the same 2,000
   encoder     the encoder alone, trained for 1,000 steps, under the config's yardstick
   same_knn    the mean of the nearest training images, under the config's yardstick: what the generator is worth
   pca32, knn2, knn2cos   as score.py --compare
-Prints the table in the end. Goes on where it was stopped: what has a row of the same settings is not done again.
---quick is for a look: few steps, two classes.
+What best is has no second row. Prints the table in the end. Goes on where it was stopped: what has a row is not done
+again; to measure anew, or with other settings, give another file by --results. --quick is for a look: few steps, two
+classes.
 """
 
 import json
@@ -21,7 +22,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -29,69 +30,62 @@ from absl import flags
 from sklearn.metrics import roc_auc_score
 
 from anogan_jax import cli
-from anogan_jax.bank import describe_bank
+from anogan_jax.atomic import replacing
 from anogan_jax.baselines import knn, knn_cosine, pca
 from anogan_jax.config import Config, EncoderConfig, SearchConfig, differences
-from anogan_jax.data import Images, OneClass, as_array, load_one_class, to_model_range
+from anogan_jax.data import OneClass, as_array, load_one_class
 from anogan_jax.errors import UserError
-from anogan_jax.fit import fit
-from anogan_jax.queries import score_queries
-from anogan_jax.run import Run, make_scorer, open_run
-from anogan_jax.scoring import Scorer, make_nearest_scorer
+from anogan_jax.run import Run
+from benchmarks.classes import Scores, of_class, same_knn, searched, test_of, trained
 from benchmarks.one_class_table import RESULTS, table, write_table
 
-METHODS = ("best", "explained", "sampled", "encoder", "same_knn", "pca32", "knn2", "knn2cos", "bank", "paper")
 _SLOW = ("bank", "paper")  # on a fixed sample of the test split
 _SAMPLE = 2_000
-
-_CLASSES = flags.DEFINE_list("classes", [str(n) for n in range(10)], "Which are normal in turn.")
-_SEEDS = flags.DEFINE_list("seeds", ["0"], "Of training.")
-_METHODS = flags.DEFINE_list("methods", list(METHODS), "Which to run.")
-_QUICK = flags.DEFINE_bool("quick", False, "Two classes, 50 steps, 200 test images, and no results are filed.")
 
 
 def main() -> None:
     """Trains and scores what has no row yet."""
+    commit()
     config = cli.given_config() or Config()
     if not config.data.name:
         raise UserError("data.name: give the data set's, by which its results are filed")
     name = config.data.name.replace("_", "-") + ("-contaminated" if config.data.contamination else "")
-    path = RESULTS / f"{name}.json"
+    path = Path(_RESULTS.value or RESULTS / f"{name}.json")
     rows = json.loads(path.read_text()) if path.exists() and not _QUICK.value else []
+    likenesses = "explained" if config.search.references else "sampled"
+    as_best = likenesses if config.search.method == "nearest" else config.search.method
     for seed in _SEEDS.value:
         for normal in _CLASSES.value[: 2 if _QUICK.value else None]:
-            of_class = configured(config, int(normal), int(seed))
-            mine = {row["method"]: row for row in rows if (row["class"], row["seed"]) == (int(normal), int(seed))}
-            missing = [
-                method
-                for method in _METHODS.value
-                if method not in mine or mine[method]["config"] != settings(of_class, method)
-            ]
+            asked = of_class(config, int(normal), int(seed))
+            asked = quickened(asked) if _QUICK.value else asked
+            there = {row["method"]: row for row in rows if (row["class"], row["seed"]) == (int(normal), int(seed))}
+            missing = [method for method in _METHODS.value if method not in there and method != as_best]
+            for method in there:
+                if there[method]["config"] != settings(asked, method):
+                    raise UserError(f"{path}: its rows are of other settings; give another file by --results")
             if not missing:
                 continue
-            run = trained(of_class, cli.given_workdir())
+            if (warning := load_one_class(asked).warning) and not _QUICK.value:
+                raise UserError(f"no results are filed of this: {warning}")
+            run = trained(asked, cli.given_workdir() / f"{normal}-{seed}{'-quick' if _QUICK.value else ''}")
             for method in missing:
-                row = measured(run, method)
-                rows = [other for other in rows if other is not mine.get(method)] + [row]
+                rows.append(row := measured(run, method))
                 print(*(row[key] for key in ("class", "seed", "method", "auroc", "images", "seconds")), flush=True)
                 if not _QUICK.value:
-                    path.parent.mkdir(exist_ok=True)
-                    path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-                    write_table(name, rows)
-    print(*table(name, rows), sep="\n")
+                    with replacing(path) as temporary:
+                        temporary.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+                    write_table(path.stem, rows)
+    print(*table(path.stem, rows), sep="\n")
 
 
-def configured(config: Config, normal: int, seed: int) -> Config:
-    """For one class, with an encoder."""
-    config = replace(
+def quickened(config: Config) -> Config:
+    """Few steps of everything."""
+    return replace(
         config,
-        data=replace(config.data, normal=normal),
-        seed=seed,
-        encoder=EncoderConfig(20 if _QUICK.value else 1_000),
+        encoder=EncoderConfig(20),
+        train=replace(config.train, steps=50),
+        search=replace(config.search, bank_size=512),
     )
-    if _QUICK.value:
-        config = replace(config, train=replace(config.train, steps=50), search=replace(config.search, bank_size=512))
-    return config
 
 
 def settings(config: Config, method: str) -> list[str]:
@@ -105,20 +99,13 @@ def sample_of(method: str) -> int | None:
     return 200 if _QUICK.value else _SAMPLE if method in _SLOW else None
 
 
-def trained(config: Config, workdir: Path) -> Run:
-    """The model of one class, trained if there is none yet."""
-    folder = workdir / f"{config.data.normal}-{config.seed}{'-quick' if _QUICK.value else ''}"
-    fit(config, folder)
-    return open_run(folder)
-
-
 def measured(run: Run, method: str) -> dict:
     """Scores the test split, or a sample of it, by one method."""
     config = replace(run.config, data=replace(run.config.data, test_limit=sample_of(method)))
     run, data = run._replace(config=config), load_one_class(config)
     labels = test_of(data).labels
     assert labels is not None
-    score = _SCORES[method](run, data)
+    score = METHODS[method](run, data)
     began = time.monotonic()
     scores = score()
     return {
@@ -128,72 +115,52 @@ def measured(run: Run, method: str) -> dict:
         "auroc": round(float(roc_auc_score(labels, scores)), 5),
         "images": len(scores),
         "seconds": round(time.monotonic() - began, 2),
-        "commit": _commit(),
+        "commit": commit(),
         "config": settings(config, method),
     }
 
 
-def searched(method: str, run: Run, data: OneClass) -> Callable[[], np.ndarray]:
-    """By a method of score.py; what it keeps is made, and its programs compiled, beforehand."""
-    return warm(make_scorer(run, method), run, data)
-
-
-def among(references: int, run: Run, data: OneClass) -> Callable[[], np.ndarray]:
+def among(references: int, run: Run, data: OneClass) -> Scores:
     """As the config says, but for what images are compared with."""
     search = replace(run.config.search, references=references)
     return searched("anogan", run._replace(config=replace(run.config, search=search)), data)
 
 
-def baseline(
-    score: Callable[[np.ndarray, np.ndarray], np.ndarray], run: Run, data: OneClass
-) -> Callable[[], np.ndarray]:
+def baseline(score: Callable[[np.ndarray, np.ndarray], np.ndarray], run: Run, data: OneClass) -> Scores:
     """By one of the baselines of score.py."""
     arrays = (as_array(images, run.config) for images in (data.train, test_of(data)))
     train, test = (array.reshape(len(array), -1) / 255.0 for array in arrays)
     return lambda: score(train, test)
 
 
-def same_knn(run: Run, data: OneClass) -> Callable[[], np.ndarray]:
-    """As ``make_nearest_scorer``, of the training images themselves."""
-    search = run.config.search
-    train = to_model_range(as_array(data.train, run.config), run.config.data.normalize_contrast)
-    yardsticks = (search.yardstick, search.nearest_by)
-    scorer = make_nearest_scorer([describe_bank(train, *yardsticks)], search.neighbours, *yardsticks)
-    return warm(scorer, run, data)
-
-
-def warm(scorer: Scorer, run: Run, data: OneClass) -> Callable[[], np.ndarray]:
-    """Scores the test split when called; compiled before that."""
-    test, size, channels = test_of(data), run.config.model.image_size, run.config.model.channels
-    score = partial(scorer, run.weights)
-    list(score([np.zeros((size, size, channels), np.float32)]))
-    return lambda: np.array(
-        [scored.found.score for scored in score_queries(score, test, run.config, "test images") if scored.found]
-    )
-
-
-def test_of(data: OneClass) -> Images:
-    """The test split, which the data sets here have."""
-    assert data.test is not None
-    return data.test
-
-
-_SCORES: dict[str, Callable[[Run, OneClass], Callable[[], np.ndarray]]] = {
+METHODS: dict[str, Callable[[Run, OneClass], Scores]] = {
     "best": partial(searched, "anogan"),
     "explained": partial(among, SearchConfig.references),
     "sampled": partial(among, 0),
-    "bank": partial(searched, "bank"),
-    "paper": partial(searched, "paper"),
     "encoder": partial(searched, "encoder"),
     "same_knn": same_knn,
+    "pca32": partial(baseline, pca),
     "knn2": partial(baseline, knn),
     "knn2cos": partial(baseline, knn_cosine),
-    "pca32": partial(baseline, pca),
+    "bank": partial(searched, "bank"),
+    "paper": partial(searched, "paper"),
 }
 
+_CLASSES = flags.DEFINE_list("classes", [str(n) for n in range(10)], "Which are normal in turn.")
+_SEEDS = flags.DEFINE_list("seeds", ["0"], "Of training.")
+_METHODS = flags.DEFINE_list("methods", list(METHODS), "Which to run.")
+_RESULTS = flags.DEFINE_string("results", None, "File of the rows. Default: benchmarks/results/<data set>.json.")
+_QUICK = flags.DEFINE_bool("quick", False, "Two classes, 50 steps, 200 test images, and no results are filed.")
+for _numbers in ("classes", "seeds"):
+    flags.register_validator(
+        _numbers, lambda given: all(map(str.isdigit, given)), f"--{_numbers}: numbers, such as 0,1"
+    )
+flags.register_validator("methods", lambda given: set(given) <= set(METHODS), f"--methods: some of {','.join(METHODS)}")
 
-def _commit() -> str:
-    """The commit, and whether the code (not what this writes) has changed since."""
+
+@cache
+def commit() -> str:
+    """The commit, and whether the code (not what this writes) has changed since; as it was when first asked."""
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         where = Path(__file__).parent.parent

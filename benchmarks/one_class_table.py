@@ -61,7 +61,7 @@ def table(name: str, rows: list[dict]) -> list[str]:
         lines.append(f"| {shown} | " + " | ".join(cells) + f" | {mean} | {images} | {float(f'{speed:.2g}'):g} |")
     for shown, found in _PUBLISHED.get(name, {}).items():
         cells = [f"{value:.1f}" for value in found] if len(found) > 1 else [""] * len(classes)
-        lines.append(f"| {shown} | " + " | ".join(cells) + f" | {np.mean(found):.1f} | 10,000 | |")
+        lines.append(f"| {shown} | " + " | ".join(cells) + f" | {np.mean(found):.1f} | | |")
     return lines
 
 
