@@ -62,7 +62,7 @@ def main() -> None:
             missing = [method for method in _METHODS.value if method not in there and method != as_best]
             for method in there:
                 if there[method]["config"] != settings(asked, method):
-                    raise UserError(f"{path}: its rows are of other settings; give another file by --results")
+                    raise UserError(f"{path}: its rows are of other settings; give another by --results")
             if not missing:
                 continue
             if (warning := load_one_class(asked).warning) and not _QUICK.value:

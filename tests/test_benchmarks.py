@@ -1,5 +1,6 @@
 """The one-class benchmark: what it says is the mean is one, and it runs."""
 
+import json
 import subprocess
 import sys
 
@@ -34,3 +35,24 @@ def test_the_quick_one_class_benchmark_prints_a_table(tmp_path):
     lines = done.stdout.splitlines()
     assert [line.split()[2] for line in lines[:8]] == 2 * ["best", "sampled", "same_knn", "knn2cos"]
     assert lines[8].startswith("| method | 0 | 1 | mean |")
+
+
+def test_rows_of_other_settings_stay(tmp_path):
+    row = {
+        "method": "best",
+        "class": 0,
+        "seed": 0,
+        "auroc": 0.5,
+        "images": 1,
+        "seconds": 1,
+        "config": ["train.steps=1"],
+    }
+    (tmp_path / "rows.json").write_text(json.dumps([row]))
+    flags = ["--config=configs/digits.py", f"--workdir={tmp_path}", f"--results={tmp_path / 'rows.json'}"]
+    command = [sys.executable, "-m", "benchmarks.one_class", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    assert done.returncode == 1
+    assert (
+        done.stderr == f"error: {tmp_path / 'rows.json'}: its rows are of other settings; give another by --results\n"
+    )
+    assert json.loads((tmp_path / "rows.json").read_text()) == [row]
