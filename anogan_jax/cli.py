@@ -5,6 +5,7 @@ import ctypes
 import difflib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -150,7 +151,8 @@ def _parse_flags() -> None:
     try:
         unparsed = flags.FLAGS(sys.argv)
     except flags.Error as error:
-        sys.exit(_complain(_last_line(error), EXIT_USAGE))
+        needed = re.fullmatch(r"flag (--\w+)=None: .* must have a value other than None\.", _last_line(error))
+        sys.exit(_complain(f"{needed[1]} is needed" if needed else _last_line(error), EXIT_USAGE))
     except Exception as error:  # what the config file itself raises
         sys.exit(_complain(f"--config: cannot be loaded: {_last_line(error)}", EXIT_USAGE))
     if len(unparsed) > 1:

@@ -152,10 +152,8 @@ _METHODS = flags.DEFINE_list("methods", list(METHODS), "Which to run.")
 _RESULTS = flags.DEFINE_string("results", None, "File of the rows. Default: benchmarks/results/<data set>.json.")
 _QUICK = flags.DEFINE_bool("quick", False, "Two classes, 50 steps, 200 test images, and no results are filed.")
 for _numbers in ("classes", "seeds"):
-    flags.register_validator(
-        _numbers, lambda given: all(map(str.isdigit, given)), f"--{_numbers}: numbers, such as 0,1"
-    )
-flags.register_validator("methods", lambda given: set(given) <= set(METHODS), f"--methods: some of {','.join(METHODS)}")
+    flags.register_validator(_numbers, lambda given: all(map(str.isdigit, given)), "must be numbers, such as 0,1")
+flags.register_validator("methods", lambda given: set(given) <= set(METHODS), f"must be among {','.join(METHODS)}")
 
 
 @cache

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 from anogan_jax.config import SearchConfig
@@ -35,6 +36,17 @@ def test_the_quick_one_class_benchmark_prints_a_table(tmp_path):
     lines = done.stdout.splitlines()
     assert [line.split()[2] for line in lines[:8]] == 2 * ["best", "sampled", "same_knn", "knn2cos"]
     assert lines[8].startswith("| method | 0 | 1 | mean |")
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [("causes", "--figure is needed"), ("one_class --methods=foo", "flag --methods=['foo']: must be among best,")],
+)
+def test_a_mistaken_flag_is_one_line(program, message):
+    command = [sys.executable, "-m", *f"benchmarks.{program}".split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"error: {message}")
 
 
 def test_rows_of_other_settings_stay(tmp_path):
