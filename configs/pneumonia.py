@@ -3,7 +3,7 @@
     python train.py --config configs/pneumonia.py --config.data.dir=pneumoniamnist.npz
     python score.py --config configs/pneumonia.py
 
-AUROC on the whole test split 0.882; kNN with a cosine 0.854. Trained in two minutes on two CPU cores.
+AUROC on the whole test split 0.887; kNN with a cosine 0.854. Trained in two minutes on two CPU cores.
 """
 
 from anogan_jax.config import Config, DataConfig, ModelConfig, SearchConfig, TrainConfig
