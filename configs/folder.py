@@ -5,7 +5,7 @@
 
 Small defects in large images: --config.patches.enabled looks at them in patches instead, at their own size or
 --config.patches.scale times that. Colour: --config.model.channels=3. Where some of the images may be anomalous, nobody
-having looked: --config.search.references=0 (docs/detection.md says what it is worth).
+having looked: train with --config.search.references=0 (docs/detection.md says what it is worth).
 """
 
 from anogan_jax.config import Config, DataConfig, ModelConfig, SearchConfig, TrainConfig

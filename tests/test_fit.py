@@ -221,7 +221,7 @@ def test_every_method_scores_a_run_that_has_all_it_takes(encoded, method):
     assert scores.generated.shape == images.shape
 
 
-def test_normal_images_are_explained_once_and_better_than_by_the_nearest_of_the_bank(trained_run, tmp_path):
+def test_normal_images_are_explained_once_and_better_than_by_the_nearest(trained_run, tmp_path, monkeypatch):
     shutil.copytree(trained_run, tmp_path / "run")
     run = open_run(tmp_path / "run")
     explained = explained_normals(run)
@@ -240,6 +240,9 @@ def test_normal_images_are_explained_once_and_better_than_by_the_nearest_of_the_
     run.config.search.neighbours = 3  # is no matter of the search for each
     assert len(explained_normals(run)) == 5
     run.config.search.prior_weight = 1.0
+    assert len(explained_normals(run)) == len(seen)
+    np.savez(kept, images=explained[:5], made_with=np.load(kept)["made_with"])
+    monkeypatch.setattr("anogan_jax.run.__version__", "another")
     assert len(explained_normals(run)) == len(seen)
 
 
