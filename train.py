@@ -1,4 +1,4 @@
-"""Trains an AnoGAN on normal images: python train.py --config configs/mnist.py"""
+"""Train a detector on normal images: python train.py --config configs/mnist.py"""
 
 import logging
 
@@ -6,19 +6,20 @@ from absl import flags
 
 from anogan_jax import cli
 from anogan_jax import config as configs
-from anogan_jax.fit import Stopped, fit
+from anogan_jax.fit import fit
+from anogan_jax.loop import Stopped
 
 log = logging.getLogger("anogan_jax.train")
 
 
 def main() -> int | None:
-    """Trains, or goes on training; returns the exit code."""
+    """Train, or resume; return the exit code."""
     config = cli.given_config()
     workdir = cli.given_workdir()
     if config is None:
         config = configs.load(workdir / "config.json")
     try:
-        fit(config, workdir)
+        fit(config=config, workdir=workdir)
     except Stopped as stop:
         log.warning("%s", stop)
         return 128 + stop.number

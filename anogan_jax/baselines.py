@@ -1,4 +1,4 @@
-"""Detectors without a network, to be beaten: nearest neighbours and PCA, by scikit-learn."""
+"""Baseline detectors without a network: nearest neighbours and PCA, by scikit-learn."""
 
 from collections.abc import Callable
 
@@ -8,18 +8,18 @@ from sklearn.neighbors import NearestNeighbors
 
 
 def knn(train: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """The mean distance (M,) to the two nearest training images; ``train`` is (N, D), ``queries`` (M, D)."""
+    """Return the mean distance (M,) to the two nearest training images; ``train`` is (N, D), ``queries`` (M, D)."""
     neighbours = NearestNeighbors(n_neighbors=min(2, len(train))).fit(train)
     return neighbours.kneighbors(queries)[0].mean(axis=1)
 
 
 def knn_cosine(train: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """As ``knn``, mean-centred and of length 1, so that distance grows with the angle between two images."""
+    """Return ``knn`` of the images centred to mean 0 and scaled to length 1: distance grows with their angle."""
     return knn(_directions(train), _directions(queries))
 
 
 def pca(train: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """The squared residual (M,) of 32 principal components, or of as many as there are."""
+    """Return the squared residual (M,) of the projection onto 32 principal components, or onto all if fewer."""
     fitted = PCA(min(32, *train.shape), svd_solver="covariance_eigh").fit(train)
     residual = queries - fitted.inverse_transform(fitted.transform(queries))
     return np.square(residual).sum(axis=1)
@@ -33,14 +33,9 @@ BASELINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def baseline_scores(train: np.ndarray, queries: np.ndarray) -> dict[str, np.ndarray]:
-    """How far each query is from the normal images, by each of BASELINES; higher is more anomalous.
+    """Return the scores (M,) of queries (M, S, S, C) by each of BASELINES; higher is more anomalous.
 
-    Args:
-      train: (N, S, S, C) uint8 normal images.
-      queries: (M, S, S, C) uint8.
-
-    Returns:
-      By name, each (M,).
+    The normal images ``train`` are (N, S, S, C); both are uint8.
     """
     flat_train, flat_queries = (images.reshape(len(images), -1) / 255.0 for images in (train, queries))
     return {name: score(flat_train, flat_queries) for name, score in BASELINES.items()}

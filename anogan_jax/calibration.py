@@ -1,12 +1,20 @@
-"""From scores to p-values: how unusual a score is among normal images."""
+"""Calibration: from scores to p-values, how unusual a score is among normal images."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 
+class Calibration(NamedTuple):
+    """Scores of M held-out normal images, which training never saw."""
+
+    scores: np.ndarray  # (M,) float64
+    map_levels: np.ndarray  # (M,) float64 the value that one percent of each image's map reaches
+
+
 def p_values(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """The conformal p-value of each score (Vovk et al. 2005; Bates et al. 2023, eq. 1).
+    """Return the conformal p-value of each score (Vovk et al. 2005; Bates et al. 2023, eq. 1).
 
     (1 + the number of held-out scores at or above it) / (1 + the number of held-out scores): for a
     normal image, P(p <= alpha) <= alpha, whatever the distribution of the scores.
@@ -17,20 +25,27 @@ def p_values(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
 
     Returns:
       (N,), in [1 / (M + 1), 1].
+
+    >>> p_values(np.array([0.5, 9.0]), held_out=np.array([0.1, 0.2, 0.7])).tolist()
+    [0.5, 0.25]
     """
     above = len(held_out) - np.searchsorted(np.sort(held_out), scores, side="left")
     return (1 + above) / (1 + len(held_out))
 
 
-def needed(alpha: float) -> int:
-    """How many held-out images it takes for any score to have a p-value <= alpha."""
+def images_needed(alpha: float) -> int:
+    """Return the least number of held-out images with which any score can have a p-value <= alpha.
+
+    >>> images_needed(0.05)
+    19
+    """
     return math.ceil(1 / alpha - 1e-9) - 1
 
 
 def threshold(held_out: np.ndarray, alpha: float) -> float:
-    """The lowest bound with: a score above it is an anomaly, that is, has a p-value <= alpha.
+    """Return the score above which an image is called an anomaly, that is, has a p-value <= alpha.
 
-    Infinite where the held-out images are too few for any score to be one; see ``needed``.
+    Infinite if the held-out images are too few; see ``images_needed``.
     """
     attainable = np.arange(1, len(held_out) + 2) / (1 + len(held_out))
     may_lie_above = np.count_nonzero(attainable <= alpha) - 1

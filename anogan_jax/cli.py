@@ -1,4 +1,4 @@
-"""What train.py and score.py share: flags, messages, exit codes."""
+"""The command line of train.py and score.py: flags, messages, exit codes."""
 
 import contextlib
 import ctypes
@@ -9,9 +9,10 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import jax
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from anogan_jax import config as configs
@@ -19,27 +20,21 @@ from anogan_jax.config import Config
 from anogan_jax.devices import is_first, join_processes
 from anogan_jax.errors import UserError
 
-EXIT_ERROR = 1
-EXIT_USAGE = 2
-EXIT_UNREADABLE = 3  # all is done, but some files of a folder could not be read
+log = logging.getLogger(__name__)
+EXIT_ERROR, EXIT_USAGE = 1, 2
+EXIT_UNREADABLE = 3  # done, but some images could not be read
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Python file with get_config(), such as configs/mnist.py. Any field of it is set as --config.search.steps=100; "
-    "anogan_jax/config.py explains them all.",
-)
+config_flags.register_flag_parser_for_type(Literal, flags.ArgumentParser())  # checked by config.validate
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "This is one of several processes, started alike on one or more machines, that work as one."
+    "distributed", False, "This is one of several processes, started alike on one or more machines, that work together."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the run. Default: runs/<name of the config file>.")
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Parses the flags and runs ``main``; the user's errors become one line and an exit code, no traceback."""
+    """Parse the flags, run ``main`` and exit; a UserError becomes one line and an exit code, without traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("anogan_jax").setLevel(logging.INFO)
-    # Of the libraries' own messages only errors concern the user, and those we report ourselves.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     keep_memory()
     keep_compiled_programs()
@@ -54,26 +49,22 @@ def run(main: Callable[[], int | None]) -> None:
         code = _complain(str(error), EXIT_ERROR)
     except KeyboardInterrupt:
         code = _complain("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output went away
+    except BrokenPipeError:  # the reader of our output exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_ERROR
     if code in (EXIT_ERROR, EXIT_USAGE) and _DISTRIBUTED.value:
         sys.stderr.flush()
-        os._exit(code)  # an orderly end would wait for processes that wait for this one
+        os._exit(code)  # an orderly exit would wait for processes that wait for this one
     sys.exit(code)
 
 
 def keep_memory() -> None:
-    """Has glibc keep memory that was freed; call it before JAX computes anything.
+    """Make glibc keep freed memory; call it before JAX computes anything. It has no effect on systems without glibc.
 
-    XLA takes a program's temporary memory, hundreds of megabytes, anew for every step. Handed back
-    to the system in between, it is faulted in page by page each time: up to a third of a training
-    step on a CPU. Elsewhere than on Linux nothing is done.
-
-    Only the first thread's memory can be kept in such pieces, so programs run on the thread that
-    calls them, and for that their inputs have to be ready, or the CPU client puts them off to
-    another. One arena for all threads would keep it too, but those that multiply then wait for each
-    other's allocations, a tenth of a step where compiling has left that arena in fragments.
+    XLA allocates a program's temporary memory, hundreds of megabytes, in every step. If it is returned to the system
+    in between, its pages are faulted in again each time: up to a third of a training step on a CPU. glibc keeps such
+    pieces for the main thread alone, so programs must run on the calling thread; for that their inputs have to be
+    ready, or the CPU client defers them to another thread.
     """
     mmap_max, trim_threshold, top_pad = -4, -1, -2  # of malloc.h
     with contextlib.suppress(OSError, AttributeError, TypeError):
@@ -84,10 +75,7 @@ def keep_memory() -> None:
 
 
 def keep_compiled_programs() -> None:
-    """Compiled programs go to the user's cache: the next run on the same machine starts within seconds.
-
-    JAX_COMPILATION_CACHE_DIR names another place.
-    """
+    """Cache compiled programs for later runs, in the user's cache folder unless JAX_COMPILATION_CACHE_DIR is set."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "anogan_jax"))
@@ -95,19 +83,19 @@ def keep_compiled_programs() -> None:
 
 
 def given_config() -> Config | None:
-    """The config of the command line, checked, or None where none was given.
+    """Return the checked config of --config with its overrides, or None without --config.
 
-    ``--config.data.anomalous=K`` alone takes the place of the file's ``data.normal``.
+    ``--config.data.anomalous=K`` alone replaces the file's ``data.normal``, and the reverse.
 
     Raises:
-      UserError: a value that cannot work.
+      UserError: the file cannot be loaded, or a value is invalid.
     """
-    if _CONFIG.value is None:
+    path, config = _config_path(), flags.FLAGS["config"].value
+    if path is None:
         return None
-    config, path = _CONFIG.value, _config_path()
     if not isinstance(config, Config):
-        # config_flags hides a file that failed to load behind an object that keeps the error.
-        failure = vars(config).get("_error")
+        # config_flags returns an object with the error in place of a config that failed to load.
+        failure = getattr(config, "_error", None)
         if not path.is_file():
             reason = "no such file"
         elif failure is not None:
@@ -115,7 +103,7 @@ def given_config() -> Config | None:
         else:
             reason = "get_config() must return an anogan_jax.config.Config"
         raise UserError(f"--config={path}: {reason}")
-    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    overrides = given_overrides()
     for field, other in (("anomalous", "normal"), ("normal", "anomalous")):
         if f"data.{field}" in overrides and f"data.{other}" not in overrides:
             setattr(config.data, other, None)
@@ -123,43 +111,82 @@ def given_config() -> Config | None:
     return config
 
 
-def given_workdir() -> Path:
-    """The work directory of the command line, by default named after the config file.
+def given_overrides() -> dict[str, Any]:
+    """Return the fields given as --config.<name>=value, by their dotted names."""
+    return config_flags.get_override_values(flags.FLAGS["config"])
 
-    Raises:
-      UserError: neither was given.
-    """
+
+def warn_of_differences(trained: Config, workdir: Path) -> None:
+    """Warn of the training settings in which --config differs from the work directory's."""
+    config = given_config()
+    for difference in configs.differences(trained, config) if config else ():
+        if not configs.is_scoring(difference):
+            log.warning("%s was trained with %s as --config says", workdir, difference)
+
+
+def given_workdir() -> Path:
+    """Return the work directory, by default named after the config file; raise UserError if neither is given."""
     if _WORKDIR.value:
         return Path(_WORKDIR.value)
-    if _CONFIG.value is None:
+    path = _config_path()
+    if path is None:
         raise UserError("give --config=configs/mnist.py, or --workdir=DIRECTORY of an earlier run")
-    return Path("runs") / _config_path().stem
+    return Path("runs") / path.stem
 
 
-def _config_path() -> Path:
-    return Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+def _config_path() -> Path | None:
+    """Return the file of --config, or None without --config; overrides alone change the defaults."""
+    path = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+    return None if path == Path(configs.__file__) else path
 
 
 def _parse_flags() -> None:
-    app.define_help_flags()
+    """Parse the flags; exit after --help, or with one line of error if a flag is wrong."""
     known = [f"config.{name}" for name in configs.to_fields(Config())]
     for argument in sys.argv[1:]:
         name = argument.lstrip("-").split("=")[0]
         if name.startswith("config.") and name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
             sys.exit(_complain(f"--{name}: no such field; did you mean --{near[0]}?", EXIT_USAGE))
+    config_flags.DEFINE_config_file(  # reads the overrides at once, so they are checked before
+        "config",
+        str(Path(configs.__file__)),
+        "Python file with get_config(), such as configs/mnist.py; a field of it is set as --config.search.steps=64.",
+    )
+    if not {"--help", "-help", "-h", "--helpfull"}.isdisjoint(sys.argv[1:]):
+        print(_help())
+        sys.exit(0)
     try:
         unparsed = flags.FLAGS(sys.argv)
     except flags.Error as error:
-        needed = re.fullmatch(r"flag (--\w+)=None: .* must have a value other than None\.", _last_line(error))
-        sys.exit(_complain(f"{needed[1]} is needed" if needed else _last_line(error), EXIT_USAGE))
-    except Exception as error:  # what the config file itself raises
+        missing = re.fullmatch(r"flag (--\w+)=None: .* must have a value other than None\.", _last_line(error))
+        sys.exit(_complain(f"{missing[1]} is needed" if missing else _last_line(error), EXIT_USAGE))
+    except Exception as error:  # raised by the config file
         sys.exit(_complain(f"--config: cannot be loaded: {_last_line(error)}", EXIT_USAGE))
     if len(unparsed) > 1:
         sys.exit(_complain(f"unexpected argument {unparsed[1]!r}; flags begin with --", EXIT_USAGE))
 
 
-def _last_line(error: Exception) -> str:
+def _help() -> str:
+    """Return the program's docstring, its flags, the presets and every field of the config."""
+    program, by_module = sys.modules["__main__"], flags.FLAGS.flags_by_module_dict()
+    modules = {program.__name__, str(program.__file__), sys.argv[0], __name__}
+    own = {flag.name: flag.help for name in by_module.keys() & modules for flag in by_module[name]}
+    lines = [
+        f"{program.__doc__}",
+        "Flags:",
+        *(f"  --{name}\n      {text}" for name, text in sorted(own.items()) if not name.startswith("config.")),
+        "",
+        "Presets of the search:",
+        *(f"  {name}: {preset.summary}" for name, preset in configs.PRESETS.items()),
+        "",
+        "Settings, with their defaults:",
+        configs.help_text(),
+    ]
+    return "\n".join(lines)
+
+
+def _last_line(error: BaseException) -> str:
     lines = str(error.args[0] if error.args else "").strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__
 

@@ -1,263 +1,330 @@
-"""The typed configuration: what ``get_config()`` in configs/*.py returns.
+"""The typed configuration that ``get_config()`` in configs/*.py returns: settings that train, settings that score.
 
-Nothing that is compiled sees it; factories take its values.
+Each field declares its default, its help text and its range once; ``--help``, the command line, config files and
+config.json are all checked by that. Compiled code never sees the configuration: factories take its values.
 """
 
 import dataclasses
 import json
-import types
+import re
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from anogan_jax.atomic import replacing
+import pydantic
+from flax.traverse_util import flatten_dict
+
 from anogan_jax.errors import UserError
+from anogan_jax.features import FeatureSpace
+from anogan_jax.files import replacing
+from anogan_jax.models import Objective, Precision, Prior
+from anogan_jax.search import Discrimination, Optimizer, Start
+from anogan_jax.tiles import Pooling
+
+
+def setting(default: Any, text: str, **bounds: float) -> Any:
+    """Declare a field: its default, its help text, and bounds of its value as pydantic names them (ge, gt, le, lt)."""
+    return field(default=default, metadata={"help": text, "bounds": bounds})
+
+
+Source = Literal["auto", "tfds", "idx", "npz", "folder", "packaged", "arrays"]
 
 
 @dataclass
 class DataConfig:
-    """Which images, and which of them are normal."""
+    """The images, and which of them are normal."""
 
-    source: str = "auto"  # auto (what is there: tfds, idx, packaged), tfds, idx, npz, folder or packaged
-    name: str = ""  # the data set's name in TFDS, or of its idx folder, or packaged: mnist, digits
-    dir: str = ""  # where the files are; for npz the file itself
-    normal: int | None = None  # this class is normal, all others are anomalous
-    anomalous: int | None = None  # this class is anomalous, all others are normal
-    normalize_contrast: bool = False  # take each image's own brightness and contrast out of it
-    held_out: float = 0.1  # share of the normal training images kept for p-values
-    contamination: float = 0.0  # share of anomalous images among those trained on, to see what it costs
-    test_limit: int | None = None  # score a fixed random sample of this many test images
+    source: Source = setting(
+        "auto", "kind of data; auto: the first available of tfds, idx, packaged; arrays: see fit()"
+    )
+    name: str = setting("", "name of the data set in TensorFlow Datasets, of its idx folder or package: mnist, digits")
+    dir: str = setting("", "folder of the files; with source npz the file itself; may be given when scoring")
+    normal: int | None = setting(None, "the class that is normal; all others are anomalous")
+    anomalous: int | None = setting(None, "the class that is anomalous; all others are normal")
+    normalize_contrast: bool = setting(False, "remove each image's own brightness and contrast")
+    held_out: float = setting(0.1, "share of the normal training images held out to calibrate", gt=0, lt=1)
+    keep_held_out: bool = setting(True, "keep held-out images in the detector, to calibrate for other scoring settings")
+    contamination: float = setting(0.0, "share of anomalous training images mixed in, for experiments", ge=0, lt=1)
+    test_limit: int | None = setting(None, "score a fixed random sample of this many test images", ge=1)
 
 
 @dataclass
 class PatchConfig:
-    """Images larger than the model, by patches of its size; or whole images, resized to it."""
+    """Large images are trained on in random patches and scored in overlapping tiles of the model's size."""
 
-    enabled: bool = False
-    scale: float = 1.0  # images are enlarged or reduced by this first
-    min_contrast: float = 0.0  # standard deviation in grey levels; emptier patches are neither trained on nor scored
-    stride: int | None = None  # of the tiles to score, in pixels; None: half a patch
-    pooling: str = "top"  # an image's score, from its map: max, quantile (1 - share), or top, the mean above that
-    share: float = 0.01  # of the map's pixels
+    enabled: bool = setting(False, "use patches; otherwise each image is resized to the model's size")
+    scale: float = setting(1.0, "resize images by this factor first", gt=0)
+    min_contrast: float = setting(0.0, "skip patches whose grey levels have a smaller standard deviation", ge=0)
 
 
 @dataclass
 class ModelConfig:
     """The DCGAN."""
 
-    image_size: int = 32  # 8, 16, 32, 64, ...
-    channels: int = 1
-    width: int = 32  # features of the layer next to the image; doubled at each halving of the size
-    kernel_size: int = 4  # 4 or 5
-    latent_size: int = 32
-    latent_prior: str = "normal"  # normal or uniform
-    precision: str = "float32"  # of the computation; or bfloat16, on accelerators
+    image_size: int = setting(32, "height and width in pixels: 8, 16, 32, 64, ...", ge=8)
+    channels: int = setting(1, "1 for grey, 3 for RGB", ge=1)
+    width: int = setting(32, "features of the layer next to the image, doubled at each halving of the size", ge=1)
+    kernel_size: int = setting(4, "side of the convolution kernels: 4 or 5", ge=4, le=5)
+    latent_size: int = setting(32, "dimensions of z", ge=1)
+    latent_prior: Prior = setting("normal", "distribution of z: N(0, I), or uniform on [-1, 1]")
+    precision: Precision = setting("float32", "of the computation; bfloat16 is meant for accelerators")
 
 
 @dataclass
 class TrainConfig:
     """Adversarial training."""
 
-    objective: str = "gan"  # or wgan_gp, with a beta1 of 0: a critic under a gradient penalty
-    steps: int = 4_000
-    batch_size: int = 64
-    learning_rate: float = 2e-4
-    beta1: float = 0.5  # of Adam
-    ema_decay: float = 0.999  # of the averaged generator, the one that scores
-    flip: bool = False  # mirror each image at random, left to right and top to bottom
-    rotate: bool = False  # turn each image at random by quarters
-    log_every: int = 50  # steps
-    sample_every: int = 500  # steps
-    checkpoint_every: int = 500  # steps
-    tensorboard: bool = False  # also write losses and samples as TensorBoard's event files
+    objective: Objective = setting("gan", "wgan_gp: a Wasserstein critic with gradient penalty; set beta1=0 with it")
+    steps: int = setting(4_000, "update steps", ge=1)
+    batch_size: int = setting(64, "images per step on all devices together; a multiple of their number", ge=2)
+    learning_rate: float = setting(2e-4, "of Adam", gt=0)
+    beta1: float = setting(0.5, "of Adam", ge=0, lt=1)
+    ema_decay: float = setting(0.999, "decay of the moving average of the generator, which scores", ge=0, le=1)
+    flip: bool = setting(False, "augment: mirror at random, horizontally and vertically")
+    rotate: bool = setting(False, "augment: rotate at random by multiples of 90 degrees")
+    log_every: int = setting(50, "steps between two log lines", ge=1)
+    sample_every: int = setting(500, "steps between two pictures of generated images", ge=1)
+    checkpoint_every: int = setting(500, "steps between two checkpoints", ge=1)
+    tensorboard: bool = setting(False, "write losses and samples as TensorBoard event files too")
 
 
 @dataclass
 class EncoderConfig:
-    """An encoder trained after the GAN: images to z, for search.method encoder and from_encoder."""
+    """An encoder of images to z, trained after the GAN (f-AnoGAN), for search.start=encoder."""
 
-    steps: int = 0  # none
-    learning_rate: float = 5e-4
-    feature_weight: float = 1.0  # kappa of izif (Schlegl et al. 2019); 0: izi
+    steps: int = setting(0, "update steps; 0 trains no encoder", ge=0)
+    learning_rate: float = setting(5e-4, "of Adam, decaying to 0", gt=0)
+    feature_weight: float = setting(1.0, "kappa of izif, the weight of the discriminator's features; 0 is izi", ge=0)
+    feature_layer: int = setting(-1, "hidden layer of the discriminator whose features izif compares")
+
+
+@dataclass
+class BankConfig:
+    """Generated images, made once after training, where searches start."""
+
+    size: int = setting(32_768, "random images drawn from the generator", ge=1)
+    inverted: int = setting(8_192, "training images, at most, that replace them by inversion; 0 or patches: none", ge=0)
+    max_deviation: float = setting(3.5, "robust standard deviations from which an inverted image is an outlier", gt=0)
 
 
 @dataclass
 class SearchConfig:
-    """How the z that explains an image is found, and so the score."""
+    """How an image is reconstructed and compared; may be given when scoring."""
 
-    method: str = "bank"  # one of METHODS in run.py: bank, nearest, from_encoder, encoder, paper
-    yardstick: str = "pixels"  # what R compares; or structure, the edges by direction and place
-    references: int = 8_192  # nearest: at most so many training images explained; 0, or by patches, the bank instead
-    neighbours: int = 8  # nearest: an image is compared with the mean of so many of these
-    nearest_by: str | None = None  # nearest: the yardstick that these are found by; None: yardstick
-    prior_weight: float = 0.0  # of |z|^2 / 2, how unlikely z is a priori, beside the loss
-    steps: int | None = None  # at most so many; None: 64, for method paper 500
-    learning_rate: float | None = None  # at its height; None: 1, for method paper 0.1, all the time
-    tolerance: float = 1e-4  # done once eight of the later steps gain less than this share
-    bank_size: int = 32_768  # images
-    restarts: int = 1  # starts for each image, the nearest of the bank or random ones; the best counts
-    discrimination: str = "feature_matching"  # or cross_entropy (Yeh et al. 2016)
-    discrimination_weight: float = 0.1  # lambda
-    feature_layer: int = -1  # the discriminator's hidden layer that feature matching compares
+    start: Start = setting("bank", "where searches start: nearest images of the bank, random z, or the encoder's z")
+    starts: int = setting(8, "starts per image; their mean in feature space is compared", ge=1)
+    steps: int = setting(8, "gradient steps from each start; 0 compares the starts themselves", ge=0)
+    features: FeatureSpace = setting("structure", "feature space of the residual loss: edge structure, or pixels")
+    retrieval: FeatureSpace | None = setting(None, "feature space in which the bank is searched; None: features")
+    optimizer: Optimizer = setting("soap", "of z: soap with a decaying rate, or adam at a constant one")
+    learning_rate: float = setting(0.01, "of z", gt=0)
+    discrimination: Discrimination = setting("feature_matching", "discrimination loss; cross_entropy: Yeh et al. 2016")
+    discrimination_weight: float = setting(0.0, "lambda, the share of the discrimination loss", ge=0, le=1)
+    feature_layer: int = setting(-1, "hidden layer of the discriminator whose features are matched")
+
+
+@dataclass
+class PoolingConfig:
+    """The score of an image in patches, from its anomaly map; may be given when scoring."""
+
+    method: Pooling = setting("top", "max; quantile, the value that the share of pixels reaches; top, their mean")
+    share: float = setting(0.01, "share of the map's pixels", gt=0, le=1)
+    stride: int | None = setting(None, "pixels between two tiles; None: half a tile", ge=1)
 
 
 @dataclass
 class Config:
-    """All of it."""
+    """All settings."""
 
     data: DataConfig = field(default_factory=DataConfig)
     patches: PatchConfig = field(default_factory=PatchConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    bank: BankConfig = field(default_factory=BankConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
-    alpha: float = 0.05  # an image is called an anomaly at p-value <= alpha
-    seed: int = 0
+    pooling: PoolingConfig = field(default_factory=PoolingConfig)
+    alpha: float = setting(0.05, "images with a p-value <= alpha are anomalies; may be given when scoring", gt=0, lt=1)
+    seed: int = setting(0, "of everything random", ge=0)
+
+
+class Preset(NamedTuple):
+    """A named way to search."""
+
+    summary: str
+    search: dict[str, Any]  # the fields of SearchConfig that it sets
+
+
+_BANK = {"start": "bank", "starts": 8, "features": "structure", "discrimination_weight": 0.0}
+_PAPER = {"start": "random", "starts": 1, "steps": 500, "features": "pixels", "discrimination_weight": 0.1}
+_PAPER |= {"optimizer": "adam", "learning_rate": 0.1}
+PRESETS = {
+    "anogan": Preset(
+        "8 gradient steps from each of the 8 nearest images of the bank, compared by structure",
+        _BANK | {"steps": 8, "optimizer": "soap", "learning_rate": 0.01},
+    ),
+    "nearest": Preset("the 8 nearest images of the bank themselves, no gradient step", _BANK | {"steps": 0}),
+    "encoder": Preset(
+        "the encoder's reconstruction, no gradient step (f-AnoGAN); needs encoder.steps",
+        _BANK | {"start": "encoder", "starts": 1, "steps": 0},
+    ),
+    "paper": Preset(
+        "500 Adam steps from a random z in pixels and discriminator features (Schlegl et al. 2017)",
+        _PAPER | {"discrimination": "feature_matching"},
+    ),
+    "yeh": Preset(
+        "the same with the discriminator's cross entropy (Yeh et al. 2016)",
+        _PAPER | {"discrimination": "cross_entropy"},
+    ),
+}
+_SCORING = ("search.", "pooling.", "alpha", "data.dir", "data.test_limit")  # settings that may be given when scoring
+
+
+def get_config() -> Config:
+    """Return the defaults, as a config file does."""
+    return Config()
+
+
+def with_preset(config: Config, name: str) -> Config:
+    """Return the config with the search settings of a preset; retrieval and feature layer stay.
+
+    >>> with_preset(Config(), "nearest").search.steps
+    0
+    """
+    return replace(config, search=replace(config.search, **PRESETS[name].search))
+
+
+def is_scoring(name: str) -> bool:
+    """Return whether the field of this dotted name may be given when scoring."""
+    return name.startswith(_SCORING)
+
+
+def with_values(config: Config, values: dict[str, Any]) -> Config:
+    """Return the config with other values of some fields, by their dotted names.
+
+    >>> with_values(Config(), {"search.steps": 64, "alpha": 0.01}).alpha
+    0.01
+    """
+    for name, value in values.items():
+        *section, last = name.split(".")
+        node = replace(getattr(config, section[0]), **{last: value}) if section else value
+        config = replace(config, **{section[0] if section else last: node})
+    return config
 
 
 def to_fields(config: Config) -> dict[str, Any]:
-    """Every field by its dotted name."""
-    return dict(_walk(config, ""))
+    """Return every field's value by its dotted name, such as "search.steps"."""
+    return flatten_dict(dataclasses.asdict(config), sep=".")
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:
-    """The fields that differ, as ``name=ours, not theirs``."""
+    """Return the fields that differ, each as ``name=ours, not theirs``."""
     others = to_fields(theirs)
     pairs = [(name, value, others[name]) for name, value in to_fields(ours).items()]
     return [f"{name}={value!r}, not {other!r}" for name, value, other in pairs if value != other]
 
 
+def help_text() -> str:
+    """Return every field with its default, type and help text."""
+    lines = []
+    for part in dataclasses.fields(Config):
+        section = getattr(Config(), part.name)
+        is_section = dataclasses.is_dataclass(section)
+        lines += [f"\n{part.name}: {section.__doc__}"] if is_section else [""]
+        for each in dataclasses.fields(section) if is_section else [part]:
+            name = f"{part.name}.{each.name}" if is_section else each.name
+            kind = each.type.__name__ if isinstance(each.type, type) else str(each.type).replace("typing.", "")
+            kind = re.sub(r"Optional|Literal|[\[\]']", "", kind).replace(", ", " | ")
+            lines.append(f"  --config.{name}={each.default}  ({kind})\n      {each.metadata['help']}")
+    return "\n".join(lines).strip()
+
+
 def validate(config: Config) -> None:
-    """Raises UserError at the first field whose value cannot work, naming it."""
-    fields = to_fields(config)
-    for name, allowed in _CHOICES.items():
-        if fields[name] not in allowed:
-            raise UserError(f"{name}={fields[name]!r}: must be one of {', '.join(map(str, allowed))}")
-    for name, least in _AT_LEAST.items():
-        if fields[name] is not None and fields[name] < least:
-            raise UserError(f"{name}={fields[name]}: must be at least {least}")
-    for name in ("train.learning_rate", "encoder.learning_rate", "search.learning_rate", "patches.scale"):
-        if fields[name] is not None and not fields[name] > 0:
-            raise UserError(f"{name}={fields[name]}: must be above 0")
-    for name in ("data.held_out", "alpha"):
-        if not 0 < fields[name] < 1:
-            raise UserError(f"{name}={fields[name]}: must lie between 0 and 1")
-    for name in ("search.discrimination_weight", "train.ema_decay", "train.beta1"):
-        if not 0 <= fields[name] <= 1:
-            raise UserError(f"{name}={fields[name]}: must lie in [0, 1]")
-    if not 0 <= config.data.contamination < 1:
-        raise UserError(f"data.contamination={config.data.contamination}: must be at least 0 and below 1")
-    if not 0 < fields["patches.share"] <= 1:
-        raise UserError(f"patches.share={fields['patches.share']}: must be above 0 and at most 1")
-    size = config.model.image_size
-    if config.patches.stride is not None and config.patches.stride > size:
-        raise UserError(
-            f"patches.stride={config.patches.stride}: must be at most model.image_size={size}, or pixels are left out"
-        )
-    if size < 8 or size & (size - 1):
+    """Check every field's type and range, and the settings that depend on each other.
+
+    Raises:
+      UserError: names the first field whose value cannot work.
+    """
+    try:
+        _checker(Config).model_validate(dataclasses.asdict(config))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part.isidentifier())
+        raise UserError(f"{name}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+    size, stride = config.model.image_size, config.pooling.stride
+    if size & (size - 1):
         raise UserError(f"model.image_size={size}: must be 8, 16, 32, 64, ...")
+    if stride is not None and stride > size:
+        raise UserError(f"pooling.stride={stride}: must be at most model.image_size={size}, or pixels are left out")
     layers = size.bit_length() - 3
-    if not -layers <= config.search.feature_layer < layers:
+    for name, layer in (("search", config.search.feature_layer), ("encoder", config.encoder.feature_layer)):
+        if not -layers <= layer < layers:
+            raise UserError(
+                f"{name}.feature_layer={layer}: the discriminator for {size}x{size} pixels has {layers} hidden layers, "
+                f"0 to {layers - 1}"
+            )
+    if config.search.start == "encoder" and not config.encoder.steps:
         raise UserError(
-            f"search.feature_layer={config.search.feature_layer}: a discriminator for {size}x{size} has {layers} "
-            f"hidden layers, 0 to {layers - 1}"
+            "encoder.steps=0: search.start=encoder needs an encoder; train with --config.encoder.steps=2000"
         )
-    if config.search.method in ("from_encoder", "encoder") and not config.encoder.steps:
-        raise UserError(
-            f"encoder.steps=0: search.method={config.search.method} needs an encoder; give it steps, such as 2000"
-        )
+    if config.search.start == "encoder" and config.search.starts > 1:
+        raise UserError(f"search.starts={config.search.starts}: an encoder gives one start; set search.starts=1")
     if config.data.normal is not None and config.data.anomalous is not None:
         raise UserError("data.normal and data.anomalous are both set: give one")
 
 
 def save(config: Config, path: Path) -> None:
-    """Writes the config as JSON."""
+    """Write the config as JSON."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
 def load(path: Path) -> Config:
-    """Reads what ``save`` wrote.
+    """Read a config that ``save`` wrote.
 
     Raises:
-      UserError: no such file, not JSON, an unknown field or a wrong type.
+      UserError: no such file, not JSON, an unknown field, a wrong type or value.
     """
     try:
-        config = _build(Config, json.loads(path.read_text()), path, "")
+        values = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path}: not a JSON file: {error}") from error
-    validate(config)
+    return from_json(values, str(path))
+
+
+def from_json(values: Any, where: str) -> Config:
+    """Build a config from parsed JSON.
+
+    Raises:
+      UserError: an unknown field, a wrong type or value.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: must be a JSON object")
+    config = Config()
+    known = to_fields(config)
+    for section, value in values.items():
+        named = {f"{section}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {}
+        named = named or {section: value}
+        if unknown := [name for name in named if name not in known]:
+            raise UserError(f"{where}: unknown field {unknown[0]}")
+        config = with_values(config, named)
+    try:
+        validate(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     return config
 
 
-_CHOICES: dict[str, tuple] = {
-    "data.source": ("auto", "tfds", "idx", "npz", "folder", "packaged"),
-    "model.kernel_size": (4, 5),
-    "model.latent_prior": ("normal", "uniform"),
-    "model.precision": ("float32", "bfloat16"),
-    "patches.pooling": ("max", "quantile", "top"),
-    "search.method": ("bank", "nearest", "from_encoder", "encoder", "paper"),
-    "search.yardstick": ("pixels", "structure"),
-    "search.nearest_by": (None, "pixels", "structure"),
-    "train.objective": ("gan", "wgan_gp"),
-    "search.discrimination": ("feature_matching", "cross_entropy"),
-}
-_AT_LEAST = {
-    "data.test_limit": 1,
-    "patches.stride": 1,
-    "patches.min_contrast": 0,
-    "model.channels": 1,
-    "model.width": 1,
-    "model.latent_size": 1,
-    "train.steps": 1,
-    "train.batch_size": 2,
-    "train.log_every": 1,
-    "train.sample_every": 1,
-    "train.checkpoint_every": 1,
-    "encoder.steps": 0,
-    "encoder.feature_weight": 0,
-    "search.references": 0,
-    "search.neighbours": 1,
-    "search.prior_weight": 0,
-    "search.steps": 1,
-    "search.restarts": 1,
-    "search.bank_size": 1,
-    "search.tolerance": 0,
-    "seed": 0,
-}
-
-
-def _walk(node: Any, prefix: str) -> list[tuple[str, Any]]:
-    found = []
-    for part in dataclasses.fields(node):
-        value = getattr(node, part.name)
-        name = prefix + part.name
-        found += _walk(value, name + ".") if dataclasses.is_dataclass(value) else [(name, value)]
-    return found
-
-
-def _build(cls: type, values: Any, path: Path, prefix: str) -> Any:
-    """A dataclass from parsed JSON, every field checked against its annotation."""
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: {prefix.rstrip('.') or 'the file'} must be a JSON object")
-    hints = typing.get_type_hints(cls)
-    unknown = [name for name in values if name not in hints]
-    if unknown:
-        raise UserError(f"{path}: unknown field {prefix}{unknown[0]}")
-    built = {}
-    for name, value in values.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            built[name] = _build(typing.cast(type, hint), value, path, f"{prefix}{name}.")
-            continue
-        allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        if float in allowed and type(value) is int:
-            value = float(value)
-        if type(value) not in allowed:
-            wanted = " or ".join(kind.__name__.replace("NoneType", "null") for kind in allowed)
-            raise UserError(f"{path}: {prefix}{name}={value!r}: must be {wanted}")
-        built[name] = value
-    return cls(**built)
+def _checker(section: type) -> type[pydantic.BaseModel]:
+    """Return the model that checks types, finiteness and ranges of a section's fields."""
+    fields: dict[str, Any] = {}
+    parts = {part.name: part for part in dataclasses.fields(section)}
+    for name, hint in typing.get_type_hints(section).items():
+        bounds = parts[name].metadata.get("bounds", {})
+        is_section = isinstance(hint, type) and dataclasses.is_dataclass(hint)
+        fields[name] = (_checker(hint), ...) if is_section else (hint, pydantic.Field(**bounds))
+    how = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    return pydantic.create_model(section.__name__, __config__=how, **fields)

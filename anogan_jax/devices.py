@@ -1,4 +1,4 @@
-"""The devices at hand as a mesh of one axis, and several processes that work as one."""
+"""The devices as a mesh of one axis, and several processes that work as one."""
 
 import os
 from collections.abc import Sequence
@@ -11,28 +11,28 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from anogan_jax.errors import UserError
 
-AXIS = "data"  # the mesh's one axis: what is of one image or one row of a batch is divided along it
-WHOLE, ROWS = PartitionSpec(), PartitionSpec(AXIS)
+AXIS = "data"  # the mesh's one axis: batches are divided along it
+REPLICATED, SHARDED = PartitionSpec(), PartitionSpec(AXIS)
 Tree = TypeVar("Tree")
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over these devices; by default over the one that JAX computes on unless told otherwise."""
+    """Return a mesh over these devices; by default over JAX's default device."""
     return Mesh(np.array(devices or jax.local_devices()[:1]), (AXIS,))
 
 
-def whole(mesh: Mesh) -> NamedSharding:
-    """Every device holds all of the array."""
-    return NamedSharding(mesh, WHOLE)
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding in which every device holds the whole array."""
+    return NamedSharding(mesh, REPLICATED)
 
 
-def rows(mesh: Mesh) -> NamedSharding:
-    """Every device holds its part of the array's first axis."""
-    return NamedSharding(mesh, ROWS)
+def sharded(mesh: Mesh) -> NamedSharding:
+    """Return the sharding in which the devices divide the array's first axis."""
+    return NamedSharding(mesh, SHARDED)
 
 
 def join_processes() -> None:
-    """Makes this process one of several that train and score together; before JAX computes anything.
+    """Join the other processes that train and score together; call it before JAX computes anything.
 
     JAX finds the others by itself under SLURM, Open MPI and on Cloud TPUs; elsewhere
     JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID
@@ -55,18 +55,18 @@ def join_processes() -> None:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes files and speaks to the user."""
+    """Return whether this is the process that writes files and shows messages."""
     return jax.process_index() == 0
 
 
 def wait_for_all(what: str) -> None:
-    """Returns once every process has come to the same place."""
+    """Wait until every process has reached the same place."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
 def gather(tree: Tree) -> Tree:
-    """Every process's NumPy arrays, stacked along a new first axis in the order of the processes, for all of them."""
+    """Return the NumPy arrays of every process, stacked along a new first axis in the order of the processes."""
     if jax.process_count() == 1:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[None], tree)
     gathered: Any = multihost_utils.process_allgather(tree)

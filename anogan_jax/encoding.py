@@ -1,4 +1,4 @@
-"""Training an encoder for a trained GAN: images to the z that make them (f-AnoGAN, Schlegl et al. 2019)."""
+"""Training of an encoder from images to z for a trained GAN (f-AnoGAN, Schlegl et al. 2019)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,36 +10,30 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from anogan_jax.devices import make_mesh, rows, whole
+from anogan_jax.devices import make_mesh, replicated, sharded
 from anogan_jax.losses import encoding_loss
-from anogan_jax.models import GAN, Encoder, Variables, Weights
+from anogan_jax.models import GAN, Variables, Weights, make_encoder
 from anogan_jax.search import project
 
 
 class EncoderState(NamedTuple):
-    """All that the encoder's training carries from one step to the next."""
+    """The state of the encoder's training between two steps."""
 
     step: Array  # () int32, updates done
-    key: Array  # () PRNG key it began with
+    key: Array  # () PRNG key of the initialisation
     encoder: Variables
     optimizer: optax.OptState
 
 
 class EncoderMetrics(NamedTuple):
-    """One step's; each () float32."""
+    """Metrics of one step; each () float32."""
 
     encoder_loss: Array
     gradient_norm: Array
 
 
-def make_encoder(gan: GAN) -> Encoder:
-    """Of the discriminator's size."""
-    of = gan.discriminator
-    return Encoder(of.image_size, gan.latent_size, of.width, of.kernel_size, of.dtype)
-
-
 def init_encoder_state(gan: GAN, optimizer: optax.GradientTransformation, key: Array, channels: int) -> EncoderState:
-    """A fresh state, a function of the key alone."""
+    """Return the initial state for images with ``channels`` channels; it depends on the key alone."""
     size = gan.discriminator.image_size
     encoder = make_encoder(gan).init(key, jnp.zeros((1, size, size, channels)), train=False)
     return EncoderState(jnp.zeros((), jnp.int32), key, encoder, optimizer.init(encoder["params"]))
@@ -53,15 +47,17 @@ def make_encoder_step(
     feature_layer: int = -1,
     mesh: Mesh | None = None,
 ) -> Callable[[EncoderState, Array], tuple[EncoderState, EncoderMetrics]]:
-    """Binds the frozen GAN and returns the compiled ``step(state, images) -> (state, metrics)``.
+    """Return the compiled ``step(state, images) -> (state, metrics)``, which trains the encoder of a frozen GAN.
+
+    It minimises ``encoding_loss``. Images are (N, S, S, C) in [-1, 1]; the state is donated.
 
     Args:
       gan: the model.
       weights: its trained weights.
-      optimizer: of the encoder.
+      optimizer: the optimizer of the encoder.
       feature_weight: kappa of izif; 0 is izi.
-      feature_layer: the discriminator's hidden layer that is compared.
-      mesh: the batch is divided over its devices. The state given is donated.
+      feature_layer: the discriminator's hidden layer whose features are compared.
+      mesh: the devices over which the batch is divided, by default all.
     """
     encoder, mesh = make_encoder(gan), mesh or make_mesh()
 
@@ -74,10 +70,8 @@ def make_encoder_step(
             variables = {"params": params, "batch_stats": state.encoder["batch_stats"]}
             z, updates = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
             generated: Any = gan.generator.apply(weights.generator, jax.vmap(partial(project, gan))(z), train=False)
-            loss = encoding_loss(
-                images, generated, features(weights, images), features(weights, generated), feature_weight
-            )
-            return loss, updates["batch_stats"]
+            compared = features(weights, images), features(weights, generated)
+            return encoding_loss(images, generated, *compared, feature_weight), updates["batch_stats"]
 
         (loss, statistics), gradients = jax.value_and_grad(loss_e, has_aux=True)(state.encoder["params"])
         updates, moments = optimizer.update(gradients, state.optimizer)
@@ -85,6 +79,7 @@ def make_encoder_step(
         new_state = EncoderState(state.step + 1, state.key, {"params": params, "batch_stats": statistics}, moments)
         return new_state, EncoderMetrics(loss, optax.tree.norm(gradients))
 
-    shardings = (whole(mesh), whole(mesh), rows(mesh))
-    compiled = jax.jit(step, donate_argnums=1, in_shardings=shardings, out_shardings=whole(mesh))
-    return partial(compiled, jax.device_put(weights, whole(mesh)))
+    everywhere = replicated(mesh)
+    shardings = (everywhere, everywhere, sharded(mesh))
+    compiled = jax.jit(step, donate_argnums=1, in_shardings=shardings, out_shardings=everywhere)
+    return partial(compiled, jax.device_put(weights, everywhere))

@@ -1,5 +1,5 @@
-"""What goes wrong on the user's side."""
+"""The exception for mistakes on the user's side."""
 
 
 class UserError(Exception):
-    """One line that names the file, field or value and says what to do; shown without a traceback."""
+    """A mistake on the user's side: one line that names the file, field or value and what to do, shown as it is."""

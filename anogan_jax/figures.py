@@ -1,4 +1,4 @@
-"""The pictures people look at."""
+"""Pictures for people: samples, heatmaps, panels and plots of scores."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,64 +9,66 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.metrics import RocCurveDisplay
 
-from anogan_jax.atomic import replacing
 from anogan_jax.data.images import resize
+from anogan_jax.files import replacing
 
 _NORMAL, _ANOMALOUS, _UNKNOWN = "#2a6f97", "#d1495b", "#6c757d"
-_PICTURE = 96  # pixels of the longer side, at most, of each image of a triptych
-_LOSSLESS = 32  # up to so many, compression would show
+_PICTURE = 96  # longer side in pixels, at most, of each image of a triptych
+_LOSSLESS = 32  # longer side up to which lossy compression would be visible
 
 
-def save_grid(path: Path, images: np.ndarray, columns: int = 8) -> None:
-    """Images (N, S, S, C) as one PNG, row by row, two pixels apart, enlarged; their range becomes black to white."""
+def save_grid(path: Path, images: np.ndarray, columns: int = 8) -> np.ndarray:
+    """Save images (N, S, S, C) as one enlarged PNG, row by row with a white margin; return its pixels, uint8.
+
+    The range of the values is mapped to black to white.
+    """
     low, high = float(images.min()), float(images.max())
     pixels = np.rint((images - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
     count, size, _, channels = images.shape
-    rows = -(-count // columns)
-    cell = size + 2
-    canvas = np.full((rows * cell + 2, columns * cell + 2, channels), 255, np.uint8)
-    for i, image in enumerate(pixels):
-        top, left = (i // columns) * cell + 2, (i % columns) * cell + 2
-        canvas[top : top + size, left : left + size] = image
+    rows, cell = -(-count // columns), size + 2
+    missing = ((0, rows * columns - count), (2, 0), (2, 0), (0, 0))
+    cells = np.pad(pixels, missing, constant_values=255).reshape(rows, columns, cell, cell, channels)
+    canvas = cells.swapaxes(1, 2).reshape(rows * cell, columns * cell, channels)
+    canvas = np.pad(canvas, ((0, 2), (0, 2), (0, 0)), constant_values=255)
     picture = Image.fromarray(_displayable(canvas))
-    scale = max(1, 768 // picture.width)
+    picture = ImageOps.scale(picture, max(1, 768 // picture.width), Image.Resampling.NEAREST)
     with replacing(path) as temporary:
-        picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(temporary)
+        picture.save(temporary)
+    return np.asarray(picture)
 
 
 class HeatScale(NamedTuple):
-    """How the values of anomaly maps are coloured, the same for all images of a model."""
+    """The colour scale of anomaly maps, the same for all images of a model."""
 
-    level: float  # that little of a normal image's map reaches
+    level: float  # rarely exceeded by the map of a normal image
 
     @property
     def top(self) -> float:
-        """The value from which on all are of one colour."""
+        """The value at which the colours saturate."""
         return 2 * self.level
 
     @staticmethod
     def of(highs: np.ndarray, alpha: float) -> "HeatScale":
-        """From what one percent of each normal image's map reaches, (M,): in all but a share of alpha, the level."""
+        """Return the scale whose level a share of alpha of ``highs`` (M,) exceeds, the normal maps' 99 % quantiles."""
         return HeatScale(max(float(np.quantile(highs, 1 - alpha)), 1e-6))
 
 
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, scale: HeatScale) -> np.ndarray:
-    """(H, W, 3) uint8: the query (H, W, C), over which lies what is anomalous of it; see ``_HEAT``."""
+    """Return the query (H, W, C) under its heatmap, (H, W, 3) uint8."""
     heat = _HEAT(np.clip(anomaly_map / scale.top, 0, 1))
     grey = np.atleast_3d(_displayable(image))
     return np.rint(grey * (1 - heat[..., 3:]) + 255 * heat[..., :3] * heat[..., 3:]).astype(np.uint8)
 
 
 def triptych(image: np.ndarray, generated: np.ndarray, anomaly_map: np.ndarray, scale: HeatScale) -> bytes:
-    """Query, reconstruction and heatmap side by side as a small WebP picture."""
+    """Return query, reconstruction and heatmap side by side as a small WebP picture."""
     shrink = min(1.0, _PICTURE / max(image.shape[:2]))
     height, width = (max(1, round(shrink * length)) for length in image.shape[:2])
-    parts = [np.atleast_3d(_displayable(part)) for part in (image, generated)]
-    parts = [np.broadcast_to(part, (*part.shape[:2], 3)) for part in parts]
-    strip = [resize(part, height, width) for part in (*parts, overlay(image, anomaly_map, scale))]
+    parts = [np.atleast_3d(_displayable(part)) for part in (image, generated)] + [overlay(image, anomaly_map, scale)]
+    strip = [resize(np.broadcast_to(part, (*part.shape[:2], 3)), height, width) for part in parts]
     buffer = io.BytesIO()
     small = max(height, width) <= _LOSSLESS
     Image.fromarray(np.concatenate(strip, axis=1)).save(buffer, "WEBP", lossless=small, quality=85, method=2)
@@ -74,7 +76,7 @@ def triptych(image: np.ndarray, generated: np.ndarray, anomaly_map: np.ndarray, 
 
 
 def save_heatmap(path: Path, title: str, image: np.ndarray, anomaly_map: np.ndarray, scale: HeatScale) -> None:
-    """The query with what is anomalous of it, and a legend; enlarged if small."""
+    """Save the query under its heatmap, with a legend; small images are enlarged."""
     height, width = image.shape[:2]
     inches = 6.0 / max(height, width)
     figure = Figure(figsize=(max(2.0, inches * width) + 1.6, max(2.0, inches * height) + 0.5), layout="constrained")
@@ -87,17 +89,17 @@ def save_heatmap(path: Path, title: str, image: np.ndarray, anomaly_map: np.ndar
 
 
 class Panel(NamedTuple):
-    """One query as it is shown."""
+    """One query of ``save_panels``."""
 
     name: str
     score: float
     p_value: float
-    picture: bytes  # its ``triptych``
+    picture: bytes  # from ``triptych``
 
 
 def save_panels(path: Path, groups: Mapping[str, Sequence[Panel]], scale: HeatScale) -> None:
-    """Queries by titled group, side by side: query, reconstruction, and the query under its heatmap."""
-    columns = max(2, max(len(panels) for panels in groups.values()))
+    """Save queries in titled groups, one column each: query, reconstruction, and the query under its heatmap."""
+    columns = max(2, *(len(panels) for panels in groups.values()))
     figure = Figure(figsize=(1.35 * columns + 1.7, 4.9 * len(groups)), layout="constrained")
     blocks = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
     for block, (title, panels) in zip(blocks, groups.items(), strict=True):
@@ -105,32 +107,32 @@ def save_panels(path: Path, groups: Mapping[str, Sequence[Panel]], scale: HeatSc
         axes = block.subplots(3, columns, squeeze=False)
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[], frame_on=False)
-        for row, label in enumerate(("query", "reconstruction", "difference")):
-            axes[row, 0].set_ylabel(label)
-        for column, panel in enumerate(panels):
-            axes[0, column].set_title(f"{_short(panel.name)}\n{panel.score:.4g}, p={panel.p_value:.3f}", fontsize=8)
+        for axis, label in zip(axes[:, 0], ("query", "reconstruction", "difference"), strict=True):
+            axis.set_ylabel(label)
+        for column, panel in zip(axes.T, panels, strict=False):  # a group may have fewer panels than columns
+            name = panel.name if len(panel.name) <= 18 else "…" + panel.name[-17:]
+            column[0].set_title(f"{name}\n{panel.score:.4g}, p={panel.p_value:.3f}", fontsize=8)
             with Image.open(io.BytesIO(panel.picture)) as picture:
                 strip = np.asarray(picture.convert("RGB"))
-            for row, part in enumerate(np.split(strip, 3, axis=1)):
-                axes[row, column].imshow(part)
+            for axis, part in zip(column, np.split(strip, 3, axis=1), strict=True):
+                axis.imshow(part)
         _add_legend(block, list(axes[2]), scale, "difference", fraction=0.05, pad=0.01)
     _save(figure, path)
 
 
 def save_roc(path: Path, labels: np.ndarray, scores: np.ndarray, name: str) -> None:
-    """The ROC curve; labels 1 anomalous, 0 normal."""
+    """Plot the ROC curve; labels are 1 anomalous, 0 normal."""
     figure = Figure(figsize=(4.6, 4.6), layout="constrained")
     axis = figure.subplots()
     RocCurveDisplay.from_predictions(
         labels, scores, ax=axis, name=name, plot_chance_level=True, curve_kwargs={"color": _ANOMALOUS}
     )
     axis.set(title="Anomalies found against false alarms", xlabel="false positive rate", ylabel="true positive rate")
-    axis.legend(loc="lower right")
     _save(figure, path)
 
 
 def save_histogram(path: Path, scores: np.ndarray, labels: np.ndarray | None, threshold: float) -> None:
-    """How the scores are distributed, by label where there are labels, with the threshold."""
+    """Plot the distribution of the scores, by label if there are labels, with the threshold."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axis = figure.subplots()
     bins = np.linspace(scores.min(), max(scores.max(), scores.min() + 1e-6), 60).tolist()
@@ -147,7 +149,7 @@ def save_histogram(path: Path, scores: np.ndarray, labels: np.ndarray | None, th
 
 
 def _heat_colours() -> ListedColormap:
-    """From nothing to opaque, so that the query shows through where it is normal."""
+    """Return colours from transparent to nearly opaque, so that the query is visible where it is normal."""
     share = np.linspace(0, 1, 256)[:, None]
     low, high = np.array([1.0, 0.85, 0.0]), np.array([0.85, 0.0, 0.1])
     opacity = 0.85 * np.clip((share - 0.25) / 0.5, 0, 1)
@@ -160,7 +162,7 @@ _HEAT = _heat_colours()
 def _add_legend(figure: Any, axes: Any, scale: HeatScale, label: str, **where: float) -> None:
     colours = ScalarMappable(Normalize(0, scale.top), _HEAT)
     bar = figure.colorbar(colours, ax=axes, label=label, extend="max", **where)
-    bar.ax.set_facecolor("0.6")  # the legend's query is grey
+    bar.ax.set_facecolor("0.6")  # a grey background, as of a query
     bar.ax.axhline(scale.level, color="black", linewidth=1.5)
 
 
@@ -170,11 +172,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _displayable(image: np.ndarray) -> np.ndarray:
-    """(H, W, C) to what a picture can show: grey, RGB, or the mean of other channels."""
+    """Return an image (H, W, C) as grey (H, W) or RGB; other channel numbers are averaged."""
     if image.shape[-1] == 3:
         return image
     return image[..., 0] if image.shape[-1] == 1 else image.mean(axis=-1).astype(np.uint8)
-
-
-def _short(name: str, limit: int = 18) -> str:
-    return name if len(name) <= limit else "…" + name[-limit + 1 :]

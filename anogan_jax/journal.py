@@ -1,21 +1,27 @@
-"""What was scored so far, kept on disk: a scoring run that was killed goes on with what is left."""
+"""The entries of a scoring run in a database file, so that a run that was killed resumes."""
 
-import shutil
+import contextlib
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from anogan_jax.atomic import replacing
-from anogan_jax.data.images import read_arrays
+from anogan_jax.errors import UserError
 
-_ENTRIES, _SECONDS = 256, 10.0  # a part is written after so many entries, or so long
+_ENTRIES, _SECONDS = 256, 10.0  # entries are committed after so many or so long
+_TABLES = """
+CREATE TABLE IF NOT EXISTS anogan_jax_run (made_with TEXT);
+CREATE TABLE IF NOT EXISTS entries (
+    name TEXT, label INTEGER, kind TEXT, score REAL, residual REAL, discrimination REAL, picture BLOB);
+CREATE TABLE IF NOT EXISTS pixels (kind TEXT PRIMARY KEY, counts BLOB);
+"""
 
 
 class Entry(NamedTuple):
-    """What the report says of a query; of an unreadable one, NaN and an empty picture."""
+    """The report's record of a query; an unreadable one has NaN and an empty picture."""
 
     name: str
     label: int  # 0 normal, 1 anomalous, -1 unknown
@@ -27,76 +33,70 @@ class Entry(NamedTuple):
 
     @property
     def is_readable(self) -> bool:
+        """Whether the query could be read."""
         return bool(self.picture)
 
 
 class Journal:
-    """Entries in their order, on disk in parts that appear whole or not at all."""
+    """Entries in order, committed to an SQLite file some at a time."""
 
-    def __init__(self, folder: Path, made_with: str) -> None:
-        """Goes on with what the folder holds, if it was made with the same (a text); else begins anew."""
-        self._folder = folder
-        self._made_with = made_with
-        self._entries: list[Entry] = []
-        self._pixels: dict[str, np.ndarray] = {}
-        self._written = time.monotonic()
-        self.count = 0  # entries on disk
-        for path in self._parts():
-            part = read_arrays(path)
-            if str(part["made_with"]) != made_with:
-                self.remove()
-                break
-            self.count += len(part["name"])
+    def __init__(self, path: Path, made_with: str) -> None:
+        """Resume from the file's entries if they were made with the same settings (a text); otherwise start anew.
+
+        Raises:
+          UserError: the file cannot be written, or is not a journal.
+        """
+        self._path = path
+        self._sums: dict[str, np.ndarray] = {}
+        self._pending: list[Entry] = []
+        self._committed = time.monotonic()
+        with self._user_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path)
+            self._database.executescript(_TABLES)
+            if self._database.execute("SELECT made_with FROM anogan_jax_run").fetchone() != (made_with,):
+                for table in ("anogan_jax_run", "entries", "pixels"):
+                    self._database.execute(f"DELETE FROM {table}")
+                self._database.execute("INSERT INTO anogan_jax_run VALUES (?)", (made_with,))
+                self._database.commit()
+            self.count = int(self._database.execute("SELECT COUNT(*) FROM entries").fetchone()[0])  # committed
+            for kind, counts in self._database.execute("SELECT kind, counts FROM pixels"):
+                self._sums[kind] = np.frombuffer(counts).reshape(3, -1)
 
     def add(self, entry: Entry, pixels: np.ndarray | None = None) -> None:
-        """Takes the next entry, and its ``count_pixels`` where it has a mask."""
-        self._entries.append(entry)
+        """Add the next entry, and its ``count_pixels`` if it has a mask."""
+        self._pending.append(entry)
         if pixels is not None:
-            self._pixels[entry.kind] = self._pixels.get(entry.kind, 0) + pixels
-        if len(self._entries) == _ENTRIES or time.monotonic() - self._written > _SECONDS:
+            self._sums[entry.kind] = self._sums.get(entry.kind, 0.0) + pixels
+        if len(self._pending) == _ENTRIES or time.monotonic() - self._committed > _SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what is not on disk yet."""
-        if not self._entries:
-            return
-        columns = dict(zip(Entry._fields, zip(*self._entries, strict=True), strict=True))
-        pictures = columns.pop("picture")
-        with replacing(self._folder / f"{self.count:09d}.npz") as temporary:
-            arrays: dict[str, Any] = {name: np.array(column) for name, column in columns.items()}
-            arrays["made_with"] = self._made_with
-            arrays["pictures"] = np.frombuffer(b"".join(pictures), np.uint8)
-            arrays["picture_sizes"] = np.array([len(picture) for picture in pictures])
-            arrays["pixel_kinds"] = np.array(list(self._pixels), np.str_)
-            arrays["pixels"] = np.array(list(self._pixels.values()))
-            np.savez_compressed(temporary, **arrays)
-        self.count += len(self._entries)
-        self._entries, self._pixels, self._written = [], {}, time.monotonic()
+        """Commit the entries that are not on disk yet."""
+        with self._user_errors(), self._database:
+            self._database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", self._pending)
+            sums = [(kind, counts.astype(np.float64).tobytes()) for kind, counts in self._sums.items()]
+            self._database.executemany("INSERT OR REPLACE INTO pixels VALUES (?, ?)", sums)
+        self.count += len(self._pending)
+        self._pending, self._committed = [], time.monotonic()
 
     def entries(self) -> Iterator[Entry]:
-        """All that are on disk, a part in memory at a time."""
-        for path in self._parts():
-            part = read_arrays(path)
-            pictures, ends = part["pictures"].tobytes(), np.cumsum(part["picture_sizes"]).tolist()
-            begins = [0, *ends[:-1]]
-            columns: list[list[Any]] = [part[name].tolist() for name in Entry._fields[:-1]]
-            for i, (begin, end) in enumerate(zip(begins, ends, strict=True)):
-                fields = [column[i] for column in columns]
-                yield Entry._make([*fields, pictures[begin:end]])
+        """Yield all committed entries, with few in memory at a time."""
+        for row in self._database.execute("SELECT * FROM entries ORDER BY rowid"):
+            yield Entry._make(np.nan if value is None else value for value in row)  # SQLite keeps NaN as NULL
 
     def pixels(self) -> dict[str, np.ndarray]:
-        """The sums of ``count_pixels``, by kind."""
-        sums: dict[str, np.ndarray] = {}
-        for path in self._parts():
-            part = read_arrays(path)
-            for kind, counts in zip(part["pixel_kinds"].tolist(), part["pixels"], strict=True):
-                sums[kind] = sums.get(kind, 0) + counts
-        return sums
+        """Return the sums of ``count_pixels`` (3, 2^15) by kind."""
+        return self._sums
 
     def remove(self) -> None:
-        """Deletes it all."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self.count = 0
+        """Close and delete the file."""
+        self._database.close()
+        self._path.unlink(missing_ok=True)
 
-    def _parts(self) -> list[Path]:
-        return sorted(path for path in self._folder.glob("*.npz") if path.stem.isdecimal())
+    @contextlib.contextmanager
+    def _user_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise UserError(f"{self._path}: cannot be written: {error}") from error

@@ -1,10 +1,9 @@
 """The stride-2 convolution pair: one halves an image's size, its transpose doubles it.
 
-On accelerators both are XLA's convolutions. On the CPU they are matrix products, and so are all
-their gradients. Rows of one parity see every other row of the kernel, so a stride-2 convolution of
-4 or 5 taps a side is a sum of stride-1 convolutions of 2 or 3. Minimal filtering (Winograd 1980;
-Lavin & Gray 2015, arXiv 1509.09308) does those, two output pixels at a time, with 9/16 of a direct
-convolution's products for 4 taps and 16/25 for 5.
+On accelerators both are XLA's convolutions. On the CPU they are matrix products, and so are all their gradients. Rows
+of one parity see every other row of the kernel, so a stride-2 convolution of 4 or 5 taps a side is a sum of stride-1
+convolutions of 2 or 3. Minimal filtering (Winograd 1980; Lavin & Gray 2015, arXiv 1509.09308) computes those, two
+output pixels at a time, with 9/16 of a direct convolution's products for 4 taps and 16/25 for 5.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,39 +18,30 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
-_THIN = 16  # with fewer channels on one side, gathering patches costs less than filtering them
+_THIN = 16  # with fewer input channels or features, gathering patches is cheaper than minimal filtering
 native_down = partial(lax.conv_general_dilated, window_strides=(2, 2), padding="SAME", dimension_numbers=_NHWC)
 native_up = partial(lax.conv_transpose, strides=(2, 2), padding="SAME", dimension_numbers=_NHWC)
 
 
 def conv_down(x: Array, kernel: Array) -> Array:
-    """Stride-2 convolution, SAME padding: ``lax.conv_general_dilated``.
+    """Return the stride-2 convolution with SAME padding, equal to ``lax.conv_general_dilated``.
 
-    Args:
-      x: (N, H, W, C), H and W even.
-      kernel: (k, k, C, features), k 4 or 5.
-
-    Returns:
-      (N, H/2, W/2, features).
+    The image x is (N, H, W, C), H and W even, the kernel (k, k, C, features), k 4 or 5; the result is
+    (N, H/2, W/2, features).
     """
     return lax.platform_dependent(x, kernel, cpu=down_by_matmuls, default=native_down)
 
 
 def conv_up(x: Array, kernel: Array) -> Array:
-    """Stride-2 transposed convolution, SAME padding: ``lax.conv_transpose``.
+    """Return the stride-2 transposed convolution with SAME padding, equal to ``lax.conv_transpose``.
 
-    Args:
-      x: (N, H, W, C).
-      kernel: (k, k, C, features), k 4 or 5.
-
-    Returns:
-      (N, 2 H, 2 W, features).
+    The image x is (N, H, W, C), the kernel (k, k, C, features), k 4 or 5; the result is (N, 2 H, 2 W, features).
     """
     return lax.platform_dependent(x, kernel, cpu=up_by_matmuls, default=native_up)
 
 
 class StridedConv(nn.Module):
-    """A stride-2 layer, down or up, with N(0, 0.02) weights.
+    """A stride-2 convolution, down or up, with weights drawn from N(0, 0.02).
 
     The bias is for layers without batch normalisation, which would cancel it.
     """
@@ -75,30 +65,30 @@ class StridedConv(nn.Module):
 
 
 def down_by_matmuls(x: Array, kernel: Array) -> Array:
-    """``conv_down`` as products of matrices."""
+    """Return ``conv_down`` as products of matrices."""
     split, split_taps, join = _algorithm(kernel.shape, (x.shape[0], x.shape[1] // 2, x.shape[2] // 2))
     filters = [taps.reshape(-1, taps.shape[-1]) for taps in split_taps(kernel)]
     return join([pixels @ taps for pixels, taps in zip(split(x), filters, strict=True)])
 
 
 def up_by_matmuls(x: Array, kernel: Array) -> Array:
-    """``conv_up`` as products of matrices: the transpose of going down, with the kernel rotated by 180 degrees."""
+    """Return ``conv_up`` as products of matrices: the transpose of ``conv_down``, with the kernel rotated by 180°."""
     features = kernel.shape[-1]
     split, split_taps, join = _algorithm(kernel.shape, x.shape[:3])
-    taps = [jnp.moveaxis(taps, -2, 0) for taps in split_taps(kernel[::-1, ::-1])]
-    filters = [taps.reshape(len(taps), -1) for taps in taps]
+    taps = [jnp.moveaxis(each, -2, 0) for each in split_taps(kernel[::-1, ::-1])]
+    filters = [each.reshape(len(each), -1) for each in taps]
     image = jax.ShapeDtypeStruct((x.shape[0], 2 * x.shape[1], 2 * x.shape[2], features), x.dtype)
     tiles = [jax.ShapeDtypeStruct((leaf.shape[0], x.shape[-1]), x.dtype) for leaf in jax.eval_shape(split, image)]
     (products,) = jax.linear_transpose(join, tiles)(x)
     _, add_up = jax.vjp(split, jnp.zeros(image.shape, image.dtype))
-    return stored(add_up([p @ f for p, f in zip(products, filters, strict=True)])[0])
+    return materialize(add_up([p @ f for p, f in zip(products, filters, strict=True)])[0])
 
 
-def stored(array: Array) -> Array:
-    """The same array, written to memory on the CPU.
+def materialize(array: Array) -> Array:
+    """Return the same array, forced into memory on the CPU.
 
-    Otherwise XLA fuses an array with each of its readers and computes it again for every one; and a
-    loop that also changes shapes is several times slower than two loops, one for each.
+    Otherwise XLA fuses it into each of its readers and computes it once for each, and a loop that also reshapes is
+    several times slower than two separate loops.
     """
     return lax.platform_dependent(array, cpu=_in_row_order, default=lambda array: array)
 
@@ -117,15 +107,13 @@ class _Algorithm(NamedTuple):
 
 
 def _algorithm(kernel_shape: Sequence[int], outputs: Sequence[int]) -> _Algorithm:
-    """What suits a kernel of this shape, for outputs (N, H/2, W/2)."""
-    reach = -(-kernel_shape[0] // 2)
-    if min(kernel_shape[2:]) < _THIN:
-        return _patches(reach, *outputs)
-    return _minimal_filtering(reach, *outputs)
+    """Choose the algorithm for a kernel of this shape and outputs (N, H/2, W/2)."""
+    choice = _patches if min(kernel_shape[2:]) < _THIN else _minimal_filtering
+    return choice(-(-kernel_shape[0] // 2), *outputs)
 
 
 def _patches(reach: int, batch: int, height: int, width: int) -> _Algorithm:
-    """One product, of every output pixel's patch with the whole kernel."""
+    """Multiply the patch of each output pixel by the whole kernel: one product."""
 
     def split(image: Array) -> list[Array]:
         pairs = _pixel_pairs(image, height + reach - 1, width + reach - 1)
@@ -133,17 +121,13 @@ def _patches(reach: int, batch: int, height: int, width: int) -> _Algorithm:
         return [jnp.concatenate(shifted, axis=-1).reshape(batch * height * width, -1)]
 
     def split_taps(kernel: Array) -> list[Array]:
-        taps = _tap_pairs(kernel, reach).swapaxes(1, 2)
-        return [taps.reshape(-1, *kernel.shape[2:])]
+        return [_tap_pairs(kernel, reach).swapaxes(1, 2).reshape(-1, *kernel.shape[2:])]
 
-    def join(products: list[Array]) -> Array:
-        return products[0].reshape(batch, height, width, -1)
-
-    return _Algorithm(split, split_taps, join)
+    return _Algorithm(split, split_taps, lambda products: products[0].reshape(batch, height, width, -1))
 
 
 def _minimal_filtering(reach: int, batch: int, height: int, width: int) -> _Algorithm:
-    """F(2x2, reach x reach): a product for each of (reach + 1)^2 points, of all tiles of 2x2 output pixels."""
+    """Filter minimally, F(2x2, reach x reach): one product for each of (reach + 1)^2 points, of all output tiles."""
     for_pixels, for_taps, for_outputs = _FILTERS[reach]
     points = reach + 1
     rows, columns = -(-height // 2), -(-width // 2)  # of tiles
@@ -169,36 +153,33 @@ def _minimal_filtering(reach: int, batch: int, height: int, width: int) -> _Algo
 
 
 def _pixel_pairs(image: Array, rows: int, columns: int) -> Array:
-    """Pairs of rows and of columns: (N, rows, columns, 4 C); output i sees pairs i (pixels 2 i - 1 and 2 i) and on."""
+    """Return pairs of rows and of columns, (N, rows, columns, 4 C).
+
+    Pair i is of the pixels 2 i - 1 and 2 i; output i sees ``reach`` pairs from pair i on.
+    """
     batch, height, width, channels = image.shape
     padding = ((0, 0), (1, 2 * rows - 1 - height), (1, 2 * columns - 1 - width), (0, 0))
     pairs = jnp.pad(image, padding).reshape(batch, rows, 2, columns, 2 * channels).swapaxes(2, 3)
-    return _stored_forward(pairs).reshape(batch, rows, columns, 4 * channels)
+    return _materialize_forward(pairs).reshape(batch, rows, columns, 4 * channels)
 
 
-@jax.custom_jvp
-def _stored_forward(pairs: Array) -> Array:
-    """``stored``, but not on the way back, where adding up what tiles share is quicker fused with what reads it."""
-    return stored(pairs)
-
-
-@_stored_forward.defjvp
-def _stored_forward_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return stored(*primals), lax.optimization_barrier(*tangents)
+# Forward only: in the gradient, the overlap-add is faster when it is fused with its reader.
+_materialize_forward = jax.custom_jvp(materialize)
+_materialize_forward.defjvp(lambda primals, tangents: (materialize(*primals), lax.optimization_barrier(*tangents)))
 
 
 def _tap_pairs(kernel: Array, reach: int) -> Array:
-    """The kernel by the same pairs: (reach, 2, reach, 2, C, features), zero where a kernel of odd size ends."""
+    """Return the kernel in the same pairs, (reach, 2, reach, 2, C, features), zero-padded if its size is odd."""
     size, _, channels, features = kernel.shape
     padding = ((0, 2 * reach - size), (0, 2 * reach - size), (0, 0), (0, 0))
     return jnp.pad(kernel, padding).reshape(reach, 2, reach, 2, channels, features)
 
 
 def _seen(pairs: Array, axis: int, tiles: int, points: int) -> list[Array]:
-    """The pairs that a tile's two outputs see, along one axis, each for all tiles."""
+    """Return the pairs that the two outputs of a tile see along one axis, each for all tiles."""
 
     def every_other(first: int, which: int) -> Array:
-        # Not a strided slice: its gradient is a dilation, and slow.
+        # Not a strided slice, because its gradient is a dilation, which is slow.
         part = lax.slice_in_dim(pairs, first, first + 2 * tiles, axis=axis)
         part = part.reshape(*part.shape[:axis], tiles, 2, *part.shape[axis + 1 :])
         return lax.index_in_dim(part, which, axis + 1, keepdims=False)
@@ -207,7 +188,7 @@ def _seen(pairs: Array, axis: int, tiles: int, points: int) -> list[Array]:
 
 
 def _transform(matrix: Sequence[Sequence[float]], grid: Sequence[Sequence[Array]]) -> list[list[Array]]:
-    """matrix @ grid @ matrix.T"""
+    """Return matrix @ grid @ matrix.T, for a grid of arrays."""
 
     def combine(parts: Sequence[Array]) -> list[Array]:
         terms = ([weight * part for weight, part in zip(row, parts, strict=True) if weight] for row in matrix)

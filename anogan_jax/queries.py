@@ -1,4 +1,4 @@
-"""Queries through a scorer: read ahead of it, whole or by tiles, shared out between processes."""
+"""Queries of any size through a scorer: read ahead, resized or cut into tiles, divided between processes."""
 
 import logging
 import pickle
@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from anogan_jax.config import Config
-from anogan_jax.data import Images, has_content, make_fit, read_ahead, to_model_range, to_pixels
+from anogan_jax.data import Images, has_content, make_resize, pad_to, read_ahead, to_model_range, to_pixels
 from anogan_jax.data.images import resize
 from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
@@ -21,105 +21,104 @@ from anogan_jax.tiles import Mosaic, cut_tiles, pool, tile_corners
 
 log = logging.getLogger(__name__)
 _READ_AHEAD = 8  # images
-_EXCHANGED = 32  # results of each process at a time
+_EXCHANGED = 32  # results that each process sends at a time
 
 
-class Found(NamedTuple):
-    """What was found in one query, at its own size."""
-
-    image: np.ndarray  # (H, W, C) uint8 the query
-    generated: np.ndarray  # (H, W, C) uint8 its reconstruction, by the generator
-    anomaly_map: np.ndarray  # (H, W) float32 how far the one is from the other, where
-    score: float  # of the method; by patches, pooled from the map
-    residual: float  # R(x); by patches, the tiles' mean
-    discrimination: float  # D(x); by patches, the tiles' mean
-
-
-class Scored(NamedTuple):
-    """One query."""
+class Finding(NamedTuple):
+    """The result of one query, at the query's own size."""
 
     name: str
     label: int | None  # 0 normal, 1 anomalous
-    kind: str | None  # such as "crack"
-    found: Found | None  # None where it could not be read
+    kind: str | None  # kind of defect, such as "crack"
+    image: np.ndarray  # (H, W, C) uint8 the query; the arrays of an unreadable query are empty, its numbers NaN
+    reconstruction: np.ndarray  # (H, W, C) uint8
+    anomaly_map: np.ndarray  # (H, W) float32 where the query and its reconstruction differ, at least 0
+    score: float  # A(x); with patches pooled from the map
+    residual: float  # R(x); with patches the mean over tiles
+    discrimination: float  # D(x); with patches the mean over tiles
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the query could be read."""
+        return self.image.size > 0
 
 
 def score_queries(
     score: Callable[[Iterable[np.ndarray]], Iterator[Score]],
     queries: Images,
     config: Config,
-    what: str,
+    what: str = "",
     first: int = 0,
-) -> Iterator[Scored]:
-    """Scores the queries in their order, under a progress bar (on a terminal), each given out as soon as it is done.
+) -> Iterator[Finding]:
+    """Yield the finding of each query in order, as soon as it is known; show a progress bar on a terminal.
 
-    Of several processes each reads and scores its share, and all are given all; each must take
-    them all. Memory does not grow with the number of queries.
+    Each of several processes reads and scores its share and receives the results of all; each must consume them all.
+    Memory does not grow with the number of queries.
 
     Args:
-      score: a ``Scorer`` with its weights.
-      queries: what to score.
-      config: of the model.
-      what: they are, for the bar.
-      first: the number of the first to score.
+      score: a ``Scorer`` with its model bound.
+      queries: the images to score.
+      config: of the model; its pooling settings too.
+      what: the noun that the progress bar shows; without one there is no bar.
+      first: the number of the first query to score.
     """
     total, processes = len(queries.names), jax.process_count()
     share = range(first + jax.process_index(), total, processes)
-    mine = _scored(score, queries, config, share)
+    mine = _findings(score, queries, config, share)
     results = mine if processes == 1 else _gathered(mine, total - first)
-    silent = None if is_first() else True
+    silent = None if what and is_first() else True
     with tqdm(total=total, initial=first, desc=what, unit="image", disable=silent, dynamic_ncols=True) as bar:
-        for scored in results:
-            yield scored
+        for finding in results:
+            yield finding
             bar.update()
 
 
-def _scored(
+def _findings(
     score: Callable[[Iterable[np.ndarray]], Iterator[Score]], queries: Images, config: Config, chosen: Iterable[int]
-) -> Iterator[Scored]:
-    """The chosen queries, in their order."""
-    waiting: deque[_Query] = deque()  # read and not yet given out
-    fit = make_fit(config)
+) -> Iterator[Finding]:
+    """Yield the findings of the chosen queries, in their order."""
+    waiting: deque[_Query] = deque()  # read, and not yet yielded
 
     def tiles() -> Iterator[np.ndarray]:
-        for i, image in zip(chosen, read_ahead(queries.read, chosen, _READ_AHEAD), strict=True):
-            if isinstance(image, UserError):
-                log.warning("skipped %s", image)
-                waiting.append(_Query(i, None, None, config))
-                continue
-            waiting.append(_Query(i, image, fit(image), config))
+        for i, read in zip(chosen, read_ahead(queries.read, chosen, _READ_AHEAD), strict=True):
+            if isinstance(read, UserError):
+                log.warning("skipped %s", read)
+            waiting.append(_Query(i, None if isinstance(read, UserError) else read, config))
             for tile in waiting[-1].tiles:
                 yield to_model_range(tile[None], config.data.normalize_contrast)[0]
 
-    def done() -> Iterator[Scored]:
+    def done() -> Iterator[Finding]:
         while waiting and waiting[0].is_done():
             query = waiting.popleft()
             label = None if queries.labels is None else int(queries.labels[query.number])
             kind = None if queries.kinds is None else queries.kinds[query.number]
-            yield Scored(queries.names[query.number], label, kind, query.result())
+            yield query.finding(queries.names[query.number], label, kind)
 
-    for found in score(tiles()):
-        yield from done()  # those without a tile come before the tile's image
-        waiting[0].take(found)
+    for result in score(tiles()):
+        yield from done()  # queries without a tile, which stand before this tile's query
+        waiting[0].add(result)
         yield from done()
     yield from done()
 
 
 class _Query:
-    """A query under way: its tiles, and what was found in those that are done."""
+    """A query in progress: its tiles, and the results of those that are scored."""
 
-    def __init__(self, number: int, image: np.ndarray | None, fitted: np.ndarray | None, config: Config) -> None:
+    def __init__(self, number: int, image: np.ndarray | None, config: Config) -> None:
         self.number = number
+        self.tiles: list[np.ndarray] = []  # with content; a whole image is one tile
         self._image = image
         self._config = config
-        self.tiles: list[np.ndarray] = []  # with content; an image that is not cut is its own tile
         self._corners: list[np.ndarray] = []
         self._terms: list[tuple[float, float, float]] = []
-        if fitted is None:
+        if image is None:
             return
-        (height, width, channels), size = fitted.shape, config.model.image_size
-        corners = tile_corners(height, width, size, config.patches.stride or size // 2)
-        for corner, tile in zip(corners, cut_tiles(fitted, corners, size), strict=True):
+        resized, size = make_resize(config)(image), config.model.image_size
+        self._resized_shape = resized.shape
+        padded = pad_to(resized, size)
+        height, width, channels = padded.shape
+        corners = tile_corners(height, width, size, config.pooling.stride or size // 2)
+        for corner, tile in zip(corners, cut_tiles(padded, corners, size), strict=True):
             if not config.patches.enabled or has_content(tile, config.patches.min_contrast):
                 self.tiles.append(tile)
                 self._corners.append(corner)
@@ -128,31 +127,30 @@ class _Query:
     def is_done(self) -> bool:
         return len(self._terms) == len(self.tiles)
 
-    def take(self, found: Score) -> None:
-        """What was found in the next tile."""
+    def add(self, result: Score) -> None:
+        """Take the result of the next tile."""
         number = len(self._terms)
         tile, normalize_contrast = self.tiles[number], self._config.data.normalize_contrast
-        generated = to_pixels(found.generated[None], tile[None], normalize_contrast)[0]
-        both = np.concatenate([generated, found.anomaly_map[..., None]], axis=-1, dtype=np.float32)
+        reconstruction = to_pixels(result.reconstruction[None], tile[None], normalize_contrast)[0]
+        both = np.concatenate([reconstruction, result.anomaly_map[..., None]], axis=-1, dtype=np.float32)
         self._mosaic.add(both, *self._corners[number])
-        self._terms.append((float(found.score), float(found.residual), float(found.discrimination)))
+        self._terms.append((float(result.score), float(result.residual), float(result.discrimination)))
 
-    def result(self) -> Found | None:
+    def finding(self, name: str, label: int | None, kind: str | None) -> Finding:
         if self._image is None:
-            return None
-        both, (height, width) = self._mosaic.blended(), self._image.shape[:2]
-        score, residual, discrimination = np.mean(self._terms or [(0.0, 0.0, 0.0)], axis=0)
-        patches = self._config.patches
-        if patches.enabled:
-            both = both[: max(1, round(patches.scale * height)), : max(1, round(patches.scale * width))]
-            score = pool(both[..., -1], patches.pooling, patches.share)
-        both = resize(both, height, width)
-        generated = np.rint(np.clip(both[..., :-1], 0, 255)).astype(np.uint8)
-        return Found(self._image, generated, both[..., -1], float(score), float(residual), float(discrimination))
+            empty, nan = np.zeros((0, 0, 1), np.uint8), float("nan")
+            return Finding(name, label, kind, empty, empty, np.zeros((0, 0), np.float32), nan, nan, nan)
+        score, residual, discrimination = np.mean(self._terms or [(0.0, 0.0, 0.0)], axis=0).tolist()
+        both = self._mosaic.blended()[: self._resized_shape[0], : self._resized_shape[1]]
+        if self._config.patches.enabled:
+            score = pool(both[..., -1], self._config.pooling.method, self._config.pooling.share)
+        both = resize(both, *self._image.shape[:2])
+        reconstruction = np.rint(np.clip(both[..., :-1], 0, 255)).astype(np.uint8)
+        return Finding(name, label, kind, self._image, reconstruction, both[..., -1], score, residual, discrimination)
 
 
-def _gathered(mine: Iterator[Scored], count: int) -> Iterator[Scored]:
-    """What every process scored, in the order of the queries, exchanged some at a time."""
+def _gathered(mine: Iterator[Finding], count: int) -> Iterator[Finding]:
+    """Yield the findings of all processes, in the order of the queries, exchanged some at a time."""
     processes = jax.process_count()
     for first in range(0, count, processes * _EXCHANGED):
         packed = np.frombuffer(pickle.dumps(list(islice(mine, _EXCHANGED))), np.uint8)

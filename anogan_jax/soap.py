@@ -1,7 +1,4 @@
-"""Adam along the directions in which a gradient's components are uncorrelated: SOAP, for one vector.
-
-Vyas et al. 2024, arXiv 2409.11321; Adam is it with the coordinates' own directions.
-"""
+"""SOAP for one vector: Adam in the eigenbasis of the gradient's covariance (Vyas et al. 2024, arXiv 2409.11321)."""
 
 from typing import NamedTuple
 
@@ -10,14 +7,14 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-_DECAY = 0.9  # of both averages; with a longer or shorter memory of squares a latent search of 64 steps ends higher
+_DECAY = 0.9  # of both averages; a latent search of 64 steps ends higher with a longer or shorter memory
 _EPSILON = 1e-8
 
 
 class SoapState(NamedTuple):
-    """What was learnt about the gradient, a vector of n components."""
+    """Statistics of the gradient, a vector of n components."""
 
-    updates: Array  # () int32, done so far
+    updates: Array  # () int32, number of updates so far
     mean: Array  # (n,)
     covariance: Array  # (n, n), about zero
     basis: Array  # (n, n) columns are the directions
@@ -25,7 +22,11 @@ class SoapState(NamedTuple):
 
 
 def soap(rate: optax.Schedule) -> optax.GradientTransformation:
-    """Steps in the basis of the state, which stays until it is ``turned``."""
+    """Return the optimiser. Its basis starts as the identity, which is Adam, and changes only in ``rotate``.
+
+    Args:
+      rate: the learning rate by the number of updates.
+    """
 
     def init(z: Array) -> SoapState:
         nothing = jnp.zeros_like(z)
@@ -37,14 +38,14 @@ def soap(rate: optax.Schedule) -> optax.GradientTransformation:
         squares = _DECAY * state.squares + (1 - _DECAY) * (gradient @ state.basis) ** 2
         step = state.basis @ (mean @ state.basis / (jnp.sqrt(squares) + _EPSILON))
         updates = state.updates + 1
-        begun = jnp.sqrt(1 - _DECAY**updates)  # what both averages' start at zero leaves of their ratio
+        begun = jnp.sqrt(1 - _DECAY**updates)  # bias correction of both averages together
         return -rate(state.updates) / begun * step, SoapState(updates, mean, covariance, state.basis, squares)
 
     return optax.GradientTransformation(init, update)
 
 
-def turned(state: SoapState) -> SoapState:
-    """The basis turned towards the covariance's eigenvectors, by one step of the power iteration."""
+def rotate(state: SoapState) -> SoapState:
+    """Rotate the basis towards the covariance's eigenvectors, by one step of the power iteration."""
     basis, _ = jnp.linalg.qr(state.covariance @ state.basis)
     squares = jnp.sum(basis * (state.covariance @ basis), axis=0)
-    return state._replace(basis=basis, squares=jax.nn.relu(squares))  # rounding may leave less than nothing
+    return state._replace(basis=basis, squares=jax.nn.relu(squares))  # rounding can make it negative

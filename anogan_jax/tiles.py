@@ -1,14 +1,15 @@
-"""Images larger than the model: cut into overlapping tiles, what is found in each laid together again."""
+"""Images larger than the model: cut into overlapping tiles, whose maps are blended into one."""
 
 from collections.abc import Iterator
+from typing import Literal, get_args
 
 import numpy as np
 
-POOLINGS = ("max", "quantile", "top")
+Pooling = Literal["max", "quantile", "top"]
 
 
 def tile_corners(height: int, width: int, size: int, stride: int) -> np.ndarray:
-    """Upper left corners (n, 2) of tiles, evenly spaced and at most ``stride`` apart, that cover every pixel.
+    """Return the upper left corners (n, 2) of tiles that cover every pixel, evenly spaced, at most ``stride`` apart.
 
     Raises:
       ValueError: the image is smaller than a tile.
@@ -18,15 +19,15 @@ def tile_corners(height: int, width: int, size: int, stride: int) -> np.ndarray:
 
 
 def cut_tiles(image: np.ndarray, corners: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """The tiles (size, size, C) of an image (H, W, C) at these corners."""
+    """Yield the tiles (size, size, C) of an image (H, W, C) at these corners."""
     for row, column in corners:
         yield image[row : row + size, column : column + size]
 
 
 class Mosaic:
-    """Overlapping tiles blended into one map: the mean, in which a tile counts for less towards its edges.
+    """Overlapping tiles blended into one map: a weighted mean, in which a tile's weight falls towards its edges.
 
-    At its edges a tile shows the least of what surrounds a pixel, and the seams do not show.
+    There a tile sees least of a pixel's surroundings, and no seams show.
     """
 
     def __init__(self, height: int, width: int, channels: int, size: int) -> None:
@@ -36,32 +37,35 @@ class Mosaic:
         self._tile_weights = np.outer(ramp, ramp)[..., None]
 
     def add(self, tile: np.ndarray, row: int, column: int) -> None:
-        """Lays a tile (size, size, C) with its upper left corner there."""
+        """Add a tile (size, size, C) with its upper left corner at this row and column."""
         size = len(tile)
         self._sum[row : row + size, column : column + size] += self._tile_weights * tile
         self._weights[row : row + size, column : column + size] += self._tile_weights
 
     def blended(self) -> np.ndarray:
-        """(H, W, C) float32; zero where no tile was laid."""
+        """Return the blended map (H, W, C) float32; zero where no tile was added."""
         return self._sum / np.maximum(self._weights, 1)
 
 
-def pool(anomaly_map: np.ndarray, how: str, share: float) -> float:
-    """An image's score, from its map.
+def pool(anomaly_map: np.ndarray, method: Pooling, share: float) -> float:
+    """Return an image's score from its anomaly map.
 
     Args:
-      anomaly_map: any shape.
-      how: "max"; "quantile", the value that a ``share`` of the pixels reaches; or "top", the mean of those.
-      share: of the pixels, at least one.
+      anomaly_map: of any shape.
+      method: "max"; "quantile", the value that a ``share`` of the pixels reaches; or "top", the mean of those pixels.
+      share: of the pixels; at least one pixel is taken.
 
     Raises:
-      ValueError: an unknown way.
+      ValueError: an unknown method.
+
+    >>> pool(np.array([0.0, 1.0, 2.0, 3.0]), "top", share=0.5)
+    2.5
     """
-    if how not in POOLINGS:
-        raise ValueError(f"pooling must be one of {POOLINGS}, not {how!r}")
-    count = 1 if how == "max" else max(1, round(share * anomaly_map.size))
+    if method not in get_args(Pooling):
+        raise ValueError(f"{method!r}: must be one of {', '.join(get_args(Pooling))}")
+    count = 1 if method == "max" else max(1, round(share * anomaly_map.size))
     top = np.partition(anomaly_map.ravel(), -count)[-count:]
-    return float(top.min() if how == "quantile" else top.mean(dtype=np.float64))
+    return float(top.min() if method == "quantile" else top.mean(dtype=np.float64))
 
 
 def _places(length: int, size: int, stride: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Adversarial training: the state, one compiled step, and the weights that inference uses."""
+"""Adversarial training: the state, one compiled step, and the weights for inference."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,25 +10,18 @@ import optax
 from jax import Array, lax
 from jax.sharding import Mesh
 
-from anogan_jax.devices import rows, whole
-from anogan_jax.layers import stored
-from anogan_jax.losses import (
-    critic_generator_loss,
-    critic_loss,
-    discriminator_loss,
-    generator_loss,
-    gradient_penalty,
-)
-from anogan_jax.models import GAN, STATISTICS_MOMENTUM, Variables, Weights, sample_latent
+from anogan_jax.devices import replicated, sharded
+from anogan_jax.layers import materialize
+from anogan_jax.losses import critic_generator_loss, critic_loss, discriminator_loss, generator_loss, gradient_penalty
+from anogan_jax.models import GAN, STATISTICS_MOMENTUM, Objective, Variables, Weights, sample_latent
 
-_STATISTICS_STREAM = 2**32 - 1  # a fold_in number that no training step reaches
-
-_PENALTY = 10.0  # the weight of WGAN-GP's gradient penalty, and
-_CRITIC_STEPS = 5  # its critic's updates for one of the generator, both as in the paper
+_STATISTICS_STREAM = 2**32 - 1  # a number for fold_in that no training step reaches
+_PENALTY = 10.0  # weight of WGAN-GP's gradient penalty, as in the paper
+_CRITIC_STEPS = 5  # updates of WGAN-GP's critic for each of the generator, as in the paper
 
 
 class TrainState(NamedTuple):
-    """All that training carries from one step to the next."""
+    """The state of training between two steps."""
 
     step: Array  # () int32, updates done
     key: Array  # () PRNG key, constant: step s draws from fold_in(key, s)
@@ -50,19 +43,19 @@ class Metrics(NamedTuple):
 
 
 def make_optimizer(learning_rate: float = 2e-4, beta1: float = 0.5) -> optax.GradientTransformation:
-    """Adam as the DCGAN paper sets it."""
+    """Return Adam with the settings of the DCGAN paper."""
     return optax.adam(learning_rate, b1=beta1)
 
 
 @partial(jax.jit, static_argnames=("gan", "optimizer", "channels"))
 def init_state(gan: GAN, optimizer: optax.GradientTransformation, key: Array, channels: int) -> TrainState:
-    """A fresh state, a function of the key alone."""
+    """Return the initial state for images with ``channels`` channels; it depends on the key alone."""
     generator_key, discriminator_key, train_key = jax.random.split(key, 3)
     size = gan.generator.image_size
     generator = gan.generator.init(generator_key, jnp.zeros((1, gan.latent_size)), train=False)
     discriminator = gan.discriminator.init(discriminator_key, jnp.zeros((1, size, size, channels)), train=False)
-    # Flax starts running variances at 1, thousands of times those of freshly drawn layers; from zero
-    # the share of the start is known and is divided out at inference.
+    # Flax initialises running variances to 1, thousands of times those of newly initialised layers. From zero, the bias
+    # of the moving average is known; ``inference_weights`` divides it out.
     zeros = jax.tree.map(jnp.zeros_like, discriminator.get("batch_stats", {}))  # none for 8x8 images
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -80,25 +73,26 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     ema_decay: float = 0.999,
     mesh: Mesh | None = None,
-    objective: str = "gan",
+    objective: Objective = "gan",
 ) -> Callable[[TrainState, Array], tuple[TrainState, Metrics]]:
-    """Binds the model and returns the compiled ``step(state, images) -> (state, metrics)``.
+    """Return the compiled ``step(state, images) -> (state, metrics)``.
 
-    One step updates the discriminator, then the generator through the updated discriminator
-    (DCGAN's order), on the same generated batch: the generator runs forward once. Real and
-    generated batches are normalised separately. With ``objective`` "wgan_gp" the critic is trained
-    each step, under its gradient's penalty, and the generator each fifth (Gulrajani et al. 2017,
-    algorithm 1); Adam's beta1 is 0 there, and the model one for a critic. ``images`` are
-    (N, S, S, C) in [-1, 1]; the state given is donated and must not be used again.
+    One step updates the discriminator, then the generator through the updated discriminator (DCGAN's order), on the
+    same generated batch, so that the generator runs forward once. Real and generated batches are normalised
+    separately. Images are (N, S, S, C) in [-1, 1]; the state is donated and must not be used again.
 
-    On a mesh the batch is divided over its devices, and N must be a multiple of their number; all
-    that is averaged over a batch is averaged over the whole of it, so the step is the same on any
-    number of devices, up to rounding.
+    Args:
+      gan: the model, made for the same objective.
+      optimizer: the optimizer of both networks.
+      ema_decay: the decay of the generator's moving average.
+      mesh: the devices over which the batch is divided; N must be a multiple of their number. Averages are over the
+        whole batch, so the step is the same on any number of devices, up to rounding.
+      objective: "gan", or "wgan_gp": the critic is updated in each step, under its gradient penalty, and the generator
+        in every fifth (Gulrajani et al. 2017, algorithm 1); Adam's beta1 should then be 0.
     """
-
-    critic = objective == "wgan_gp"
-    loss_of_discriminator = critic_loss if critic else discriminator_loss
-    loss_of_generator = critic_generator_loss if critic else generator_loss
+    is_critic = objective == "wgan_gp"
+    loss_of_discriminator = critic_loss if is_critic else discriminator_loss
+    loss_of_generator = critic_generator_loss if is_critic else generator_loss
 
     def discriminate(params: dict, statistics: dict, images: Array) -> tuple[Array, dict]:
         variables = {"params": params, "batch_stats": statistics}
@@ -120,7 +114,7 @@ def make_train_step(
             real_logits, statistics = discriminate(params, state.discriminator["batch_stats"], images)
             fake_logits, statistics = discriminate(params, statistics, fake)
             loss = loss_of_discriminator(real_logits, fake_logits)
-            if critic:
+            if is_critic:
                 share = jax.random.uniform(jax.random.fold_in(key, 1), (images.shape[0], 1, 1, 1))
                 between = share * images + (1.0 - share) * fake
                 loss += _PENALTY * gradient_penalty(lambda x: discriminate(params, statistics, x)[0], between)
@@ -129,7 +123,7 @@ def make_train_step(
         (d_loss, (statistics, real_logits, fake_logits)), d_grads = jax.value_and_grad(loss_d, has_aux=True)(
             state.discriminator["params"]
         )
-        d_grads = jax.tree.map(stored, d_grads)
+        d_grads = jax.tree.map(materialize, d_grads)
         d_updates, d_optimizer = optimizer.update(d_grads, state.discriminator_optimizer)
         d_params = optax.apply_updates(state.discriminator["params"], d_updates)
 
@@ -137,19 +131,16 @@ def make_train_step(
             return loss_of_generator(discriminate(d_params, statistics, fake)[0])
 
         g_loss, fake_grads = jax.value_and_grad(loss_g)(fake)
-        g_grads = jax.tree.map(stored, *pull_back(fake_grads))
+        g_grads = jax.tree.map(materialize, *pull_back(fake_grads))
         g_updates, g_optimizer = optimizer.update(g_grads, state.generator_optimizer)
         g_params = optax.apply_updates(state.generator["params"], g_updates)
 
-        if critic:  # the generator follows a critic that has had some steps to settle
+        if is_critic:  # the generator waits until the critic has converged
             waits = (state.step + 1) % _CRITIC_STEPS != 0
-            g_params, g_optimizer = jax.tree.map(
-                partial(jnp.where, waits),
-                (state.generator["params"], state.generator_optimizer),
-                (g_params, g_optimizer),
-            )
+            old, new = (state.generator["params"], state.generator_optimizer), (g_params, g_optimizer)
+            g_params, g_optimizer = jax.tree.map(partial(jnp.where, waits), old, new)
 
-        # A short memory at first, so that the average forgets the initialisation.
+        # The decay is small at first, so that the average forgets the initial parameters.
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
         new_state = TrainState(
             step=state.step + 1,
@@ -171,30 +162,30 @@ def make_train_step(
 
     if mesh is None:
         return jax.jit(step, donate_argnums=0)
-    return jax.jit(step, donate_argnums=0, in_shardings=(whole(mesh), rows(mesh)), out_shardings=whole(mesh))
+    everywhere = replicated(mesh)
+    return jax.jit(step, donate_argnums=0, in_shardings=(everywhere, sharded(mesh)), out_shardings=everywhere)
 
 
 def inference_weights(gan: GAN, state: TrainState, batches: int = 16, batch_size: int = 128) -> Weights:
-    """The weights for inference, with statistics that belong to them; a function of the state alone.
+    """Return the weights for inference, with matching batch statistics; they depend on the state alone.
 
-    The generator is the averaged one. The running statistics are of the one that was trained, so
-    its own are measured here, on ``batches * batch_size`` latent vectors. The discriminator's are
-    its running ones, over real and generated batches alike, freed of their start at zero.
+    The generator has the averaged parameters. Its running statistics belong to the latest ones, so they are measured
+    here, on ``batches * batch_size`` latent vectors. The discriminator keeps its running statistics, of real and
+    generated batches alike, with the bias of their start at zero divided out.
     """
+    zeros = jax.tree.map(jnp.zeros_like, state.generator["batch_stats"])
+    averaged = {"params": state.generator_ema, "batch_stats": zeros}
 
     def measure(total: dict, key: Array) -> tuple[dict, None]:
         z = sample_latent(gan, key, (batch_size,))
-        _, updates = gan.generator.apply(
-            {"params": state.generator_ema, "batch_stats": zeros}, z, train=True, mutable=["batch_stats"]
-        )
+        _, updates = gan.generator.apply(averaged, z, train=True, mutable=["batch_stats"])
         return jax.tree.map(jnp.add, total, updates["batch_stats"]), None
 
-    zeros = jax.tree.map(jnp.zeros_like, state.generator["batch_stats"])
     keys = jax.random.split(jax.random.fold_in(state.key, _STATISTICS_STREAM), batches)
     total, _ = lax.scan(measure, zeros, keys)
     # Each update from zero holds (1 - momentum) of its batch's statistics.
     statistics = jax.tree.map(lambda leaf: leaf / batches / (1 - STATISTICS_MOMENTUM), total)
-    updates = 2 * state.step  # a real and a generated batch each step
+    updates = 2 * state.step  # a real and a generated batch in each step
     memory = 1 - STATISTICS_MOMENTUM ** updates.astype(jnp.float32)
     running = jax.tree.map(lambda leaf: leaf / memory, state.discriminator["batch_stats"])
     return Weights(

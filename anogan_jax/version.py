@@ -1,3 +1,3 @@
-"""The version, in one place; another when scores change, for what runs keep to score by is then made anew."""
+"""The version, in one place."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

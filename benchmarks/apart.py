@@ -1,4 +1,4 @@
-"""Measurements in a process of their own each, so that peak memory is of one alone."""
+"""Run each measurement in its own process, so that peak memory is that of one measurement."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from anogan_jax import cli
 
 
 def each_apart(module: str, counts: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each count, with the JSON that ``python -m module --one=count`` prints last."""
+    """Yield each count with the JSON object that ``python -m module --one=count`` prints as its last line."""
     for count in counts:
         command = [sys.executable, "-m", module, f"--workdir={cli.given_workdir()}", f"--one={count}"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

@@ -1,17 +1,15 @@
-"""What the settings of a config were chosen by: held-out training images, not the test split.
+"""Compare settings of the search on held-out images: how the default of a config was chosen, without the test split.
 
     python -m benchmarks.choices --config configs/mnist.py --workdir runs/one_class/mnist --config.data.dir=IDX_FOLDER
 
-For the models that benchmarks.one_class trained. Each class in turn is normal, and those of its training images that
-were held out are to be told from those of the other classes. Prints the table in docs/detection.md: what the queries
-are compared with, random images, training images as the generator makes them or the training images themselves, and by
-which yardstick the nearest are found; the config's own choice is in bold, and the rest deviates from that.
+Uses the detectors of benchmarks.one_class, and trains those that are missing. For each class, up to 500 held-out images
+of the normal class are told from up to 100 of each other class. Scores them by the config's search and by searches that
+differ from it in one setting, and prints AUROC in % and images a second; the config's own search is in bold. Appends a
+row per class and search to a file, and does not run again what has a row there.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import partial
-from itertools import product
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,50 +17,109 @@ from absl import flags
 from sklearn.metrics import roc_auc_score
 
 from anogan_jax import cli
-from anogan_jax.config import Config, SearchConfig
-from anogan_jax.data import as_array, load_one_class
+from anogan_jax.config import BankConfig, Config, to_fields, with_values
+from anogan_jax.data import Images, as_array, load_one_class
 from anogan_jax.data.images import from_array
-from anogan_jax.errors import UserError
-from benchmarks.classes import Scores, of_class, same_knn, searched, trained
+from benchmarks.classes import commit, make_other_bank, of_class, settings, timed_scores, trained
 
-_CLASSES = range(10)
+_TRIED: dict[str, tuple[Any, ...]] = {
+    "search.starts": (1, 4, 8, 16),
+    "search.steps": (0, 1, 4, 8, 16, 64),
+    "search.learning_rate": (0.01, 0.02, 0.05, 0.1, 0.3),
+    "search.retrieval": ("pixels", "structure"),
+    "search.features": ("pixels",),
+}
+_NORMAL, _ANOMALOUS = 500, 100  # images at most; anomalous ones of each class
+
+_CLASSES = flags.DEFINE_list("classes", [str(n) for n in range(10)], "The classes that are normal in turn.")
+_RESULTS = flags.DEFINE_string("results", None, "File of the rows. Default: choices.jsonl in the work directory.")
+flags.register_validator("classes", lambda given: all(map(str.isdigit, given)), "must be numbers, such as 0,1")
 
 
 def main() -> None:
-    """Scores each class by each choice."""
+    """Score the held-out images of each class by each choice; print the table."""
     config = cli.given_config() or Config()
-    if config.search.method != "nearest":
-        raise UserError(f"search.method={config.search.method}: the choices are of nearest")
-    found: dict[str, list[float]] = {}
-    of_classes = [of_class(config, label, config.seed) for label in _CLASSES]
-    held_out = [as_array(load_one_class(of).held_out, of) for of in of_classes]
-    for label in _CLASSES:
-        labels = np.repeat(np.arange(10) != label, [len(images) for images in held_out])
-        images = from_array(np.concatenate(held_out), config.model.channels, "held-out images", labels.astype(int))
-        run = trained(of_classes[label], cli.given_workdir() / f"{label}-{config.seed}")
-        data = load_one_class(run.config)._replace(test=images)
-        for name, changes, method in choices(run.config.search):
-            changed = replace(run.config, search=replace(run.config.search, **changes))
-            scores = method(run._replace(config=changed), data)()
-            found.setdefault(name, []).append(100 * float(roc_auc_score(labels, scores)))
-            print(label, name, f"{found[name][-1]:.2f}", flush=True)
-    print("| compared with | " + " | ".join(map(str, _CLASSES)) + " | mean |", "|---|" + "---|" * 11, sep="\n")
-    for name, each in found.items():
-        print(f"| {name} | " + " | ".join(f"{value:.1f}" for value in each) + f" | {np.mean(each):.2f} |")
+    path = Path(_RESULTS.value or cli.given_workdir() / "choices.jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = {tuple(row["config"]): row for row in map(json.loads, lines)}
+    of_classes = {label: of_class(config, label, config.seed) for label in map(int, _CLASSES.value)}
+    for label, of in of_classes.items():
+        missing = {name: choice for name, choice in choices(of).items() if tuple(settings(choice)) not in rows}
+        if not missing:
+            continue
+        detector = trained(of, cli.given_workdir() / f"{label}-{of.seed}")
+        images, train = held_out_images(of), load_one_class(of).train
+        for name, choice in missing.items():
+            bank = detector.bank
+            if choice.bank != of.bank:
+                bank = make_other_bank(detector, train, choice.bank.inverted)
+            scores, seconds = timed_scores(detector._replace(bank=bank).with_search(choice.search), images)
+            row = {
+                "class": label,
+                "choice": name,
+                "auroc": round(float(roc_auc_score(images.labels, scores)), 5),
+                "images": len(scores),
+                "images_per_second": round(len(scores) / seconds, 1),
+                "commit": commit(),
+                "config": settings(choice),
+            }
+            rows[tuple(settings(choice))] = row
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(label, name, row["auroc"], row["images_per_second"], flush=True)
+    found = [[rows[tuple(settings(choice))] for choice in choices(of).values()] for of in of_classes.values()]
+    print(*table(list(of_classes), list(choices(config)), found), sep="\n")
 
 
-def choices(search: SearchConfig) -> Iterator[tuple[str, dict[str, Any], Callable[..., Scores]]]:
-    """Their names, what of the config they change, and how they score."""
-    references, nearest_by = search.references, search.nearest_by or search.yardstick
-    for kind, by in product(("random", "explained", "training"), ("structure", "pixels")):
-        chosen = kind == ("explained" if references else "random") and by == nearest_by
-        changes = {"references": 0 if kind == "random" else SearchConfig.references, "nearest_by": by}
-        name = f"{kind} images, nearest by {by}"
-        method = same_knn if kind == "training" else partial(searched, "anogan")
-        yield f"**{name}**" if chosen else name, changes, method
-    for count in (1, 4, 16):
-        yield f"chosen, {count} neighbour{'s' * (count > 1)}", {"neighbours": count}, partial(searched, "anogan")
-    yield "chosen, all in pixels", {"yardstick": "pixels", "nearest_by": "pixels"}, partial(searched, "anogan")
+def choices(config: Config) -> dict[str, Config]:
+    """Return the choices by name: the config itself, in bold, and others that change one of its settings."""
+    fields = to_fields(config)
+    fields["search.retrieval"] = fields["search.retrieval"] or fields["search.features"]
+    tried = _TRIED | {"bank.inverted": (0 if config.bank.inverted else BankConfig.inverted,)}
+    found = {f"**{', '.join(_shown(name, fields[name]) for name in tried)}**": config}
+    for name, values in tried.items():
+        found |= {_shown(name, value): with_values(config, {name: value}) for value in values if value != fields[name]}
+    return found
+
+
+def _shown(name: str, value: Any) -> str:
+    return ("inverted bank" if value else "random bank") if name == "bank.inverted" else f"{name[7:]} {value}"
+
+
+def held_out_images(config: Config) -> Images:
+    """Return a fixed sample of the held-out images of all classes; those of other classes are anomalous."""
+    parts, labels = [], []
+    for label in range(10):
+        held_out = load_one_class(with_values(config, {"data.normal": label})).held_out
+        is_normal = label == config.data.normal
+        count = _NORMAL if is_normal else _ANOMALOUS
+        chosen = np.random.default_rng(0).permutation(len(held_out.names))[:count]
+        parts.append(as_array(held_out.take(chosen), config))
+        labels += [int(not is_normal)] * len(parts[-1])
+    return from_array(np.concatenate(parts), config.model.channels, "held-out images", np.array(labels))
+
+
+def table(classes: list[int], names: list[str], found: list[list[dict]]) -> list[str]:
+    """Return the Markdown table.
+
+    Args:
+      classes: the normal classes.
+      names: of the choices.
+      found: for each class a row of each choice.
+    """
+    head = ["search", *map(str, classes), "mean", "images a second"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, rows in zip(names, zip(*found, strict=True), strict=True):
+        auroc, speed = ([row[key] for row in rows] for key in ("auroc", "images_per_second"))
+        cells = [
+            name,
+            *(f"{100 * value:.1f}" for value in auroc),
+            f"{100 * np.mean(auroc):.2f}",
+            f"{np.mean(speed):,.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 if __name__ == "__main__":

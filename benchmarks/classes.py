@@ -1,59 +1,101 @@
-"""Models of one class each, and how their test images are scored: what ``one_class`` and ``choices`` share."""
+"""Train detectors of one class each and time how they score: shared by the benchmarks of detection."""
 
-from collections.abc import Callable
+import subprocess
+import time
 from dataclasses import replace
-from functools import partial
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from anogan_jax.bank import describe_bank
-from anogan_jax.config import Config, EncoderConfig
-from anogan_jax.data import Images, OneClass, as_array, to_model_range
-from anogan_jax.fit import fit
+from anogan_jax.bank import Bank
+from anogan_jax.config import Config, differences, with_preset, with_values
+from anogan_jax.data import Images, as_array, load_one_class, to_model_range
+from anogan_jax.detector import Detector, load, scorer_of
+from anogan_jax.errors import UserError
+from anogan_jax.evaluation import test_split
+from anogan_jax.fit import fit, make_bank
 from anogan_jax.queries import score_queries
-from anogan_jax.run import Run, make_scorer, open_run
-from anogan_jax.scoring import Scorer, make_nearest_scorer
-
-Scores = Callable[[], np.ndarray]  # of the test images, once all is made ready
 
 
 def of_class(config: Config, normal: int, seed: int) -> Config:
-    """The config for one class, with an encoder."""
-    return replace(config, data=replace(config.data, normal=normal), seed=seed, encoder=EncoderConfig(1_000))
+    """Return the config for one class, with an encoder."""
+    values = {"data.normal": normal, "seed": seed, "encoder.steps": config.encoder.steps or 1_000}
+    return with_values(config, values)
 
 
-def trained(config: Config, folder: Path) -> Run:
-    """The model, trained if there is none yet."""
-    fit(config, folder)
-    return open_run(folder)
+def trained(config: Config, folder: Path) -> Detector:
+    """Return the detector of a work directory under this config; train it if it is not finished."""
+    if (folder / "detector").exists():
+        return load(folder).with_config(config)
+    return fit(config=config, workdir=folder)
 
 
-def searched(method: str, run: Run, data: OneClass) -> Scores:
-    """By a method of score.py; what it keeps is made, and its programs compiled, beforehand."""
-    return warm(make_scorer(run, method), run, data)
+def with_preset_search(detector: Detector, name: str) -> Detector:
+    """Return the detector with the search of a preset."""
+    return detector.with_search(with_preset(detector.config, name).search)
 
 
-def same_knn(run: Run, data: OneClass) -> Scores:
-    """As ``make_nearest_scorer``, of the training images themselves."""
-    search = run.config.search
-    train = to_model_range(as_array(data.train, run.config), run.config.data.normalize_contrast)
-    yardsticks = (search.yardstick, search.nearest_by)
-    scorer = make_nearest_scorer([describe_bank(train, *yardsticks)], search.neighbours, *yardsticks)
-    return warm(scorer, run, data)
+def make_other_bank(detector: Detector, train: Images, inverted: int) -> Bank:
+    """Return a bank of random images (0), or of so many inverted training images."""
+    config = with_values(detector.config, {"bank.inverted": inverted})
+    return make_bank(config, detector.gan, detector.model.weights, train)
 
 
-def warm(scorer: Scorer, run: Run, data: OneClass) -> Scores:
-    """Scores the test split when called; compiled before that."""
-    test, size, channels = test_of(data), run.config.model.image_size, run.config.model.channels
-    score = partial(scorer, run.weights)
-    list(score([np.zeros((size, size, channels), np.float32)]))
-    return lambda: np.array(
-        [scored.found.score for scored in score_queries(score, test, run.config, "test images") if scored.found]
-    )
+def bank_of_images(detector: Detector, images: np.ndarray) -> Bank:
+    """Return images (N, S, S, C) in [-1, 1] as a bank, to be compared themselves; they have no z."""
+    return Bank(np.zeros((len(images), detector.gan.latent_size), np.float32), images.astype(np.float16))
 
 
-def test_of(data: OneClass) -> Images:
-    """The test split, which the data sets here have."""
-    assert data.test is not None
-    return data.test
+def with_neighbours(detector: Detector, bank: Bank, starts: int = 8, **search: Any) -> Detector:
+    """Return the detector that compares an image with its nearest neighbours in a bank, without gradient steps."""
+    fixed: dict[str, Any] = {"start": "bank", "starts": starts, "steps": 0, "discrimination_weight": 0.0}
+    return detector._replace(bank=bank).with_search(replace(detector.config.search, **fixed, **search))
+
+
+def balanced_sample(config: Config, each: int) -> tuple[Images, np.ndarray]:
+    """Return a fixed random sample of the test split, up to ``each`` normal and as many anomalous images; their labels.
+
+    Raises:
+      UserError: the data set has no test split with labels of both kinds.
+    """
+    data = load_one_class(config)
+    test = test_split(data)
+    numbers = [np.flatnonzero(test.labels == label) for label in (0, 1)]
+    if test.labels is None or not all(map(len, numbers)):
+        raise UserError(f"needs a test split with normal and anomalous images; {data.origin} has none")
+    each, rng = min(each, *map(len, numbers)), np.random.default_rng(0)
+    chosen = np.concatenate([rng.choice(those, each, replace=False) for those in numbers])
+    return test.take(chosen), test.labels[chosen]
+
+
+def in_model_range(images: Images, config: Config) -> np.ndarray:
+    """Return all images as the networks see them, (N, S, S, C) in [-1, 1]."""
+    return to_model_range(as_array(images, config), config.data.normalize_contrast)
+
+
+def timed_scores(detector: Detector, images: Images) -> tuple[np.ndarray, float]:
+    """Return the scores of images, and the seconds that scoring took after the program was compiled."""
+    score, size = scorer_of(detector), detector.config.model.image_size
+    list(score([np.zeros((size, size, detector.config.model.channels), np.float32)]))
+    began = time.monotonic()
+    scores = np.array([finding.score for finding in score_queries(score, images, detector.config, "scoring")])
+    return scores, time.monotonic() - began
+
+
+def settings(config: Config) -> list[str]:
+    """Return the fields that differ from their defaults, as ``name=value``; not where the data is."""
+    return [text.split(", not ")[0] for text in differences(with_values(config, {"data.dir": ""}), Config())]
+
+
+@cache
+def commit() -> str:
+    """Return the commit, marked if the code has changed since; as it was at the first call."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        where = Path(__file__).parent.parent
+        return subprocess.run(["git", *arguments], cwd=where, capture_output=True, text=True, check=False)
+
+    changed = git("diff", "--quiet", "HEAD", "--", "anogan_jax", "configs", "benchmarks/*.py").returncode
+    return (git("rev-parse", "--short", "HEAD").stdout.strip() or "unknown") + ("-dirty" if changed else "")

@@ -1,11 +1,11 @@
-"""How near an accelerator is to its limit: training, search, and the two forms of the convolutions.
+"""Measure how near an accelerator comes to its limit: training, search, and the two forms of the convolutions.
 
     python -m benchmarks.gpu [--json FILE]
 
-Without an accelerator it runs small on the CPU, and says so. For a DCGAN of base width 64 it prints training images a
-second; images x steps a second of the search, for several numbers of lanes; and, layer by layer, XLA's own convolutions
-against the matrix products that the CPU uses. In float32 and bfloat16, each as a share of the rate measured for a
-large square product of that type, counting the arithmetic of direct convolutions. Medians, compiling left out.
+For a DCGAN of base width 64 it prints training images a second; images x steps a second of several numbers of searches
+side by side; and, layer by layer, XLA's own convolutions against the matrix products that the CPU uses. In float32 and
+bfloat16, each as a share of the rate measured for a large square product of that type, counting the arithmetic of
+direct convolutions. Medians; compilation is left out. Without an accelerator it runs small on the CPU, and says so.
 """
 
 import json
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,34 +26,36 @@ from anogan_jax import (
     inference_weights,
     init_state,
     layers,
+    make_features,
     make_gan,
     make_optimizer,
     make_search,
     make_train_step,
     sample_latent,
 )
-from anogan_jax.models import PRECISIONS
+from anogan_jax.models import Precision
 
-_JSON = flags.DEFINE_string("json", None, "Where to write the rows.")
+_STEPS = 16  # of a search
+_JSON = flags.DEFINE_string("json", None, "File of the rows.")
 
 
 class Work(NamedTuple):
-    """How much of it is measured."""
+    """The sizes that are measured."""
 
     image: int
     width: int
     batches: tuple[int, ...]  # of training
-    lanes: tuple[int, ...]  # of the search
-    square: int  # edge of the product that shows the peak
+    searches: tuple[int, ...]  # side by side
+    square: int  # edge of the product whose rate is the peak
     repeat: int
 
 
-_LARGE = Work(image=64, width=64, batches=(64, 512), lanes=(32, 128, 512, 2048), square=8192, repeat=20)
-_SMALL = Work(image=16, width=16, batches=(16,), lanes=(8, 32), square=1024, repeat=3)
+_LARGE = Work(image=64, width=64, batches=(64, 512), searches=(32, 128, 512, 2048), square=8192, repeat=20)
+_SMALL = Work(image=16, width=16, batches=(16,), searches=(8, 32), square=1024, repeat=3)
 
 
 def main(_: list[str]) -> None:
-    """Measures all."""
+    """Measure everything."""
     cli.keep_memory()
     cli.keep_compiled_programs()
     device = jax.devices()[0]
@@ -62,7 +64,7 @@ def main(_: list[str]) -> None:
     if device.platform == "cpu":
         print("no accelerator: a small model on the CPU, to show that the benchmark runs; its numbers mean nothing")
     rows: list[dict[str, Any]] = []
-    for precision in PRECISIONS:
+    for precision in get_args(Precision):
         peak = matmul_rate(work, jnp.dtype(precision))
         print(f"\n{precision}: square product of {work.square} {peak / 1e12:.2f} TFLOP/s")
         rows.append({"work": "matmul", "precision": precision, "flops_per_s": peak})
@@ -77,8 +79,8 @@ def main(_: list[str]) -> None:
         Path(_JSON.value).write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def training(work: Work, precision: str) -> list[dict[str, Any]]:
-    """One step, for each batch size."""
+def training(work: Work, precision: Precision) -> list[dict[str, Any]]:
+    """Return a row per batch size, of one training step."""
     gan, optimizer = make_gan(work.image, 1, work.width, precision=precision), make_optimizer()
     rows = []
     for batch in work.batches:
@@ -96,26 +98,27 @@ def training(work: Work, precision: str) -> list[dict[str, Any]]:
     return rows
 
 
-def searching(work: Work, precision: str) -> list[dict[str, Any]]:
-    """A round of eight steps, for each number of lanes."""
+def searching(work: Work, precision: Precision) -> list[dict[str, Any]]:
+    """Return a row per number of searches side by side, of searches with the discriminator's features."""
     gan = make_gan(work.image, 1, work.width, precision=precision)
     state = init_state(gan, make_optimizer(), jax.random.key(0), channels=1)
     weights = jax.jit(partial(inference_weights, gan))(state._replace(step=state.step + 1))
-    search = make_search(gan, steps=10**6, tolerance=0.0)
+    search = make_search(gan, make_features("pixels", work.image, 1), steps=_STEPS, discrimination_weight=0.1)
+    run = jax.jit(jax.vmap(search, in_axes=(None, 0, 0)))
     rows = []
-    for lanes in work.lanes:
-        images = jax.random.uniform(jax.random.key(1), (lanes, work.image, work.image, 1), minval=-1.0)
-        starts = sample_latent(gan, jax.random.key(2), (lanes,))
-        descent = jax.jit(jax.vmap(search.begin, in_axes=(None, 0, 0)))(weights, images, starts)
-        advance = jax.jit(jax.vmap(search.advance, in_axes=(None, 0)), donate_argnums=1)
-        seconds = timed_chain(partial(advance, weights), descent, work.repeat)
-        flops = 8 * 4 * lanes * convolution_flops(work)
-        rows.append(rate_row(f"search, {lanes} lanes", seconds, flops, 8 * lanes, "images x steps"))
+    for count in work.searches:
+        images = jax.random.uniform(jax.random.key(1), (count, work.image, work.image, 1), minval=-1.0)
+        z = sample_latent(gan, jax.random.key(2), (count,))
+        seconds = timed_chain(partial(run, weights, images), z, work.repeat, chained=False)
+        # Each step takes G and D forward and the gradients for their inputs; before that D sees the query, and after
+        # the last step G and D the result.
+        flops = (4 * _STEPS + 3) * count * convolution_flops(work)
+        rows.append(rate_row(f"{count} searches side by side", seconds, flops, _STEPS * count, "images x steps"))
     return rows
 
 
-def convolutions(work: Work, precision: str) -> list[dict[str, Any]]:
-    """Each layer forward and backward, by XLA and by matrix products."""
+def convolutions(work: Work, precision: Precision) -> list[dict[str, Any]]:
+    """Return two rows per layer, forward and backward: XLA's convolution and matrix products."""
     rows = []
     channels, features, edge = 1, work.width, work.image
     while edge > 4:
@@ -146,7 +149,7 @@ def convolutions(work: Work, precision: str) -> list[dict[str, Any]]:
 
 
 def rate_row(work: str, seconds: float, flops: float, images: int, unit: str) -> dict[str, Any]:
-    """One measurement of a whole program."""
+    """Return the row of a whole program."""
     return {
         "work": work,
         "seconds": seconds,
@@ -157,7 +160,7 @@ def rate_row(work: str, seconds: float, flops: float, images: int, unit: str) ->
 
 
 def timed_chain(step: Callable[[Any], Any], state: Any, repeat: int, chained: bool = True) -> float:
-    """Median seconds of a step, each waited for; the first ones do not count. A chained step takes its own result."""
+    """Return the median seconds of a step after two that do not count; a chained step takes its own result."""
     seconds = []
     for i in range(repeat + 2):
         began = time.perf_counter()
@@ -169,7 +172,7 @@ def timed_chain(step: Callable[[Any], Any], state: Any, repeat: int, chained: bo
 
 
 def convolution_flops(work: Work) -> float:
-    """Of one image through the convolutions of one network, direct form: the two networks have the same."""
+    """Return the operations of one image in the direct convolutions of one network; both networks have as many."""
     total, channels, features, edge = 0.0, 1, work.width, work.image // 2
     while edge >= 4:
         total += 2 * edge**2 * 16 * channels * features
@@ -178,7 +181,7 @@ def convolution_flops(work: Work) -> float:
 
 
 def matmul_rate(work: Work, dtype: Any) -> float:
-    """FLOP/s of a square product, accumulated in float32; float32 at the default precision, as the layers' are."""
+    """Return FLOP/s of a square product, accumulated in float32; float32 at the default precision, as in the layers."""
     a = jax.random.normal(jax.random.key(0), (work.square, work.square), dtype)
     return 2.0 * work.square**3 / timed_chain(jax.jit(lambda a: a @ a), a, work.repeat, chained=False)
 

@@ -1,51 +1,52 @@
-"""Many files scored in the same memory as few, by a run that is killed twice on the way.
+"""Check that a scoring run that is killed twice is complete, and that many files take the memory of few.
 
     python -m benchmarks.interrupted --workdir runs/digits [--counts 2000,20000]
 
-For each number, so many PNG files are drawn from the run's test images, with noise; score.py is killed (SIGKILL) after
-a third and after two thirds of them, and started again each time. Prints the peak memory of its processes and whether
-scores.csv names every file once, in order.
+Writes each number of PNG files, random test images with noise; kills score.py (SIGKILL) after a third and after two
+thirds of them, and starts it again each time. Prints the peak memory of its processes and whether scores.csv names
+every file once, in order.
 """
 
 import csv
 import json
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 from PIL import Image
 
-from anogan_jax import cli
-from anogan_jax import config as configs
+from anogan_jax import cli, load
 from anogan_jax.data import as_array, load_one_class
+from anogan_jax.evaluation import test_split
 from benchmarks.apart import each_apart
 
 _COUNTS = flags.DEFINE_list("counts", ["2000", "20000"], "Numbers of files.")
-_ONE = flags.DEFINE_integer("one", None, "Do this number alone, in this process.")
+_ONE = flags.DEFINE_integer("one", None, "Score this number alone, in this process.")
 
 
-def main() -> int:
-    """Measures; returns the exit code."""
+def main() -> None:
+    """Measure each number."""
     if _ONE.value:
         print(json.dumps(interrupted(_ONE.value)))
-        return 0
+        return
     for count, found in each_apart("benchmarks.interrupted", _COUNTS.value):
         print(
-            f"{count:7,} files: {found['megabytes']:6,.0f} MB, {found['seconds']:5.0f} s in all, killed after at least "
-            f"{found['killed after']}; {'complete, none twice' if found['complete'] else 'NOT COMPLETE'}",
+            f"{count:7,} files: {found['megabytes']:6,.0f} MB, {found['seconds']:5.0f} s in all, "
+            f"killed after {found['killed after']}; {'complete, none twice' if found['complete'] else 'NOT COMPLETE'}",
             flush=True,
         )
-    return 0
 
 
 def interrupted(count: int) -> dict:
-    """Scores so many files, killed twice."""
+    """Score so many files, killed twice."""
     workdir = cli.given_workdir()
     with tempfile.TemporaryDirectory() as temporary:
         folder, output = Path(temporary) / "files", Path(temporary) / "output"
@@ -71,11 +72,9 @@ def interrupted(count: int) -> dict:
 
 
 def write_files(folder: Path, count: int) -> list[str]:
-    """PNG files in folders of a thousand; their names."""
-    config = configs.load(cli.given_workdir() / "config.json")
-    test = load_one_class(config).test
-    assert test is not None
-    images = as_array(test, config)
+    """Write PNG files in folders of a thousand; return their names."""
+    config = load(cli.given_workdir()).config
+    images = as_array(test_split(load_one_class(config)), config)
     rng = np.random.default_rng(0)
     names = [f"{i // 1000:03d}/{i:06d}.png" for i in range(count)]
     for name in names:
@@ -87,9 +86,12 @@ def write_files(folder: Path, count: int) -> list[str]:
 
 
 def written(output: Path) -> int:
-    """How many of the results are on disk, at least: each part is named after the number of its first."""
-    parts = sorted((output / "unfinished").glob("[0-9]*.npz"))
-    return int(parts[-1].stem) if parts else 0
+    """Return the number of results on disk."""
+    try:
+        with closing(sqlite3.connect(f"file:{output}/.unfinished.sqlite?mode=ro", uri=True)) as journal:
+            return int(journal.execute("SELECT COUNT(*) FROM entries").fetchone()[0])
+    except sqlite3.OperationalError:  # there is no file or no table yet
+        return 0
 
 
 if __name__ == "__main__":

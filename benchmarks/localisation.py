@@ -1,21 +1,20 @@
-"""Defects found and located by AnoGAN, and by PCA and nearest neighbours on the same patches, in one table.
+"""Compare how defects are found and located: the detector, PCA and nearest neighbours on the same patches.
 
     python train.py --config configs/magnetic_tile.py --config.data.dir=FOLDER
     python -m benchmarks.localisation --workdir runs/magnetic_tile
 
-For any run by patches whose data has masks. All methods see the same tiles, and what each finds in them goes the same
-way: blended into a map, and pooled to a score. The baselines learn from 20,000 random patches of the training images.
+For any detector of patches whose data has masks. All methods see the same tiles; their maps of a tile are blended and
+pooled in the same way. The baselines learn from 20,000 random patches of the training images:
   pca32           |x - its projection on 32 principal components|
-  knn2            the distance to the two nearest patches, the same all over a tile
+  knn2            the mean distance to the two nearest patches, the same at each pixel of a tile
   knn2_residual   |x - the mean of the two nearest patches|
-  same_knn        as the nearest method of score.py, of the patches themselves: what the generator is worth
+  same_knn        the detector's comparison with the eight nearest patches themselves: no generator
 Prints the table and, for each method, in how many images of small defects the map's peak lies inside the mask, widened
-by a quarter of a patch; writes benchmarks/results/<run>.json. Goes on where it was stopped (<workdir>/benchmark).
+by a quarter of a patch; writes benchmarks/results/<run>.json. Resumes from <workdir>/benchmark.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -27,18 +26,19 @@ from scipy import ndimage
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from anogan_jax import cli
-from anogan_jax.bank import describe_bank
+from anogan_jax import cli, load
 from anogan_jax.config import Config
 from anogan_jax.data import Images, load_one_class, make_draw, read_ahead, to_model_range
+from anogan_jax.detector import Detector, scorer_of
 from anogan_jax.errors import UserError
 from anogan_jax.figures import HeatScale
+from anogan_jax.files import replacing
 from anogan_jax.journal import Journal
-from anogan_jax.models import Weights
 from anogan_jax.queries import score_queries
 from anogan_jax.report import by_defect, record
-from anogan_jax.run import make_scorer, open_run
-from anogan_jax.scoring import Score, make_nearest_scorer
+from anogan_jax.scoring import Score
+from benchmarks.classes import bank_of_images, with_neighbours
+from benchmarks.one_class_table import RESULTS
 
 _PATCHES = 20_000
 _SMALL = ("blowhole", "break", "crack")
@@ -46,85 +46,90 @@ Scoring = Callable[[Iterable[np.ndarray]], Iterator[Score]]
 
 
 def main() -> None:
-    """Scores by every method and writes the results."""
-    run = open_run(cli.given_workdir())
-    config, data = run.config, load_one_class(run.config)
+    """Score by every method and write the results."""
+    workdir = cli.given_workdir()
+    detector = load(workdir)
+    config, data = detector.config, load_one_class(detector.config)
     if not config.patches.enabled or data.test is None or data.test.mask is None:
-        raise UserError(f"{run.workdir}: its data has no masks, or its images are not cut into patches")
-    methods: dict[str, Callable[[], Scoring]] = {
-        "anogan": lambda: partial(make_scorer(run, "anogan"), run.weights),
-        **{name: partial(make, config, data.train) for name, make in _BASELINES.items()},
-    }
+        raise UserError(f"{workdir}: its data has no masks, or its images are not cut into patches")
     rows, peaks = [], {}
-    for method, make in methods.items():
-        folder = run.workdir / "benchmark" / method
-        journal = Journal(folder / "journal", repr((config, run.step, method)))
+    for method in ("default", *_BASELINES, "same_knn"):
+        folder = workdir / "benchmark" / method
+        journal = Journal(folder / "journal.sqlite", repr((config, detector.step, method)))
         if journal.count < len(data.test.names):
-            results = score_queries(make(), data.test, config, method, first=journal.count)
-            record(journal, results, data.test, HeatScale(1.0), maps=folder / "maps")
+            score = scoring_of(method, detector, data.train)
+            findings = score_queries(score, data.test, config, method, first=journal.count)
+            record(journal, findings, data.test, HeatScale(1.0), maps=folder / "maps")
         rows += [{"method": method, "defect": defect, **found} for defect, found in by_defect(journal).items()]
         peaks[method] = peaks_inside(data.test, folder / "maps", config)
-    path = Path(__file__).parent / "results" / f"{run.workdir.name.replace('_', '-')}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(rows, indent=2) + "\n")
+    with replacing(RESULTS / f"{workdir.name.replace('_', '-')}.json") as temporary:
+        temporary.write_text(json.dumps(rows, indent=2) + "\n")
     show(rows, peaks)
 
 
-def pca32(config: Config, train: Images) -> Scoring:
-    """|x - its projection|."""
-    pca = PCA(32, svd_solver="covariance_eigh").fit(patches_of(config, train))
-    return _tile_by_tile(lambda tiles: np.abs(tiles - pca.inverse_transform(pca.transform(tiles))))
+def scoring_of(method: str, detector: Detector, train: Images) -> Scoring:
+    """Return a method's scorer of tiles."""
+    if method == "default":
+        return scorer_of(detector)
+    patches = patches_of(detector.config, train)
+    if method == "same_knn":
+        return scorer_of(with_neighbours(detector, bank_of_images(detector, patches)))
+    return _tile_by_tile(_BASELINES[method](patches.reshape(len(patches), -1)))
 
 
-def knn2(config: Config, train: Images) -> Scoring:
-    """The mean distance to the two nearest, everywhere."""
-    neighbours = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(patches_of(config, train))
-    return _tile_by_tile(lambda tiles: np.full(tiles.shape, neighbours.kneighbors(tiles)[0].mean(1, keepdims=True)))
+Residuals = Callable[[np.ndarray], np.ndarray]  # of tiles (n, S * S * C), of the same shape
 
 
-def knn2_residual(config: Config, train: Images) -> Scoring:
-    """|x - the mean of the two nearest|."""
-    patches = patches_of(config, train)
+def pca32(patches: np.ndarray) -> Residuals:
+    """Return the distance of each pixel to the projection on 32 principal components."""
+    pca = PCA(32, svd_solver="covariance_eigh").fit(patches)
+    return lambda tiles: np.abs(tiles - pca.inverse_transform(pca.transform(tiles)))
+
+
+def knn2(patches: np.ndarray) -> Residuals:
+    """Return the mean distance to the two nearest patches, at every pixel."""
     neighbours = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(patches)
-    return _tile_by_tile(lambda tiles: np.abs(tiles - patches[neighbours.kneighbors(tiles)[1]].mean(axis=1)))
+    return lambda tiles: np.full(tiles.shape, neighbours.kneighbors(tiles)[0].mean(1, keepdims=True))
 
 
-def same_knn(config: Config, train: Images) -> Scoring:
-    """The config's yardstick, with patches in the place of generated images."""
-    patches = patches_of(config, train).reshape(-1, *[config.model.image_size] * 2, config.model.channels)
-    yardsticks = (config.search.yardstick, config.search.nearest_by)
-    scorer = make_nearest_scorer([describe_bank(patches, *yardsticks)], config.search.neighbours, *yardsticks)
-    return lambda tiles: scorer(Weights({}, {}), tiles)
+def knn2_residual(patches: np.ndarray) -> Residuals:
+    """Return the distance of each pixel to the mean of the two nearest patches."""
+    neighbours = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(patches)
+    return lambda tiles: np.abs(tiles - patches[neighbours.kneighbors(tiles)[1]].mean(axis=1))
 
 
-_BASELINES = {"pca32": pca32, "knn2": knn2, "knn2_residual": knn2_residual, "same_knn": same_knn}
+_BASELINES: dict[str, Callable[[np.ndarray], Residuals]] = {
+    "pca32": pca32,
+    "knn2": knn2,
+    "knn2_residual": knn2_residual,
+}
 
 
 def patches_of(config: Config, train: Images) -> np.ndarray:
-    """Random patches as the model sees them in training, (20,000, S * S * C)."""
+    """Return random patches as training draws them, (20,000, S, S, C) in [-1, 1]."""
     drawn = read_ahead(make_draw(train, config), range(_PATCHES), ahead=256)
     patches = np.stack([patch for patch in drawn if not isinstance(patch, UserError)])
-    return to_model_range(patches, config.data.normalize_contrast).reshape(len(patches), -1)
+    return to_model_range(patches, config.data.normalize_contrast)
 
 
 def peaks_inside(test: Images, maps: Path, config: Config) -> str:
-    """How many maps of each kind of small defect have their peak inside the widened mask."""
+    """Return in how many images of each small defect the map's peak lies inside the widened mask."""
     assert test.mask is not None
     assert test.kinds is not None
     quarter = round(config.model.image_size / config.patches.scale / 4)
-    said = []
+    parts = []
     for kind in _SMALL:
         inside = []
         for i in np.flatnonzero(np.array(test.kinds) == kind).tolist():
             far = ndimage.distance_transform_edt(~test.mask(i))
             inside.append(far.ravel()[np.load(maps / f"{test.names[i]}.npy").argmax()] <= quarter)
         if inside:
-            said.append(f"{kind} {sum(inside)} of {len(inside)}")
-    return ", ".join(said)
+            parts.append(f"{kind} {sum(inside)} of {len(inside)}")
+    return ", ".join(parts)
 
 
 def show(rows: list[dict], peaks: dict[str, str]) -> None:
-    """The table on the terminal."""
+    """Print the table."""
     table = Table(title="Against the good images; image AUROC / pixel AUROC / PRO", title_justify="left")
     defects = list(dict.fromkeys(row["defect"] for row in rows))
     for name in ("method", *defects):
@@ -135,20 +140,18 @@ def show(rows: list[dict], peaks: dict[str, str]) -> None:
         table.add_row(method, *(" / ".join(f"{value:.3f}" for value in cell) for cell in values))
     console = Console(soft_wrap=True)
     console.print(table)
-    for method, said in peaks.items():
-        console.print(f"{method}: peak inside the widened mask: {said}")
+    for method, found in peaks.items():
+        console.print(f"{method}: peak inside the widened mask: {found}")
 
 
-def _tile_by_tile(residuals: Callable[[np.ndarray], np.ndarray]) -> Scoring:
-    """From a function of tiles (n, S * S * C) to their per-pixel residuals, of the same shape."""
-
+def _tile_by_tile(residuals: Residuals) -> Scoring:
     def score(tiles: Iterable[np.ndarray]) -> Iterator[Score]:
         remaining = iter(tiles)
         while block := list(islice(remaining, 256)):
             found = residuals(np.stack(block).reshape(len(block), -1)).reshape(len(block), *block[0].shape)
             for tile, residual in zip(block, found, strict=True):
-                total = np.abs(residual).sum()
-                yield Score(total, total, np.zeros_like(total), np.zeros_like(tile), residual.mean(axis=-1))
+                total, nothing = np.abs(residual).sum(), np.zeros(())
+                yield Score(total, total, nothing, np.zeros_like(tile), residual.mean(axis=-1), nothing)
 
     return score
 

@@ -1,28 +1,22 @@
-"""One-class detection: each class of a data set in turn is normal, and all others are to be told from it.
+"""Measure one-class detection: each class of a data set in turn is normal, and all others are anomalous.
 
     python -m benchmarks.one_class --config configs/mnist.py --workdir runs/one_class/mnist --config.data.dir=IDX_FOLDER
 
-Trains a model on the training images of each class, less the held-out tenth (Ruff et al. 2018), scores the test split,
-and writes a row for each method to benchmarks/results/<data set>.json, the table to docs/detection.md:
-  best        as the config searches and measures
-  explained   likenesses among training images as the generator makes them
-  sampled     likenesses among random generated images
-  bank        A(x), after the search from the nearest generated image; on 2,000 of the test images
-  paper       A(x), after the paper's 500 steps from a random z; on the same 2,000
-  encoder     the encoder alone, trained for 1,000 steps, under the config's yardstick
-  same_knn    the mean of the nearest training images, under the config's yardstick: what the generator is worth
-  pca32, knn2, knn2cos   as score.py --compare
-What best is has no second row. Prints the table in the end. Goes on where it was stopped: what has a row is not done
-again; to measure anew, or with other settings, give another file by --results. --quick is for a look: few steps, two
-classes.
+For each class, trains a detector on the training images less the held-out tenth (Ruff et al. 2018), scores the test
+split by each method, and writes a row per method to benchmarks/results/<data set>.json and the table to
+docs/detection.md. The methods:
+  default         the search of the config
+  nearest, encoder, paper, yeh   the presets of score.py; paper and yeh on 2,000 of the test images
+  random_bank     the default search on a bank of random images
+  same_knn        the mean of the 8 nearest training images in the features of the default search: no generator
+  pca32, knn2, knn2cos   the baselines of score.py --compare
+A method that is the config's own search under another name has no row. Methods that have a row are not run again; to
+measure anew or with other settings, give another file as --results. --quick only tries the program out.
 """
 
 import json
-import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -30,142 +24,132 @@ from absl import flags
 from sklearn.metrics import roc_auc_score
 
 from anogan_jax import cli
-from anogan_jax.atomic import replacing
 from anogan_jax.baselines import knn, knn_cosine, pca
-from anogan_jax.config import Config, EncoderConfig, SearchConfig, differences
-from anogan_jax.data import OneClass, as_array, load_one_class
+from anogan_jax.config import PRESETS, Config, with_preset, with_values
+from anogan_jax.data import Images, OneClass, as_array, load_one_class
+from anogan_jax.detector import Detector
 from anogan_jax.errors import UserError
-from anogan_jax.run import Run
-from benchmarks.classes import Scores, of_class, same_knn, searched, test_of, trained
+from anogan_jax.evaluation import test_split
+from anogan_jax.files import replacing
+from benchmarks.classes import (
+    bank_of_images,
+    commit,
+    in_model_range,
+    make_other_bank,
+    of_class,
+    settings,
+    timed_scores,
+    trained,
+    with_neighbours,
+    with_preset_search,
+)
 from benchmarks.one_class_table import RESULTS, table, write_table
 
-_SLOW = ("bank", "paper")  # on a fixed sample of the test split
+_SLOW = ("paper", "yeh")  # on a fixed sample of the test split
 _SAMPLE = 2_000
+BASELINES = {"pca32": pca, "knn2": knn, "knn2cos": knn_cosine}
+METHODS = ["default", "nearest", "encoder", "random_bank", "same_knn", *BASELINES, *_SLOW]
+_QUICK_VALUES = {"train.steps": 50, "encoder.steps": 20, "bank.size": 512, "bank.inverted": 64}
 
 
 def main() -> None:
-    """Trains and scores what has no row yet."""
+    """Train and score what has no row yet."""
     commit()
     config = cli.given_config() or Config()
     if not config.data.name:
-        raise UserError("data.name: give the data set's, by which its results are filed")
+        raise UserError("data.name: give the data set's name; its results are filed under it")
     name = config.data.name.replace("_", "-") + ("-contaminated" if config.data.contamination else "")
     path = Path(_RESULTS.value or RESULTS / f"{name}.json")
     rows = json.loads(path.read_text()) if path.exists() and not _QUICK.value else []
-    likenesses = "explained" if config.search.references else "sampled"
-    as_best = likenesses if config.search.method == "nearest" else config.search.method
-    for seed in _SEEDS.value:
-        for normal in _CLASSES.value[: 2 if _QUICK.value else None]:
-            asked = of_class(config, int(normal), int(seed))
-            asked = quickened(asked) if _QUICK.value else asked
-            there = {row["method"]: row for row in rows if (row["class"], row["seed"]) == (int(normal), int(seed))}
-            missing = [method for method in _METHODS.value if method not in there and method != as_best]
-            for method in there:
-                if there[method]["config"] != settings(asked, method):
-                    raise UserError(f"{path}: its rows are of other settings; give another by --results")
+    for seed in map(int, _SEEDS.value):
+        for normal in map(int, _CLASSES.value[: 2 if _QUICK.value else None]):
+            asked = of_class(config, normal, seed)
+            asked = with_values(asked, _QUICK_VALUES) if _QUICK.value else asked
+            found = {row["method"]: row for row in rows if (row["class"], row["seed"]) == (normal, seed)}
+            if any(row["config"] != settings(for_method(asked, method)) for method, row in found.items()):
+                raise UserError(f"{path}: its rows have other settings; give another file as --results")
+            missing = [each for each in _METHODS.value if each not in found and not repeats_default(asked, each)]
             if not missing:
                 continue
             if (warning := load_one_class(asked).warning) and not _QUICK.value:
-                raise UserError(f"no results are filed of this: {warning}")
-            run = trained(asked, cli.given_workdir() / f"{normal}-{seed}{'-quick' if _QUICK.value else ''}")
+                raise UserError(f"results of stand-in data are not filed: {warning}")
+            detector = trained(asked, cli.given_workdir() / f"{normal}-{seed}{'-quick' if _QUICK.value else ''}")
             for method in missing:
-                rows.append(row := measured(run, method))
+                rows.append(row := measured(detector, method))
                 print(*(row[key] for key in ("class", "seed", "method", "auroc", "images", "seconds")), flush=True)
                 if not _QUICK.value:
                     with replacing(path) as temporary:
                         temporary.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-                    write_table(path.stem, rows)
-    print(*table(path.stem, rows), sep="\n")
+                    if not _RESULTS.value:
+                        write_table(name, rows)
+    print(*table(name, rows), sep="\n")
 
 
-def quickened(config: Config) -> Config:
-    """Few steps of everything."""
-    return replace(
-        config,
-        encoder=EncoderConfig(20),
-        train=replace(config.train, steps=50),
-        search=replace(config.search, bank_size=512),
-    )
+def for_method(config: Config, method: str) -> Config:
+    """Return the config with the number of test images that the method scores."""
+    return with_values(config, {"data.test_limit": 200 if _QUICK.value else _SAMPLE if method in _SLOW else None})
 
 
-def settings(config: Config, method: str) -> list[str]:
-    """What is not as by default, but for where the data is."""
-    anywhere = replace(config.data, dir="", test_limit=sample_of(method))
-    return [text.split(", not ")[0] for text in differences(replace(config, data=anywhere), Config())]
+def repeats_default(config: Config, method: str) -> bool:
+    """Return whether a method is the config's own search under another name."""
+    if method == "random_bank":
+        return not config.bank.inverted
+    return method in PRESETS and with_preset(config, method) == config
 
 
-def sample_of(method: str) -> int | None:
-    """How many of the test images a method scores; None: all."""
-    return 200 if _QUICK.value else _SAMPLE if method in _SLOW else None
-
-
-def measured(run: Run, method: str) -> dict:
-    """Scores the test split, or a sample of it, by one method."""
-    config = replace(run.config, data=replace(run.config.data, test_limit=sample_of(method)))
-    run, data = run._replace(config=config), load_one_class(config)
-    labels = test_of(data).labels
-    assert labels is not None
-    score = METHODS[method](run, data)
-    began = time.monotonic()
-    scores = score()
+def measured(detector: Detector, method: str) -> dict:
+    """Score the test split, or a sample of it, by one method; return the row."""
+    config = for_method(detector.config, method)
+    data = load_one_class(config)
+    test = test_split(data)
+    if method in BASELINES:
+        scores, seconds = timed_baseline(BASELINES[method], config, data.train, test)
+    else:
+        scores, seconds = timed_scores(detector_of(method, detector, data), test)
+    assert test.labels is not None
     return {
         "method": method,
         "class": config.data.normal,
         "seed": config.seed,
-        "auroc": round(float(roc_auc_score(labels, scores)), 5),
+        "auroc": round(float(roc_auc_score(test.labels, scores)), 5),
         "images": len(scores),
-        "seconds": round(time.monotonic() - began, 2),
+        "seconds": round(seconds, 2),
         "commit": commit(),
-        "config": settings(config, method),
+        "config": settings(config),
     }
 
 
-def among(references: int, run: Run, data: OneClass) -> Scores:
-    """As the config says, but for what images are compared with."""
-    search = replace(run.config.search, references=references)
-    return searched("anogan", run._replace(config=replace(run.config, search=search)), data)
+def timed_baseline(
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray], config: Config, train: Images, test: Images
+) -> tuple[np.ndarray, float]:
+    """Return a baseline's scores of the test images, and the seconds that it took."""
+    flat_train, flat_test = (
+        array.reshape(len(array), -1) / 255.0 for array in (as_array(images, config) for images in (train, test))
+    )
+    began = time.monotonic()
+    return score(flat_train, flat_test), time.monotonic() - began
 
 
-def baseline(score: Callable[[np.ndarray, np.ndarray], np.ndarray], run: Run, data: OneClass) -> Scores:
-    """By one of the baselines of score.py."""
-    arrays = (as_array(images, run.config) for images in (data.train, test_of(data)))
-    train, test = (array.reshape(len(array), -1) / 255.0 for array in arrays)
-    return lambda: score(train, test)
+def detector_of(method: str, detector: Detector, data: OneClass) -> Detector:
+    """Return the detector that scores by a method."""
+    if method == "default":
+        return detector
+    if method == "random_bank":
+        bank = make_other_bank(detector, data.train, inverted=0)
+        return detector._replace(bank=bank).with_search(detector.config.search)
+    if method == "same_knn":
+        return with_neighbours(detector, bank_of_images(detector, in_model_range(data.train, detector.config)))
+    return with_preset_search(detector, method)
 
 
-METHODS: dict[str, Callable[[Run, OneClass], Scores]] = {
-    "best": partial(searched, "anogan"),
-    "explained": partial(among, SearchConfig.references),
-    "sampled": partial(among, 0),
-    "encoder": partial(searched, "encoder"),
-    "same_knn": same_knn,
-    "pca32": partial(baseline, pca),
-    "knn2": partial(baseline, knn),
-    "knn2cos": partial(baseline, knn_cosine),
-    "bank": partial(searched, "bank"),
-    "paper": partial(searched, "paper"),
-}
-
-_CLASSES = flags.DEFINE_list("classes", [str(n) for n in range(10)], "Which are normal in turn.")
-_SEEDS = flags.DEFINE_list("seeds", ["0"], "Of training.")
-_METHODS = flags.DEFINE_list("methods", list(METHODS), "Which to run.")
+_CLASSES = flags.DEFINE_list("classes", [str(n) for n in range(10)], "The classes that are normal in turn.")
+_SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of training.")
+_METHODS = flags.DEFINE_list("methods", METHODS, "Methods to run.")
 _RESULTS = flags.DEFINE_string("results", None, "File of the rows. Default: benchmarks/results/<data set>.json.")
-_QUICK = flags.DEFINE_bool("quick", False, "Two classes, 50 steps, 200 test images, and no results are filed.")
+_QUICK = flags.DEFINE_bool("quick", False, "Two classes, 50 steps, 200 test images; no results are filed.")
 for _numbers in ("classes", "seeds"):
     flags.register_validator(_numbers, lambda given: all(map(str.isdigit, given)), "must be numbers, such as 0,1")
 flags.register_validator("methods", lambda given: set(given) <= set(METHODS), f"must be among {','.join(METHODS)}")
-
-
-@cache
-def commit() -> str:
-    """The commit, and whether the code (not what this writes) has changed since; as it was when first asked."""
-
-    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-        where = Path(__file__).parent.parent
-        return subprocess.run(["git", *arguments], cwd=where, capture_output=True, text=True, check=False)
-
-    changed = git("diff", "--quiet", "HEAD", "--", "anogan_jax", "configs", "benchmarks/*.py").returncode
-    return (git("rev-parse", "--short", "HEAD").stdout.strip() or "unknown") + ("-dirty" if changed else "")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of docs/detection.md, from the rows of benchmarks/results/<data set>.json and the published ones.
+"""Write the tables of docs/detection.md from benchmarks/results/<data set>.json and the published figures.
 
 python -m benchmarks.one_class_table
 """
@@ -12,18 +12,18 @@ import numpy as np
 _PAGE = Path(__file__).parent.parent / "docs" / "detection.md"
 RESULTS = Path(__file__).parent / "results"
 _NAMES = {
-    "best": "**this project, default**",
-    "explained": "likenesses among explained training images",
-    "sampled": "likenesses among random generated images",
-    "encoder": "the encoder alone",
-    "bank": "A(x), search from the bank",
-    "paper": "A(x), the paper's 500 steps",
-    "same_knn": "kNN (k=8) under our yardstick",
+    "default": "**this project, default search**",
+    "nearest": "nearest neighbours in the bank, no search",
+    "random_bank": "default search, bank of random images",
+    "encoder": "encoder (f-AnoGAN), no search",
+    "paper": "the paper's search, 500 steps",
+    "yeh": "the same with cross entropy (Yeh et al. 2016)",
+    "same_knn": "kNN (k=8) of training images, default features",
     "knn2": "kNN (k=2)",
     "knn2cos": "kNN (k=2), cosine",
     "pca32": "PCA-32",
 }
-# Ruff et al. 2018 (AnoGAN, Deep SVDD), Deecke et al. 2018 (AnoGAN), Perera et al. 2019 (OCGAN); of the rest, means.
+# From Ruff et al. 2018 (AnoGAN, Deep SVDD), Deecke et al. 2018 (AnoGAN), Perera et al. 2019 (OCGAN); others: means.
 _PUBLISHED = {
     "mnist": {
         "AnoGAN in Ruff et al. 2018": [96.6, 99.2, 85.0, 88.7, 89.4, 88.3, 94.7, 93.5, 84.9, 92.4],
@@ -38,7 +38,10 @@ _PUBLISHED = {
 
 
 def table(name: str, rows: list[dict]) -> list[str]:
-    """AUROC in % of each class, over the seeds; the mean of those seeds that have all classes; the published rows."""
+    """Return the Markdown table: AUROC in % by class, averaged over seeds, then the published rows.
+
+    A method's mean is over the seeds that have all classes.
+    """
     classes = sorted({row["class"] for row in rows} | (set(range(10)) if name in _PUBLISHED else set()))
     lines = [
         "| method | " + " | ".join(map(str, classes)) + " | mean | images | ms |",
@@ -66,7 +69,7 @@ def table(name: str, rows: list[dict]) -> list[str]:
 
 
 def write_table(name: str, rows: list[dict]) -> None:
-    """Puts the table into docs/detection.md, where that has a place for it."""
+    """Replace the table between its markers in docs/detection.md, if there are any."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
     between = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     text = begin + "\n".join(table(name, rows)) + "\n" + end
@@ -74,7 +77,7 @@ def write_table(name: str, rows: list[dict]) -> None:
 
 
 def main() -> None:
-    """Writes every table again."""
+    """Write every table."""
     for path in RESULTS.glob("*mnist*.json"):
         write_table(path.stem, json.loads(path.read_text()))
 

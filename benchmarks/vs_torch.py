@@ -1,15 +1,15 @@
-"""The same DCGAN, the same work, in PyTorch and here, on the CPU.
+"""Compare the speed of the same DCGAN in PyTorch and here, on the CPU.
 
     pip install -r requirements-torch.txt
     python -m benchmarks.vs_torch [--quick] [--json FILE]
 
-Both run in one process and take turns, training steps in runs of five, as training does; PyTorch runs contiguous and
+Both run in one process and take turns, training steps in runs of five, as in training; PyTorch runs contiguous and
 channels_last, and its faster time counts. Times are medians; a ratio above 1 means that ours is faster.
 
-The whole searches of PyTorch (500 Adam steps, batches of 64, or one image after the other as its AnoGANs do) are timed
-over some of their steps, which all cost the same, and scaled; ours, 64 steps from a bank of generated images, run
-whole, none stopping early. The share of the matmul peak counts the arithmetic of direct convolutions, though ours does
-9/16 of it; it can exceed 1.
+The whole searches of PyTorch (500 Adam steps, in batches of 64, or one image after the other as its AnoGANs do) are
+timed over some of their steps, which all cost the same, and scaled. Ours are timed whole: the same loss by 64 SOAP
+steps from the nearest image of a bank; and the default preset, by structure. The share of the matmul peak counts the
+arithmetic of direct convolutions, of which ours does 9/16; it can exceed 1.
 """
 
 import json
@@ -28,32 +28,32 @@ from torch import nn
 from torch.nn import functional as F
 
 from anogan_jax import (
-    GAN,
+    PRESETS,
+    Calibration,
+    Config,
+    Detector,
+    Model,
     Weights,
     cli,
-    from_bank,
-    from_prior,
+    draw_bank,
     init_state,
-    make_bank,
-    make_gan,
+    make_features,
     make_optimizer,
     make_search,
-    make_search_scorer,
     make_train_step,
-    score_images,
 )
+from anogan_jax.config import ModelConfig, SearchConfig
+from anogan_jax.detector import gan_of, scorer_of
 
-_QUICK = flags.DEFINE_bool(
-    "quick",
-    False,
-    "The smallest size alone, no search step, a quarter of the queries from random starts; scaled.",
-)
-_JSON = flags.DEFINE_string("json", None, "Where to write the rows.")
+_QUICK = flags.DEFINE_bool("quick", False, "The smallest size alone, no search step, a quarter of the queries; scaled.")
+_JSON = flags.DEFINE_string("json", None, "File of the rows.")
 
 _BATCH = 64
 _QUERIES = 256
 _LATENT = 32
-_PEERS_STEPS, _OUR_STEPS = 500, 64
+_PEERS_STEPS = 500
+_SAME_LOSS = SearchConfig(starts=1, steps=64, features="pixels", learning_rate=1.0, discrimination_weight=0.1)
+_DEFAULT = SearchConfig(**PRESETS["anogan"].search)
 
 
 class Size(NamedTuple):
@@ -92,7 +92,7 @@ class TorchGenerator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """z (N, latent) to images (N, C, S, S)."""
+        """Return images (N, C, S, S) of z (N, latent)."""
         images: torch.Tensor = self.layers(z[:, :, None, None])
         return images
 
@@ -113,13 +113,13 @@ class TorchDiscriminator(nn.Module):
         self.logit = nn.Conv2d(channels, 1, 4)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (N, C, S, S) to logits (N,) and features."""
+        """Return logits (N,) and features of images (N, C, S, S)."""
         features = self.layers(images)
         return self.logit(features).flatten(), features
 
 
 class TorchModel:
-    """PyTorch's side, in one memory format."""
+    """The model in PyTorch, in one memory format."""
 
     def __init__(self, size: Size, memory_format: Any) -> None:
         torch.manual_seed(0)
@@ -134,7 +134,7 @@ class TorchModel:
         self.images = images.to(**layout)
 
     def train_step(self) -> None:
-        """Discriminator, then generator on the same fakes, then the moving average."""
+        """Update the discriminator, then the generator on the same fakes, then the moving average."""
         of_generator, of_discriminator = self.optimizers
         ones, zeros = torch.ones(_BATCH), torch.zeros(_BATCH)
         fake = self.generator(torch.randn(_BATCH, _LATENT))
@@ -152,7 +152,7 @@ class TorchModel:
             torch._foreach_lerp_(self.average, list(self.generator.parameters()), 0.001)
 
     def search_step(self, batch: int) -> Callable[[], None]:
-        """One Adam step on the z of a batch of queries."""
+        """Return one Adam step on the z of a batch of queries."""
         self.generator.eval().requires_grad_(False)
         self.discriminator.eval().requires_grad_(False)
         queries = self.images[:batch]
@@ -173,10 +173,11 @@ class TorchModel:
 
 
 class Ours:
-    """This library's side."""
+    """The model in this library."""
 
     def __init__(self, size: Size) -> None:
-        self.gan: GAN = make_gan(size.image, size.channels, 64, size.kernel, _LATENT)
+        self.config = Config(model=ModelConfig(size.image, size.channels, 64, size.kernel, _LATENT))
+        self.gan = gan_of(self.config)
         optimizer = make_optimizer()
         self.state = init_state(self.gan, optimizer, jax.random.key(0), size.channels)
         self._step = make_train_step(self.gan, optimizer)
@@ -184,38 +185,35 @@ class Ours:
         self.images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
 
     def train_step(self) -> None:
-        """One step, waited for."""
+        """Train one step and wait for it."""
         images = jax.block_until_ready(jax.numpy.asarray(self.images[:_BATCH]))  # as training does
         self.state, metrics = self._step(self.state, images)
         jax.block_until_ready(metrics)
 
     def weights(self) -> Weights:
-        """As they are: their values are nothing to the time."""
+        """Return the weights as they are; the time does not depend on their values."""
         return Weights(self.state.generator, self.state.discriminator)
 
-    def search_round(self) -> Callable[[], None]:
-        """Eight search steps of a batch."""
-        search = make_search(self.gan, steps=10**6, tolerance=0.0)
-        weights, queries = self.weights(), jax.numpy.asarray(self.images[:_BATCH])
-        starts = jax.random.normal(jax.random.key(1), (_BATCH, _LATENT))
-        descent = jax.jit(jax.vmap(search.begin, in_axes=(None, 0, 0)))(weights, jax.numpy.asarray(queries), starts)
-        advance = jax.jit(jax.vmap(search.advance, in_axes=(None, 0)))
-        return lambda: jax.block_until_ready(advance(weights, descent).best.loss)
+    def search_steps(self) -> Callable[[], None]:
+        """Return eight search steps of a batch; they include the evaluation of the result."""
+        pixels = make_features("pixels", *self.images.shape[2:])
+        search = make_search(self.gan, pixels, steps=8, discrimination_weight=_SAME_LOSS.discrimination_weight)
+        run = jax.jit(jax.vmap(search, in_axes=(None, 0, 0)))
+        z = jax.random.normal(jax.random.key(1), (_BATCH, _LATENT))
+        arguments = (self.weights(), jax.numpy.asarray(self.images[:_BATCH]), z)
+        return lambda: jax.block_until_ready(run(*arguments).loss)
 
-    def whole_search(self, queries: int) -> Callable[[], Any]:
-        """The default search of so many queries."""
-        weights = self.weights()
-        if _QUICK.value:  # the bank is little work, but three more programs to compile
-            make_starts = from_prior(self.gan)
-        else:
-            bank = make_bank(self.gan, weights, jax.random.key(2), 8_192)
-            make_starts = from_bank([bank])
-        scorer = make_search_scorer(make_search(self.gan, steps=_OUR_STEPS, tolerance=0.0), make_starts)
-        return lambda: score_images(scorer, weights, self.images[:queries])
+    def whole_search(self, settings: SearchConfig, queries: int) -> Callable[[], Any]:
+        """Return the whole search of so many queries from a bank."""
+        bank = draw_bank(self.gan, self.weights(), jax.random.key(2), 8_192)
+        nothing = Calibration(np.zeros(0), np.zeros(0))
+        detector = Detector(self.config, self.gan, Model(self.weights()), bank, None, nothing, 0)
+        score = scorer_of(detector.with_search(settings))
+        return lambda: list(score(self.images[:queries]))
 
 
 def main(_: list[str]) -> None:
-    """Measures all sizes."""
+    """Measure all sizes."""
     cli.keep_memory()  # both gain
     cli.keep_compiled_programs()
     torch.set_num_threads(os.cpu_count() or 1)
@@ -237,7 +235,7 @@ def main(_: list[str]) -> None:
 
 
 def measure(size: Size, peak: float) -> list[dict[str, Any]]:
-    """The rows of one size."""
+    """Return the rows of one size."""
     ours = Ours(size)
     peers = [TorchModel(size, layout) for layout in (torch.channels_last, torch.contiguous_format)]
     layer = convolution_flops(size)
@@ -265,27 +263,32 @@ def measure(size: Size, peak: float) -> list[dict[str, Any]]:
     rows = [row("train_step", interleaved(train_steps, repeats()), (1 / in_a_row, 1 / in_a_row), 11 * _BATCH * layer)]
     steps = [peer.search_step(_BATCH) for peer in peers]
     if not _QUICK.value:
-        times = interleaved([ours.search_round(), *steps], repeats())
+        times = interleaved([ours.search_steps(), *steps], repeats())
         rows.append(row("search_step", times, (1 / 8, 1), 4 * _BATCH * layer))
-    if size.kernel == 5:  # searched whole it would take most of the time, and say nothing more
+    if size.kernel == 5:  # its whole searches would take most of the time, and show nothing new
         return rows
     queries = _QUERIES // 4 if _QUICK.value else _QUERIES
-    times = interleaved([ours.whole_search(queries), *steps], 1)
-    scale, flops = _QUERIES / queries, 4 * _OUR_STEPS * _QUERIES * layer
-    rows.append(row("search_256", times, (scale, _PEERS_STEPS * _QUERIES / _BATCH), flops))
+    searches = {"search_256": _SAME_LOSS, "default_256": _DEFAULT}
+    times = interleaved([*(ours.whole_search(each, queries) for each in searches.values()), *steps], 1)
     in_a_row = 20 if _QUICK.value else 50
     singles = interleaved([repeated(peer.search_step(1), in_a_row) for peer in peers], 1)
-    rows.append(row("one_by_one", [times[0], *singles], (scale, _PEERS_STEPS / in_a_row * _QUERIES), flops))
+    scale, in_batches = _QUERIES / queries, _PEERS_STEPS * _QUERIES / _BATCH
+    for (name, settings), seconds in zip(searches.items(), times, strict=False):
+        passes = 4 if settings.discrimination_weight else 2  # through a network, in one step
+        flops = passes * settings.starts * settings.steps * _QUERIES * layer
+        rows.append(row(name, [seconds, *times[len(searches) :]], (scale, in_batches), flops))
+        if settings is _SAME_LOSS:
+            rows.append(row("one_by_one", [seconds, *singles], (scale, _PEERS_STEPS / in_a_row * _QUERIES), flops))
     return rows
 
 
 def repeats() -> int:
-    """How often each is timed."""
+    """Return how often each is timed."""
     return 3 if _QUICK.value else 7
 
 
 def repeated(work: Callable[[], None], times: int) -> Callable[[], None]:
-    """The work, several times in a row."""
+    """Return the work done several times in a row."""
 
     def all_of_it() -> None:
         for _ in range(times):
@@ -295,7 +298,7 @@ def repeated(work: Callable[[], None], times: int) -> Callable[[], None]:
 
 
 def interleaved(works: list[Callable[[], Any]], repeat: int) -> list[list[float]]:
-    """The seconds of each, taking turns, after one run that does not count."""
+    """Return the seconds of each, run in turn, after one run that does not count."""
     for work in works:
         work()
     times: list[list[float]] = [[] for _ in works]
@@ -309,7 +312,7 @@ def interleaved(works: list[Callable[[], Any]], repeat: int) -> list[list[float]
 
 
 def convolution_flops(size: Size) -> float:
-    """Of one image through the convolutions of one network, direct form: the two networks have the same."""
+    """Return the operations of one image in the direct convolutions of one network; both networks have as many."""
     total, channels, features, edge = 0.0, size.channels, 64, size.image // 2
     while edge >= 4:
         total += 2 * edge**2 * size.kernel**2 * channels * features
@@ -318,7 +321,7 @@ def convolution_flops(size: Size) -> float:
 
 
 def matmul_peak() -> float:
-    """FLOP/s of the best of both libraries' square products, in float32."""
+    """Return FLOP/s of the faster of both libraries' square products, in float32."""
     size = 2048
     a, b = torch.rand(size, size), np.random.default_rng(0).random((size, size), np.float32)
     product, on_device = jax.jit(lambda x: x @ x), jax.numpy.asarray(b)

@@ -1,14 +1,14 @@
-"""A folder of normal images of any size is all it needs: each is looked at whole, resized to 64x64.
+"""A folder of normal images of any size; each is looked at whole, resized to 64x64.
 
     python train.py --config configs/folder.py --config.data.dir=NORMAL_IMAGES --workdir runs/parts
     python score.py --workdir runs/parts --input NEW_IMAGES
 
-Small defects in large images: --config.patches.enabled looks at them in patches instead, at their own size or
---config.patches.scale times that. Colour: --config.model.channels=3. Where some of the images may be anomalous, nobody
-having looked: train with --config.search.references=0 (docs/detection.md says what it is worth).
+Small defects in large images: --config.patches.enabled looks at patches at the images' own size, or at
+--config.patches.scale times that. Colour: --config.model.channels=3. If some of the images may be anomalous, because
+nobody has looked through them, train with --config.bank.inverted=0 (docs/detection.md says what it is worth).
 """
 
-from anogan_jax.config import Config, DataConfig, ModelConfig, SearchConfig, TrainConfig
+from anogan_jax.config import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
@@ -16,5 +16,4 @@ def get_config() -> Config:
         data=DataConfig(source="folder"),
         model=ModelConfig(image_size=64, width=16, latent_size=64),
         train=TrainConfig(steps=5_000),
-        search=SearchConfig(method="nearest", yardstick="structure"),
     )

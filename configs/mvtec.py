@@ -1,13 +1,13 @@
-"""Data laid out as MVTec AD, one kind of object or texture: train/good, test/<defect>, ground_truth/<defect>.
+"""Data in the layout of MVTec AD, one kind of object or texture: train/good, test/<defect>, ground_truth/<defect>.
 
     python train.py --config configs/mvtec.py --config.data.dir=FOLDER --workdir runs/NAME
     python score.py --workdir runs/NAME --heatmaps
 
-64x64 patches at a quarter of the size (MVTec AD's images have 700 to 1,024 pixels a side), in colour; grey kinds:
---config.model.channels=1. Meant for a GPU; how well it detects was not measured.
+64x64 patches at a quarter of the size (MVTec AD's images have 700 to 1,024 pixels a side), in colour; for grey images
+--config.model.channels=1. Meant for a GPU; its detection was not measured.
 """
 
-from anogan_jax.config import Config, DataConfig, ModelConfig, PatchConfig, SearchConfig, TrainConfig
+from anogan_jax.config import Config, DataConfig, ModelConfig, PatchConfig, TrainConfig
 
 
 def get_config() -> Config:
@@ -16,5 +16,4 @@ def get_config() -> Config:
         patches=PatchConfig(enabled=True, scale=0.25),
         model=ModelConfig(image_size=64, channels=3, latent_size=128),
         train=TrainConfig(steps=20_000, flip=True),
-        search=SearchConfig(method="nearest", yardstick="structure"),
     )

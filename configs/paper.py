@@ -1,16 +1,17 @@
 """The setting of the AnoGAN paper (Schlegl et al. 2017): 64x64 grey patches, filters 512-256-128-64, 5x5, uniform z.
 
-Its retinal scans are not public. This takes a folder of grey images instead, normal ones in train/, and to
-measure by, test/good/ and test/<defect>/.
+Its retinal scans are not public. This takes a folder of grey images instead: normal ones in train/ and, to measure
+detection, test/good/ and test/<defect>/.
 
     python train.py --config configs/paper.py --config.data.dir=FOLDER
-    python score.py --config configs/paper.py
+    python score.py --config configs/paper.py --preset paper
 
-Made for a GPU: on two CPU cores a training step takes 1.4 seconds (benchmarks/README.md), and there are 20,000. How
-well the whole of it detects was not measured.
+The model is the paper's; the default search is the project's, and --preset paper is the paper's 500 steps from a random
+z. Meant for a GPU: on two CPU cores a training step takes 1.4 seconds (benchmarks/README.md), and there are 20,000. Its
+detection was not measured.
 """
 
-from anogan_jax.config import Config, DataConfig, ModelConfig, SearchConfig, TrainConfig
+from anogan_jax.config import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
@@ -18,5 +19,4 @@ def get_config() -> Config:
         data=DataConfig(source="folder"),
         model=ModelConfig(image_size=64, width=64, kernel_size=5, latent_size=100, latent_prior="uniform"),
         train=TrainConfig(steps=20_000),
-        search=SearchConfig(method="paper", discrimination_weight=0.1),
     )

@@ -1,24 +1,47 @@
-"""What the tests share: tiny models and data; rank promotion and warnings are errors."""
+"""What the tests share: tiny models, data and a trained detector. Rank promotion and warnings are errors."""
 
+import hashlib
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()  # compiled once for all the scripts that tests run
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()  # shared by the tests and the scripts that they run
 
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
-from anogan_jax import init_state, make_gan, make_optimizer, make_train_step
-from anogan_jax.training import inference_weights
+from anogan_jax import (
+    Config,
+    Detector,
+    Weights,
+    fit,
+    inference_weights,
+    init_state,
+    make_gan,
+    make_optimizer,
+    make_train_step,
+)
+from anogan_jax import config as configs
+from anogan_jax.config import with_values
+from configs.digits import get_config
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)  # by ml_collections
+    from anogan_jax import cli
 
 ROOT = Path(__file__).parent.parent
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # the same program is compiled once
 
 
 def pytest_unconfigure():
@@ -33,7 +56,7 @@ def gan():
 
 @pytest.fixture(scope="session")
 def blobs():
-    """Normal images: one soft blob somewhere, (N, 16, 16, 1) in [-1, 1]."""
+    """Normal images: one soft blob somewhere, (256, 16, 16, 1) in [-1, 1]."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:16, :16]
     centres = rng.uniform(5, 10, (256, 2, 1, 1))
@@ -54,36 +77,105 @@ def trained_state(gan, blobs):
 
 
 @pytest.fixture(scope="session")
-def weights(gan, trained_state):
+def weights(gan, trained_state) -> Weights:
+    """The weights of that GAN for inference."""
     return jax.jit(inference_weights, static_argnums=0)(gan, trained_state)
 
 
-TINY = (
-    "--config=configs/digits.py",
-    "--config.model.width=4",
-    "--config.model.latent_size=4",
-    "--config.train.steps=12",
-    "--config.train.batch_size=8",
-    "--config.train.log_every=4",
-    "--config.train.sample_every=6",
-    "--config.train.checkpoint_every=5",
-    "--config.search.steps=3",
-    "--config.search.bank_size=64",
-    "--config.data.test_limit=40",
-)
+TINY: dict[str, Any] = {
+    "model.width": 4,
+    "model.latent_size": 4,
+    "train.steps": 12,
+    "train.batch_size": 8,
+    "train.log_every": 4,
+    "train.sample_every": 6,
+    "train.checkpoint_every": 5,
+    "encoder.steps": 4,
+    "bank.size": 64,
+    "bank.inverted": 32,
+    "search.steps": 2,
+    "search.starts": 2,
+    "data.test_limit": 40,
+}
 
 
-def run_script(script, *flags, timeout=300, **environment):
-    """Runs train.py or score.py as a user does; a variable given as None is taken out of the environment."""
-    environment = {name: value for name, value in {**os.environ, **environment}.items() if value is not None}
-    command = [sys.executable, "-W", "error::UserWarning:anogan_jax", str(ROOT / script), *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=timeout, env=environment)
+def tiny_config(values: dict[str, Any] | None = None) -> Config:
+    """Return configs/digits.py with values that a test can afford, and with these."""
+    return with_values(get_config(), TINY | (values or {}))
+
+
+def tiny_flags(values: dict[str, Any] | None = None) -> list[str]:
+    """Return the flags of ``tiny_config(values)`` for train.py."""
+    given = TINY | (values or {})
+    return [f"--config={ROOT / 'configs/digits.py'}", *(f"--config.{name}={value}" for name, value in given.items())]
+
+
+class TinyRun(NamedTuple):
+    """A finished training run on the packaged digits."""
+
+    workdir: Path
+    detector: Detector
 
 
 @pytest.fixture(scope="session")
-def trained_run(tmp_path_factory):
-    """A work directory that train.py left, on the tiny config; treat as read-only."""
-    workdir = tmp_path_factory.mktemp("run") / "tiny"
-    done = run_script("train.py", *TINY, "--workdir", workdir)
-    assert done.returncode == 0, done.stderr
-    return workdir
+def tiny_run(tmp_path_factory) -> TinyRun:
+    """The run that ``fit(config=tiny_config())`` leaves; treat it as read-only."""
+    workdir = tmp_path_factory.mktemp("tiny") / "run"
+    return TinyRun(workdir, fit(config=tiny_config(), workdir=workdir))
+
+
+class Ended(NamedTuple):
+    """How a program ended."""
+
+    code: int
+    output: str
+    errors: str
+
+
+def run_script(script: str, *flags: Any, timeout: float = 300, **environment: str) -> Ended:
+    """Run train.py or score.py in a new process, as a user does."""
+    command = [sys.executable, "-W", "error::UserWarning:anogan_jax", str(ROOT / script), *map(str, flags)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=timeout, env={**os.environ, **environment}
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def run_main(monkeypatch, capsys, caplog) -> Callable[..., Ended]:
+    """Return ``run(main, *flags)``: a script's main function with its command line, in this process."""
+    for name in ("keep_memory", "keep_compiled_programs"):
+        monkeypatch.setattr(cli, name, lambda: None)
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+
+    def run(main: Callable[[], int | None], *flags: Any) -> Ended:
+        given = [str(flag) for flag in flags]
+        if not any(flag.startswith("--config=") for flag in given):
+            given.insert(0, f"--config={configs.__file__}")  # the default, to which ml_collections adds the overrides
+        monkeypatch.setattr(sys, "argv", [f"{main.__module__}.py", *given])
+        caplog.clear()
+        capsys.readouterr()
+        with flagsaver.flagsaver(), warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+            warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
+            cli.run(main)
+        shown = capsys.readouterr()
+        return Ended(ended.value.code, shown.out, "\n".join([*caplog.messages, shown.err]))
+
+    return run
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Return the digest of every file below a folder, by its path in the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def assert_trees_equal(ours: Any, theirs: Any) -> None:
+    """Assert that two trees have the same arrays, bit for bit."""
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(*(jax.random.key_data(x) if is_key(x) else x for x in (mine, other)))
+
+
+def is_key(leaf: Any) -> bool:
+    """Return whether a leaf of a tree is a random key."""
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)

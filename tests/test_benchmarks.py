@@ -1,4 +1,4 @@
-"""The one-class benchmark: what it says is the mean is one, and it runs."""
+"""The benchmarks of detection: their tables, their choices, a quick run, mistaken flags."""
 
 import json
 import subprocess
@@ -7,14 +7,15 @@ import sys
 import pytest
 from conftest import ROOT
 
-from anogan_jax.config import SearchConfig
+from anogan_jax.config import BankConfig, Config, SearchConfig, differences
 from benchmarks.choices import choices
+from benchmarks.choices import table as choices_table
 from benchmarks.one_class_table import table
 
 
 def test_a_mean_is_of_all_classes_and_of_whole_seeds():
     def row(label, seed, auroc):
-        return {"method": "best", "class": label, "seed": seed, "auroc": auroc, "images": 10, "seconds": 0.1}
+        return {"method": "default", "class": label, "seed": seed, "auroc": auroc, "images": 10, "seconds": 0.1}
 
     whole = [row(label, seed, 0.9 + 0.02 * seed) for label in range(10) for seed in (0, 1)]
     assert "| 91.00 ± 1.41 | 10 | 10 |" in table("mnist", [*whole, row(0, 2, 0.5)])[2]
@@ -22,25 +23,33 @@ def test_a_mean_is_of_all_classes_and_of_whole_seeds():
     assert {line.count("|") for line in table("mnist", whole[:4])} == {15}  # nor rows of several lengths
 
 
-def test_one_of_the_choices_is_what_the_config_says():
-    for chosen in (SearchConfig(yardstick="structure", nearest_by="pixels"), SearchConfig(references=0)):
-        tried = [{**vars(chosen), **changes} for name, changes, _ in choices(chosen) if name.startswith("**")]
-        assert tried == [vars(chosen) | {"nearest_by": chosen.nearest_by or chosen.yardstick}]
+def test_choices_change_one_setting_of_the_config():
+    for config in (Config(), Config(search=SearchConfig(retrieval="pixels"), bank=BankConfig(inverted=0))):
+        names, (own, *others) = zip(*choices(config).items(), strict=True)
+        assert names[0].startswith("**")
+        assert own == config
+        assert len(others) == 3 + 5 + 4 + 1 + 1 + 1  # starts, steps, learning rate, retrieval, features, bank
+        assert all(len(differences(other, config)) == 1 for other in others)
+
+
+def test_the_table_of_choices_has_a_row_for_each():
+    rows = [[{"auroc": 0.9, "images_per_second": 100.0}], [{"auroc": 0.92, "images_per_second": 50.0}]]
+    assert choices_table([3, 8], ["steps 4"], rows)[2:] == ["| steps 4 | 90.0 | 92.0 | 91.00 | 75 |"]
 
 
 def test_the_quick_one_class_benchmark_prints_a_table(tmp_path):
-    flags = ["--config=configs/digits.py", "--workdir", tmp_path, "--quick", "--methods=best,sampled,same_knn,knn2cos"]
-    command = [sys.executable, "-m", "benchmarks.one_class", *map(str, flags)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    tiny = ("--config.model.width=4", "--config.search.steps=0", f"--workdir={tmp_path}")
+    methods = ["default", "random_bank", "same_knn", "knn2cos"]
+    done = run_one_class(*tiny, "--quick", f"--methods=nearest,{','.join(methods)}")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split()[2] for line in lines[:8]] == 2 * ["best", "sampled", "same_knn", "knn2cos"]
+    assert [line.split()[2] for line in lines[:8]] == 2 * methods  # here the default is nearest, which has no row
     assert lines[8].startswith("| method | 0 | 1 | mean |")
 
 
 @pytest.mark.parametrize(
     ("program", "message"),
-    [("causes", "--figure is needed"), ("one_class --methods=foo", "flag --methods=['foo']: must be among best,")],
+    [("causes", "--figure is needed"), ("one_class --methods=foo", "flag --methods=['foo']: must be among default,")],
 )
 def test_a_mistaken_flag_is_one_line(program, message):
     command = [sys.executable, "-m", *f"benchmarks.{program}".split()]
@@ -50,21 +59,16 @@ def test_a_mistaken_flag_is_one_line(program, message):
 
 
 def test_rows_of_other_settings_stay(tmp_path):
-    row = {
-        "method": "best",
-        "class": 0,
-        "seed": 0,
-        "auroc": 0.5,
-        "images": 1,
-        "seconds": 1,
-        "config": ["train.steps=1"],
-    }
-    (tmp_path / "rows.json").write_text(json.dumps([row]))
-    flags = ["--config=configs/digits.py", f"--workdir={tmp_path}", f"--results={tmp_path / 'rows.json'}"]
-    command = [sys.executable, "-m", "benchmarks.one_class", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    path = tmp_path / "rows.json"
+    fields = {"auroc": 0.5, "images": 1, "seconds": 1, "config": ["train.steps=1"]}
+    path.write_text(json.dumps([{"method": "default", "class": 0, "seed": 0, **fields}]))
+    before = path.read_bytes()
+    done = run_one_class(f"--workdir={tmp_path}", f"--results={path}")
     assert done.returncode == 1
-    assert (
-        done.stderr == f"error: {tmp_path / 'rows.json'}: its rows are of other settings; give another by --results\n"
-    )
-    assert json.loads((tmp_path / "rows.json").read_text()) == [row]
+    assert done.stderr == f"error: {path}: its rows have other settings; give another file as --results\n"
+    assert path.read_bytes() == before
+
+
+def run_one_class(*flags):
+    command = [sys.executable, "-m", "benchmarks.one_class", "--config=configs/digits.py", *flags]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)

@@ -1,4 +1,4 @@
-"""p-values and the threshold against their definition."""
+"""p-values and the threshold against their definitions."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anogan_jax import p_values, threshold
-from anogan_jax.calibration import needed
+from anogan_jax.calibration import images_needed
 from anogan_jax.metrics import decision_metrics, ranking_metrics
 
-small = st.integers(0, 9).map(float)  # ties are the hard part
+small = st.integers(0, 9).map(float)  # many ties
 
 
 @given(st.lists(small, min_size=1), st.lists(small, min_size=1), st.floats(0.01, 0.99))
@@ -21,7 +21,7 @@ def test_p_values_and_threshold_by_counting(scores, held_out, alpha):
     np.testing.assert_array_equal(scores > threshold(held_out, alpha), p <= alpha)
 
 
-def test_false_alarms_keep_to_alpha():
+def test_false_alarm_rate_is_alpha():
     rng = np.random.default_rng(0)
     alarms = [np.mean(p_values(rng.normal(size=50), rng.normal(size=99)) <= 0.1) for _ in range(400)]
     assert abs(np.mean(alarms) - 0.1) < 0.01
@@ -37,7 +37,7 @@ def test_metrics_by_counting():
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.2, 0.1, 0.05, 0.03, 0.01, 0.001])
-def test_as_many_held_out_images_as_needed_and_no_fewer(alpha):
-    enough = needed(alpha)
+def test_images_needed_is_the_least_number_with_a_finite_threshold(alpha):
+    enough = images_needed(alpha)
     assert np.isfinite(threshold(np.arange(float(enough)), alpha))
     assert not np.isfinite(threshold(np.arange(float(enough - 1)), alpha))

@@ -1,148 +1,159 @@
-"""Training in a work directory: exact resume, refusals, damage, divergence."""
+"""Training in a work directory: exact resume, the bank, refusals, damaged checkpoints, divergence."""
 
+import importlib
 import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
-import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, TINY
+from conftest import assert_trees_equal, digests, tiny_config
 
-from anogan_jax import fit as fitting
+from anogan_jax import Config, default_config, draw_bank, fit, make_mesh
 from anogan_jax.checkpoint import restore_state, save_state, saved_steps
-from anogan_jax.config import Config, DataConfig, ModelConfig, SearchConfig, TrainConfig, save
-from anogan_jax.data import load_one_class, make_draw, to_model_range
-from anogan_jax.devices import make_mesh
+from anogan_jax.config import BankConfig, DataConfig, ModelConfig
+from anogan_jax.data import from_user, load_one_class, make_draw, to_model_range, to_pixels
+from anogan_jax.encoding import make_encoder_step
 from anogan_jax.errors import UserError
-from anogan_jax.fit import Stopped, fit, restored_encoder
-from anogan_jax.run import explained_normals, make_scorer, open_run
-from anogan_jax.scoring import score_images
+from anogan_jax.fit import invert, make_bank, train_gan
+from anogan_jax.loop import Stopped, restored
 from anogan_jax.training import make_train_step
 
-
-def tiny(**train):
-    defaults = dict(steps=12, batch_size=8, log_every=4, sample_every=6, checkpoint_every=5)
-    return Config(
-        data=DataConfig(
-            source="packaged", name="digits", normal=0, normalize_contrast=True, held_out=0.2, test_limit=40
-        ),
-        model=ModelConfig(image_size=16, width=4, latent_size=4),
-        train=TrainConfig(**(defaults | train)),
-        search=SearchConfig(steps=3, bank_size=64),
-    )
+fit_module = importlib.import_module("anogan_jax.fit")  # the package's attribute of this name is the function
 
 
-def leaves(state):
-    return [np.asarray(jax.random.key_data(x) if x is state.key else x) for x in jax.tree.leaves(state)]
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing is saved."""
 
 
-def same(one, two):
-    return all(np.array_equal(a, b) for a, b in zip(leaves(one), leaves(two), strict=True))
+def stop(number):
+    """Send this process a signal."""
+    os.kill(os.getpid(), number)
 
 
-def signal_after(monkeypatch, steps, number=signal.SIGTERM):
-    """Sends this process a signal after so many training steps."""
+def kill():
+    """End the run at once."""
+    raise Killed
 
-    def make(*args):
-        step, done = make_train_step(*args), []
 
-        def counted(*inputs):
+def interrupt(patch, name, make, steps, how):
+    """Make the step function that ``make`` returns call ``how`` before it has been called so many times."""
+
+    def make_interrupted(*args):
+        step, done = make(*args), []
+
+        def interrupted(*inputs):
             done.append(0)
             if len(done) == steps:
-                os.kill(os.getpid(), number)
+                how()
             return step(*inputs)
 
-        return counted
+        return interrupted
 
-    monkeypatch.setattr(fitting, "make_train_step", make)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("whole")
-    return fit(tiny(), workdir), workdir
+    patch.setattr(fit_module, name, make_interrupted)
 
 
-@pytest.mark.parametrize(("steps", "number"), [(3, signal.SIGTERM), (5, signal.SIGINT), (7, signal.SIGTERM)])
-def test_a_stopped_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch, uninterrupted, steps, number):
-    """Bit for bit: at a checkpoint and between two; the log is that of one run too."""
+def arrays(detector):
+    return detector.model, detector.bank, detector.held_out, detector.calibration
+
+
+def logged_steps(workdir):
+    return [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_interrupted_run_ends_with_the_same_detector(tmp_path, monkeypatch, tiny_run):
+    """Bit for bit, after stops at a checkpoint, between two, in the encoder's training, and after a kill."""
+    for name, make, steps, how, error, saved in (
+        ("make_train_step", make_train_step, 3, lambda: stop(signal.SIGTERM), Stopped, 3),
+        ("make_train_step", make_train_step, 2, lambda: stop(signal.SIGINT), Stopped, 5),
+        ("make_train_step", make_train_step, 3, kill, Killed, 5),
+        ("make_encoder_step", make_encoder_step, 2, lambda: stop(signal.SIGTERM), Stopped, 12),
+    ):
+        with monkeypatch.context() as patch:
+            interrupt(patch, name, make, steps, how)
+            with pytest.raises(error):
+                fit(config=tiny_config(), workdir=tmp_path)
+        assert saved_steps(tmp_path / "checkpoints")[-1] == saved
+        assert not (tmp_path / "detector").exists()
+    assert saved_steps(tmp_path / "encoder" / "checkpoints") == [2]
+    resumed = fit(config=tiny_config(), workdir=tmp_path)
+    assert_trees_equal(arrays(resumed), arrays(tiny_run.detector))
+    assert digests(tmp_path / "detector") == digests(tiny_run.workdir / "detector")
+    for folder in (tmp_path, tmp_path / "encoder"):
+        steps = logged_steps(folder)
+        assert steps == sorted(set(steps))
+    assert digests(tmp_path / "samples") == digests(tiny_run.workdir / "samples")
+
+
+def test_signal_handlers_are_restored(tiny_run, tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        signal_after(patch, steps, number)
-        with pytest.raises(Stopped):
-            fit(tiny(), tmp_path)
-    assert saved_steps(tmp_path / "checkpoints")[-1] == steps
-    whole, workdir = uninterrupted
-    assert same(fit(tiny(), tmp_path), whole)
-    logged = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert logged == sorted(set(logged))
-    assert logged[-1] == 12
-    assert {p.name for p in (tmp_path / "samples").iterdir()} == {p.name for p in (workdir / "samples").iterdir()}
+        interrupt(patch, "make_train_step", make_train_step, 1, lambda: stop(signal.SIGTERM))
+        with pytest.raises(Stopped, match="SIGTERM, saved at step 1") as stopped:
+            fit(config=tiny_config(), workdir=tmp_path)
+    assert stopped.value.number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_resuming_restores_the_optimizer(tmp_path, monkeypatch, uninterrupted):
+def test_resume_depends_on_the_optimizer_state(tmp_path, monkeypatch):
     """The comparison above can fail: it does when the moments are lost."""
+    config, mesh = tiny_config({"train.steps": 6, "train.sample_every": 100}), make_mesh()
+    images = load_one_class(config).train
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    whole = train_gan(config, tmp_path / "whole", images, mesh)
     with monkeypatch.context() as patch:
-        signal_after(patch, 5)
+        interrupt(patch, "make_train_step", make_train_step, 5, lambda: stop(signal.SIGTERM))
         with pytest.raises(Stopped):
-            fit(tiny(), tmp_path)
-    forget = fitting.restored_or_new
+            train_gan(config, tmp_path / "stopped", images, mesh)
 
     def without_moments(*args):
-        state = forget(*args)
-        return state._replace(generator_optimizer=jax.tree.map(np.zeros_like, state.generator_optimizer))
+        state = restored(*args)
+        return state._replace(generator_optimizer=jax.tree.map(jax.numpy.zeros_like, state.generator_optimizer))
 
-    monkeypatch.setattr(fitting, "restored_or_new", without_moments)
-    assert not same(fit(tiny(), tmp_path), uninterrupted[0])
-
-
-def test_a_killed_process_goes_on_from_its_last_checkpoint(tmp_path, uninterrupted):
-    """SIGKILL gives no time to save: the last checkpoint, and the log cut back to it."""
-    flags = [*TINY, "--config.train.log_every=1", "--config.train.steps=100000", f"--workdir={tmp_path}"]
-    process = subprocess.Popen([sys.executable, ROOT / "train.py", *flags], cwd=ROOT, stderr=subprocess.DEVNULL)
-    while not saved_steps(tmp_path / "checkpoints"):
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    config = tiny(log_every=1)
-    save(config, tmp_path / "config.json")  # the same run, but to end at step 12
-    for step in saved_steps(tmp_path / "checkpoints"):
-        if step > 5:
-            shutil.rmtree(tmp_path / "checkpoints" / str(step))
-    assert same(fit(config, tmp_path), uninterrupted[0])
-    logged = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert logged == list(range(1, 13))
+    monkeypatch.setattr(fit_module, "restored", without_moments)
+    other = train_gan(config, tmp_path / "stopped", images, mesh)
+    with pytest.raises(AssertionError):
+        assert_trees_equal(whole.generator, other.generator)
 
 
-def test_a_finished_run_is_left_alone(uninterrupted):
-    whole, workdir = uninterrupted
-    before = (workdir / "metrics.jsonl").read_bytes()
-    assert same(fit(tiny(), workdir), whole)
-    assert (workdir / "metrics.jsonl").read_bytes() == before
+def test_work_directory_has_logs_samples_and_checkpoints(tiny_run):
+    workdir = tiny_run.workdir
+    assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == 12
+    assert saved_steps(workdir / "checkpoints") == [5, 10, 12]
+    assert sorted(path.name for path in (workdir / "samples").iterdir()) == ["00000006.png", "00000012.png"]
+    assert saved_steps(workdir / "encoder" / "checkpoints") == [4]
+    for folder, loss, steps in (
+        (workdir, "discriminator_loss", [4, 5, 8, 10, 12]),
+        (workdir / "encoder", "encoder_loss", [4]),
+    ):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == steps
+        assert all(np.isfinite(list(line.values())).all() and loss in line for line in lines)
 
 
-def test_another_config_is_refused_by_the_fields_that_differ(uninterrupted):
+def test_finished_run_is_returned_unchanged(tiny_run):
+    before = digests(tiny_run.workdir)
+    again = fit(config=tiny_config(), workdir=tiny_run.workdir)
+    assert_trees_equal(arrays(again), arrays(tiny_run.detector))
+    assert digests(tiny_run.workdir) == before
+
+
+def test_other_config_is_refused_with_the_fields_that_differ(tiny_run):
     with pytest.raises(UserError, match=r"train\.batch_size=9, not 8"):
-        fit(tiny(batch_size=9), uninterrupted[1])
+        fit(config=tiny_config({"train.batch_size": 9}), workdir=tiny_run.workdir)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_last_checkpoint(tmp_path, monkeypatch):
+def test_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(tmp_path, monkeypatch):
     def make(*args):
         step = make_train_step(*args)
+        return lambda state, images: step(state, images * np.nan if int(state.step) == 6 else images)
 
-        def diverging(state, images):
-            return step(state, images * np.nan if int(state.step) == 6 else images)
-
-        return diverging
-
-    monkeypatch.setattr(fitting, "make_train_step", make)
+    monkeypatch.setattr(fit_module, "make_train_step", make)
     with pytest.raises(UserError, match="step 7: discriminator_loss is nan"):
-        fit(tiny(), tmp_path)
+        fit(config=tiny_config(), workdir=tmp_path)
     assert saved_steps(tmp_path / "checkpoints") == [5]
 
 
@@ -152,18 +163,18 @@ def damage(checkpoint):
             file.write_bytes(b"damaged")
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path, gan, trained_state, caplog):
+def test_damaged_checkpoint_is_skipped_with_a_warning(tmp_path, trained_state, caplog):
     older, newer = trained_state._replace(step=np.int32(10)), trained_state._replace(step=np.int32(20))
     shapes = jax.eval_shape(lambda: trained_state)
     assert restore_state(tmp_path, shapes) is None
     save_state(tmp_path, older)
     save_state(tmp_path, newer)
-    assert same(restore_state(tmp_path, shapes), newer)
+    assert_trees_equal(restore_state(tmp_path, shapes), newer)
     damage(tmp_path / "20")
-    assert same(restore_state(tmp_path, shapes), older)
+    assert_trees_equal(restore_state(tmp_path, shapes), older)
     assert "20: damaged, falling back" in caplog.text
-    save_state(tmp_path, newer)  # training came to that step again
-    assert same(restore_state(tmp_path, shapes), newer)
+    save_state(tmp_path, newer)  # training reached that step again
+    assert_trees_equal(restore_state(tmp_path, shapes), newer)
     for step in (10, 20):
         damage(tmp_path / str(step))
     with pytest.raises(UserError, match="none of its checkpoints"):
@@ -176,86 +187,96 @@ def test_only_the_last_checkpoints_are_kept(tmp_path, trained_state):
     assert saved_steps(tmp_path) == [3, 4, 5]
 
 
-def test_a_mistake_in_the_data_leaves_the_work_directory_free(tmp_path):
-    wrong = tiny()
-    wrong.data.source, wrong.data.dir = "folder", str(tmp_path / "nothing")
+def test_mistake_in_the_data_leaves_no_work_directory(tmp_path):
+    config = tiny_config({"data.source": "folder", "data.dir": str(tmp_path / "nothing")})
     with pytest.raises(UserError, match="no such folder"):
-        fit(wrong, tmp_path / "run")
+        fit(config=config, workdir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.fixture(scope="module")
-def encoded(tmp_path_factory):
-    """A work directory with a critic's generator and an encoder of it; treat as read-only."""
-    workdir = tmp_path_factory.mktemp("encoded") / "run"
-    config = tiny(objective="wgan_gp", beta1=0.0)
-    config.encoder.steps = 9
-    fit(config, workdir)
-    return config, workdir
+def test_training_needs_two_readable_images_and_one_held_out():
+    held_out = load_one_class(config_of_blobs(), from_user(np.zeros((10, 16, 16), np.uint8), 1)).held_out.names
+    others = [i for i in range(10) if str(i) not in held_out]
+    for readable, message in ((others[:1], "of 9 training images 1"), (others[:4], "held-out images")):
+        images = [np.full((16, 16 + i), 99 if i in readable else 300) for i in range(10)]  # 300 is no grey level
+        with pytest.raises(UserError, match=message):
+            fit(images, config_of_blobs())
 
 
-def test_an_encoder_is_trained_after_the_gan(encoded):
-    _, workdir = encoded
-    assert saved_steps(workdir / "encoder" / "checkpoints") == [5, 9]
-    lines = [json.loads(line) for line in (workdir / "encoder" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [4, 5, 8, 9]
-    assert all(np.isfinite(line["encoder_loss"]) for line in lines)
+def test_images_or_a_config_must_be_given():
+    with pytest.raises(UserError, match="give images"):
+        fit()
 
 
-def test_an_encoder_stopped_on_the_way_ends_the_same(encoded, tmp_path):
-    config, workdir = encoded
-    shutil.copytree(workdir, tmp_path / "again")
-    shutil.rmtree(tmp_path / "again" / "encoder" / "checkpoints" / "9")
-    fit(config, tmp_path / "again")
-    mesh = make_mesh()
-    one, two = (restored_encoder(folder, config, mesh) for folder in (workdir, tmp_path / "again"))
-    assert same(one, two)
+def test_default_config_depends_on_the_size_and_the_channels_of_the_images(tmp_path):
+    for shape, size, channels in (
+        ((9, 28, 28), 32, 1),
+        ((9, 8, 8, 1), 8, 1),
+        ((9, 32, 20, 3), 32, 3),
+        ((9, 100, 50), 64, 1),
+    ):
+        model = default_config(np.zeros(shape, np.uint8)).model
+        assert (model.image_size, model.channels) == (size, channels)
+    assert default_config([np.zeros((5, 9)), np.zeros((20, 12))]).model.image_size == 32
+    assert default_config(tmp_path).model.image_size == 64
 
 
-@pytest.mark.parametrize("method", ["anogan", "nearest", "encoder", "from_encoder", "paper", "yeh"])
-def test_every_method_scores_a_run_that_has_all_it_takes(encoded, method):
-    run = open_run(encoded[1])
-    images = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 1)).astype(np.float32)
-    scores = score_images(make_scorer(run, method), run.weights, images)
-    assert np.isfinite(scores.score).all()
-    assert scores.generated.shape == images.shape
+def test_objective_reaches_the_model_and_the_training_step(monkeypatch, tmp_path):
+    given = []
+
+    def make(gan, optimizer, ema_decay, mesh, objective):
+        given.extend([gan.discriminator.batch_norm, gan.latent_prior, ema_decay, objective])
+        raise Killed
+
+    monkeypatch.setattr(fit_module, "make_train_step", make)
+    monkeypatch.setattr(fit_module, "restored", lambda *_: SimpleNamespace(step=0))
+    values = {"train.objective": "wgan_gp", "train.ema_decay": 0.9, "model.latent_prior": "uniform"}
+    with pytest.raises(Killed):
+        fit(config=tiny_config(values), workdir=tmp_path)
+    assert given == [False, "uniform", 0.9, "wgan_gp"]
 
 
-def test_normal_images_are_explained_once_and_better_than_by_the_nearest(trained_run, tmp_path, monkeypatch):
-    shutil.copytree(trained_run, tmp_path / "run")
-    run = open_run(tmp_path / "run")
-    explained = explained_normals(run)
-    train = load_one_class(run.config).train
-    draw = make_draw(train, run.config)
-    seen = to_model_range(np.stack([draw(i) for i in range(len(train.names))]), run.config.data.normalize_contrast)
-    assert explained.shape == seen.shape
-    bank = np.load(tmp_path / "run" / "bank" / "12" / "0-64.npz")["images"].astype(np.float32)
-    nearest = np.abs(seen[:, None] - bank[None]).mean(axis=(2, 3, 4)).min(axis=1)
-    assert np.abs(seen - explained).mean() < nearest.mean()
-    kept = tmp_path / "run" / "bank" / "12" / "normal-8192.npz"
-    np.savez(kept, images=explained[:5], made_with=np.load(kept)["made_with"])
-    np.testing.assert_array_equal(explained_normals(run), explained[:5])
-    few = score_images(make_scorer(run, "nearest"), run.weights, seen[:2])  # the likeness is then the mean of all five
-    np.testing.assert_allclose(few.generated[0], explained[:5].astype(np.float32).mean(axis=0), atol=1e-3)
-    run.config.search.neighbours = 3  # is no matter of the search for each
-    assert len(explained_normals(run)) == 5
-    run.config.search.prior_weight = 1.0
-    assert len(explained_normals(run)) == len(seen)
-    np.savez(kept, images=explained[:5], made_with=np.load(kept)["made_with"])
-    monkeypatch.setattr("anogan_jax.run.__version__", "another")
-    assert len(explained_normals(run)) == len(seen)
+def config_of_blobs(**bank):
+    """Return the config of the fixture ``gan``."""
+    return Config(
+        data=DataConfig(source="arrays"),
+        model=ModelConfig(image_size=16, width=8, latent_size=4),
+        bank=BankConfig(**{"size": 256, "inverted": 256} | bank),
+    )
 
 
-def test_what_fills_up_a_bank_is_nobodys_likeness(trained_run, tmp_path):
-    """Of the 64 images of the bank, not of the zeros that fill its last chunk, a flat query is far."""
-    shutil.copytree(trained_run, tmp_path / "run")
-    run = open_run(tmp_path / "run")
-    run.config.search.references, run.config.search.neighbours = 0, 1
-    found = score_images(make_scorer(run, "nearest"), run.weights, np.zeros((1, 16, 16, 1), np.float32))
-    bank = np.load(tmp_path / "run" / "bank" / "12" / "0-64.npz")["images"].astype(np.float32)
-    np.testing.assert_allclose(found.score[0], np.sqrt(np.square(bank).sum(axis=(1, 2, 3)).min()), rtol=1e-4)
+def test_inverted_images_are_closer_than_their_nearest_neighbours(gan, weights, blobs):
+    bank = draw_bank(gan, weights, jax.random.key(1), 256)
+    inverted = invert(gan, weights, bank, iter(blobs[:64]))
+    assert inverted.images.shape == (64, 16, 16, 1)
+    generated = gan.generator.apply(weights.generator, inverted.z, train=False)
+    np.testing.assert_allclose(inverted.images, generated, atol=1e-3)
+    differences = np.abs(blobs[:64, None] - bank.images[None].astype(np.float32)).sum(axis=(2, 3, 4))
+    residual = np.abs(blobs[:64] - inverted.images.astype(np.float32)).sum(axis=(1, 2, 3))
+    assert residual.mean() < 0.9 * differences.min(axis=1).mean()
 
 
-def test_a_run_without_an_encoder_says_so(trained_run):
-    with pytest.raises(UserError, match="trained without an encoder; train with"):
-        make_scorer(open_run(trained_run), "encoder")
+def test_bank_holds_inverted_training_images_without_outliers(gan, weights, blobs):
+    """Of 96 normal images and 4 anomalous ones, the anomalous ones are left out, and few normal ones."""
+    seen = np.concatenate([blobs[:96], -blobs[96:100]])
+    images = from_user(to_pixels(seen, seen), 1)
+    everything = make_bank(config_of_blobs(max_deviation=1e9), gan, weights, images)
+    bank = make_bank(config_of_blobs(), gan, weights, images)
+    draw = make_draw(images, config_of_blobs())
+    drawn = to_model_range(np.stack([draw(place) for place in range(100)]))
+    is_anomalous = drawn.mean(axis=(1, 2, 3)) > 0
+    assert (len(everything.z), is_anomalous.sum()) == (100, 4)
+    is_kept = (everything.z[:, None] == bank.z[None]).all(axis=2).any(axis=1)
+    assert not is_kept[is_anomalous].any()
+    assert is_kept[~is_anomalous].mean() > 0.8
+    np.testing.assert_array_equal(bank.images, everything.images[is_kept])
+
+
+def test_bank_holds_random_images_without_inversion_or_with_patches(gan, weights, blobs):
+    images = from_user(to_pixels(blobs[:8], blobs[:8]), 1)
+    config = config_of_blobs(inverted=0, size=40)
+    random = make_bank(config, gan, weights, images)
+    assert random.z.shape == (40, 4)
+    config = config_of_blobs(size=40)
+    config.patches.enabled = True
+    assert_trees_equal(make_bank(config, gan, weights, images), random)

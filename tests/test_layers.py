@@ -1,18 +1,20 @@
-"""The stride-2 pair against XLA's own convolutions."""
+"""The stride-2 convolutions agree with XLA's and with NumPy."""
 
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax import lax
 
 from anogan_jax.layers import conv_down, conv_up
 
 NHWC = ("NHWC", "HWIO", "NHWC")
-shapes = st.tuples(
-    st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.sampled_from((1, 3, 17)), st.sampled_from((1, 16, 17))
-)
+SHAPES = [  # N, H, W of the smaller image, channels, features, kernel size; thin and wide, square and not
+    (1, 1, 1, 1, 1, 4),
+    (2, 4, 3, 3, 17, 4),
+    (1, 2, 4, 17, 1, 5),
+    (3, 3, 3, 16, 16, 5),
+    (2, 1, 4, 17, 17, 4),
+]
 
 
 def native_up(x, kernel):
@@ -24,18 +26,24 @@ def native_down(x, kernel):
 
 
 @pytest.mark.parametrize(("ours", "native", "factor"), [(conv_down, native_down, 2), (conv_up, native_up, 1)])
-@settings(max_examples=20, deadline=None)
-@given(shapes, st.sampled_from((4, 5)), st.integers(0, 2**31))
-def test_the_pair_and_its_gradients_are_those_of_xla(ours, native, factor, shape, size, seed):
-    batch, height, width, channels, features = shape
-    rng = np.random.default_rng(seed)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_convolutions_and_their_gradients_agree_with_xla(ours, native, factor, shape):
+    batch, height, width, channels, features, size = shape
+    rng = np.random.default_rng(0)
     x = rng.normal(size=(batch, factor * height, factor * width, channels)).astype(np.float32)
     kernel = rng.normal(size=(size, size, channels, features)).astype(np.float32)
-    result, gradients = jax.vjp(ours, x, kernel)
-    expected, expected_gradients = jax.vjp(native, x, kernel)
-    cotangent = rng.normal(size=result.shape).astype(np.float32)
-    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-4)
-    for mine, theirs in zip(gradients(cotangent), expected_gradients(cotangent), strict=True):
+    cotangent = rng.normal(size=jax.eval_shape(native, x, kernel).shape).astype(np.float32)
+
+    @jax.jit
+    def outputs(x, kernel, cotangent):
+        """Return the result and both gradients, of ours and of XLA's."""
+        results = []
+        for convolve in (ours, native):
+            result, gradients = jax.vjp(convolve, x, kernel)
+            results.append((result, *gradients(cotangent)))
+        return results
+
+    for mine, theirs in zip(*outputs(x, kernel, cotangent), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-4)
 
 

@@ -1,8 +1,10 @@
-"""Every loss against float64 NumPy, written from the formulas alone."""
+"""Every loss agrees with float64 NumPy, written from the formulas alone."""
 
 import numpy as np
 
 from anogan_jax import (
+    critic_generator_loss,
+    critic_loss,
     cross_entropy_loss,
     discriminator_loss,
     feature_matching_loss,
@@ -34,6 +36,11 @@ def test_discriminator_loss():
 
 def test_generator_loss():
     agree(generator_loss(f32(FAKE)), -np.mean(np.log(sigmoid(FAKE))))
+
+
+def test_critic_losses():
+    agree(critic_loss(f32(REAL), f32(FAKE)), FAKE.mean() - REAL.mean())
+    agree(critic_generator_loss(f32(FAKE)), -FAKE.mean())
 
 
 def test_residual_loss():

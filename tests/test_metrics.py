@@ -1,4 +1,4 @@
-"""Pixel metrics against scikit-learn on the single pixels, and PRO against its definition, threshold by threshold."""
+"""Pixel metrics agree with scikit-learn on single pixels, and PRO with its definition, threshold by threshold."""
 
 import numpy as np
 import pytest
@@ -12,25 +12,25 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def maps():
-    """Maps, higher in most of the masks; regions of several sizes, one image without any."""
+    """Maps that are higher in most masked regions; regions of several sizes, and an image without any."""
     masks = np.zeros((4, 30, 40), bool)
     masks[0, 3:6, 4:9] = masks[0, 20:29, 10:30] = True
-    masks[0, 6, 9] = True  # touches the first at a corner: the same region
+    masks[0, 6, 9] = True  # touches the first region at a corner, and so belongs to it
     masks[1, 0, 0] = True
     masks[2, 10:20, 5:15] = True
     found = RNG.gamma(2, 0.3, masks.shape) + 0.4 * masks
-    found[1, 0, 0] = 0.01  # a region that is missed
+    found[1, 0, 0] = 0.01  # a missed region
     return found.astype(np.float16).astype(np.float32), masks
 
 
-def test_pixel_auroc_and_ap_are_scikit_learns(maps):
+def test_pixel_auroc_and_ap_agree_with_scikit_learn(maps):
     found, masks = maps
     ours = pixel_metrics(sum(count_pixels(*pair) for pair in zip(found, masks, strict=True)))
     assert ours["pixel_auroc"] == pytest.approx(roc_auc_score(masks.ravel(), found.ravel()), abs=1e-12)
     assert ours["pixel_ap"] == pytest.approx(average_precision_score(masks.ravel(), found.ravel()), abs=1e-12)
 
 
-def test_pro_by_its_definition(maps):
+def test_pro_agrees_with_its_definition(maps):
     found, masks = maps
     regions = []
     for each, mask in zip(found, masks, strict=True):
@@ -47,7 +47,7 @@ def test_pro_by_its_definition(maps):
     assert ours == pytest.approx(expected, abs=1e-4)
 
 
-def test_perfect_and_worthless_maps():
+def test_perfect_and_constant_maps():
     mask = np.zeros((20, 20), bool)
     mask[5:9, 5:9] = True
     perfect = pixel_metrics(count_pixels(mask.astype(np.float32), mask))

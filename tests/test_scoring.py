@@ -1,157 +1,235 @@
-"""An image's score depends on nothing but the image and the model."""
+"""Scores of images of the model's size: they depend on nothing but the image and the model, and agree with NumPy."""
 
 import re
-import shutil
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
+import reference
 
 from anogan_jax import (
+    Model,
     cross_entropy_loss,
-    from_bank,
-    from_prior,
-    make_bank,
-    make_discriminator_scorer,
+    draw_bank,
+    make_encoder,
+    make_features,
+    make_index,
+    make_scorer,
     make_search,
-    make_search_scorer,
     score_images,
 )
-from anogan_jax import run as runs
 from anogan_jax.devices import make_mesh
-from anogan_jax.scoring import lanes_on
-from anogan_jax.search import PAPER_SETTINGS
+from anogan_jax.scoring import make_discriminator_scorer, slots_of
+from anogan_jax.search import project
 
-LANES = lanes_on(make_mesh())
+SLOTS = slots_of(make_mesh())
+SETTINGS = {
+    "bank": dict(start="bank", starts=2, steps=4, optimizer="soap", features="structure", weight=0.0),
+    "nearest": dict(start="bank", starts=8, steps=0, optimizer="soap", features="structure", weight=0.0),
+    "paper": dict(start="random", starts=1, steps=60, optimizer="adam", features="pixels", weight=0.1),
+    "encoder": dict(start="encoder", starts=1, steps=0, optimizer="soap", features="structure", weight=0.0),
+}
+
+
+def bind(gan, *, start, starts, steps, optimizer, features, weight, seed=0, retrieval=None):
+    space = make_features(features, 16, 1)
+    search = make_search(
+        gan, space, steps=steps, optimizer=optimizer, learning_rate=0.1, discrimination_weight=weight, feature_layer=0
+    )
+    return make_scorer(
+        gan,
+        search,
+        space,
+        start=start,
+        starts=starts,
+        steps=steps,
+        discrimination_weight=weight,
+        retrieval=retrieval and make_features(retrieval, 16, 1),
+        encoder=make_encoder(gan),
+        seed=seed,
+    )
 
 
 @pytest.fixture(scope="module")
 def bank(gan, weights):
-    return make_bank(gan, weights, jax.random.key(5), 256)
+    return draw_bank(gan, weights, jax.random.key(5), 256)
 
 
-@pytest.fixture(scope="module", params=["bank", "paper"])
-def scorer(request, gan, weights, bank):
-    if request.param == "bank":
-        return make_search_scorer(make_search(gan, steps=60), from_bank([bank]))
-    return make_search_scorer(make_search(gan, **PAPER_SETTINGS | {"steps": 60}), from_prior(gan))
+@pytest.fixture(scope="module")
+def model(gan, weights, bank):
+    """The trained weights, an encoder as it is initialised, and the bank by structure."""
+    structure = make_features("structure", 16, 1)
+    encoder = make_encoder(gan).init(jax.random.key(7), np.zeros((1, 16, 16, 1), np.float32), train=False)
+    return Model(weights, encoder, make_index(bank, structure, structure))
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def scorer(request, gan):
+    return bind(gan, **SETTINGS[request.param])
 
 
 @pytest.fixture(scope="module")
 def queries(blobs):
-    """More than fit into the lanes at once, easy and hard."""
+    """More than are scored at a time, normal and anomalous."""
     return np.concatenate([blobs[:45], -blobs[:38]])
 
 
-def test_alone_or_in_any_batch_order_or_position(scorer, weights, queries):
-    """Bit for bit, whatever the lanes' other occupants are and when they finish."""
-    together = score_images(scorer, weights, queries)
+def features_of(space, images):
+    return np.stack([reference.DESCRIBE[space](image) for image in np.asarray(images)])
+
+
+def test_score_is_independent_of_batch_order_and_neighbours(scorer, model, queries):
+    """Every field, bit for bit."""
+    together = score_images(scorer, model, queries)
     order = np.random.default_rng(0).permutation(len(queries))
-    shuffled = score_images(scorer, weights, queries[order])
+    shuffled = score_images(scorer, model, queries[order])
     for ours, theirs in zip(together, shuffled, strict=True):
         np.testing.assert_array_equal(ours[order], theirs)
     for i in (0, 7, 82):
-        alone = score_images(scorer, weights, queries[i : i + 1])
-        assert alone.score[0] == together.score[i]
+        alone = score_images(scorer, model, queries[i : i + 1])
+        for one, all_ in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(one[0], all_[i])
 
 
-def test_nothing_is_carried_from_one_query_to_the_next(scorer, weights, queries):
-    """The same query gives the same bits whatever was scored before it."""
-    before = score_images(scorer, weights, queries[:1])
-    score_images(scorer, weights, queries[1:])
-    after = score_images(scorer, weights, queries[:1])
-    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
-
-
-def test_lanes_search_in_products_of_one_width_compiled_once(gan, weights, bank, queries, caplog):
-    """Products of another width may round differently, and a search makes much of a last bit."""
-    scorer = make_search_scorer(make_search(gan, steps=2), from_bank([bank]))
+def test_program_has_one_shape_and_is_compiled_once(gan, model, queries, caplog):
+    scorer = bind(gan, **SETTINGS["nearest"])
     with jax.log_compiles(), caplog.at_level("WARNING"):
-        for count in (1, LANES - 1, LANES, LANES + 1, len(queries)):
-            scores = score_images(scorer, weights, queries[:count])
+        for count in (1, SLOTS - 1, SLOTS, SLOTS + 1, len(queries)):
+            scores = score_images(scorer, model, queries[:count])
             assert all(len(field) == count for field in scores)
-    compiled = [line for line in caplog.messages if "Compiling jit(turn)" in line]
+    compiled = [line for line in caplog.messages if "Compiling jit(score_block)" in line]
     assert len(compiled) == 1
-    assert set(re.findall(r"float32\[(\d+),16,16,1\]", compiled[0])) == {str(LANES)}
+    assert f"float32[{SLOTS},16,16,1]" in re.sub(r"ShapedArray\((.*?)\)", r"\1", compiled[0])
 
 
-def test_no_lane_idles_while_a_query_waits(gan, weights, bank, queries):
-    """The searches end at different times; the compiled program runs as often as full lanes need."""
-    calls = []
-    scorer = make_search_scorer(make_search(gan, steps=200), from_bank([bank]), on_turn=calls.append)
-    lengths = []
-    for image in queries:
-        calls.clear()
-        score_images(scorer, weights, [image])
-        lengths.append(len(calls))
-    assert len(set(lengths)) > 1
-    lanes = [0] * LANES
-    for turns in lengths:  # each to the lane that is free first
-        lanes[lanes.index(min(lanes))] += turns
-
-    calls.clear()
-    score_images(scorer, weights, queries)
-    assert len(calls) == max(lanes)
-
-
-def test_restarts_keep_the_best(gan, weights, bank, queries):
-    one, four = (
-        score_images(
-            make_search_scorer(make_search(gan, steps=30), from_bank([bank], n)),
-            weights,
-            queries[:20],
-        )
-        for n in (1, 4)
-    )
-    assert np.all(four.score <= one.score)
-    assert np.any(four.score < one.score)
+@pytest.mark.parametrize("name", ["bank", "paper"])
+def test_score_is_the_distance_to_the_mean_of_the_starts(gan, model, queries, name):
+    """Against NumPy, from the z where the searches ended."""
+    settings = SETTINGS[name]
+    space, weight, images = settings["features"], settings["weight"], queries[40:50]
+    found = score_images(bind(gan, **settings), model, images)
+    assert found.z.shape == (10, settings["starts"], gan.latent_size)
+    z = found.z.reshape(-1, gan.latent_size)
+    generated = np.asarray(gan.generator.apply(model.weights.generator, z, train=False))
+    by_start = generated.reshape(10, settings["starts"], 16, 16, 1)
+    np.testing.assert_allclose(found.reconstruction, by_start.mean(axis=1), atol=1e-5)
+    means = features_of(space, generated).reshape(10, settings["starts"], -1).mean(axis=1)
+    residual = [reference.distance(space, *pair) for pair in zip(features_of(space, images), means, strict=True)]
+    np.testing.assert_allclose(found.residual, residual, rtol=1e-4)
+    expected = np.zeros(10)
+    if weight:
+        layers = [
+            gan.discriminator.apply(model.weights.discriminator, each, train=False)[1][0]
+            for each in (np.repeat(images, settings["starts"], axis=0), generated)
+        ]
+        difference = np.abs(layers[0] - layers[1]).sum(axis=(1, 2, 3))
+        expected = difference.reshape(10, -1).mean(axis=1)
+        assert (expected > 0).all()
+    np.testing.assert_allclose(found.discrimination, expected, rtol=1e-4)
+    np.testing.assert_allclose(found.score, (1 - weight) * np.array(residual) + weight * expected, rtol=1e-4)
 
 
-def test_queries_are_drawn_as_lanes_need_them(scorer, weights, queries):
-    """Memory does not grow with the number of images: what is read ahead is bounded by the lanes."""
+@pytest.mark.parametrize(("space", "retrieval"), [("structure", None), ("pixels", None), ("structure", "pixels")])
+def test_without_steps_the_score_is_the_distance_to_the_mean_of_the_nearest(
+    gan, model, bank, queries, space, retrieval
+):
+    spaces = [make_features(name, 16, 1) for name in (retrieval or space, space)]
+    indexed = model._replace(bank_index=make_index(bank, *spaces))
+    scorer = bind(gan, **SETTINGS["nearest"] | {"features": space}, retrieval=retrieval)
+    found = score_images(scorer, indexed, queries[:20])
+    images = bank.images.astype(np.float32)
+    certain = 0
+    for i, query in enumerate(queries[:20]):
+        places, is_clear = reference.nearest(retrieval or space, query, images, 8)
+        if not is_clear:  # which image is the eighth nearest is decided by rounding
+            continue
+        certain += 1
+        mean = features_of(space, images[places]).mean(axis=0)
+        expected = reference.distance(space, reference.DESCRIBE[space](query), mean)
+        np.testing.assert_allclose(found.score[i], expected, rtol=1e-4)
+        np.testing.assert_allclose(found.reconstruction[i], images[places].mean(axis=0), atol=1e-5)
+        np.testing.assert_array_equal(found.z[i], bank.z[places])
+    assert certain > 15
+    np.testing.assert_array_equal(found.discrimination, 0)
+
+
+def test_starts_in_the_bank_are_compared_by_generation_with_a_discrimination_term(gan, model, queries):
+    """No steps, but lambda above 0: the images are generated anew and D is their mean."""
+    found = score_images(bind(gan, **SETTINGS["nearest"] | {"weight": 0.1}), model, queries[:4])
+    plain = score_images(bind(gan, **SETTINGS["nearest"]), model, queries[:4])
+    np.testing.assert_allclose(found.z, plain.z, rtol=1e-6)
+    np.testing.assert_allclose(found.residual, plain.residual, rtol=1e-2)  # the bank's images are float16
+    assert (found.discrimination > 0).all()
+
+
+def test_encoder_without_steps_is_compared_by_its_reconstruction(gan, model, queries):
+    found = score_images(bind(gan, **SETTINGS["encoder"]), model, queries[:10])
+    z = make_encoder(gan).apply(model.encoder, queries[:10], train=False)
+    z = jax.vmap(partial(project, gan))(z)
+    np.testing.assert_allclose(found.z[:, 0], z, atol=1e-5)
+    generated = gan.generator.apply(model.weights.generator, z, train=False)
+    np.testing.assert_allclose(found.reconstruction, generated, atol=1e-4)
+    pairs = zip(features_of("structure", queries[:10]), features_of("structure", generated), strict=True)
+    np.testing.assert_allclose(found.score, [reference.distance("structure", *pair) for pair in pairs], rtol=1e-4)
+
+
+def test_random_starts_depend_on_the_image_and_the_seed(gan, model, queries):
+    settings = SETTINGS["paper"] | {"starts": 2, "steps": 0}
+    changed = queries[:3].copy()
+    changed[1, 8, 8] += 1e-3
+    one, other = (score_images(bind(gan, **settings, seed=seed), model, changed) for seed in (0, 1))
+    again = score_images(bind(gan, **settings), model, queries[:3])
+    np.testing.assert_array_equal(one.z[[0, 2]], again.z[[0, 2]])
+    assert (one.z[1] != again.z[1]).any()
+    assert len(np.unique(one.z.reshape(-1, gan.latent_size), axis=0)) == 6
+    assert (one.z != other.z).any(axis=(1, 2)).all()
+
+
+def test_map_of_pixels_is_the_mean_absolute_difference(gan, model, queries):
+    found = score_images(bind(gan, **SETTINGS["paper"]), model, queries[:3])
+    expected = np.abs(queries[:3] - found.reconstruction).mean(axis=-1)
+    np.testing.assert_allclose(found.anomaly_map, expected, atol=1e-5)
+
+
+def test_images_are_read_as_they_are_needed(scorer, model, queries):
+    """Memory does not grow with the number of images: at most one block is read ahead."""
     given = 0
 
     def stream():
         nonlocal given
-        for _ in range(8):
+        for _ in range(4):
             for image in queries:
                 given += 1
                 yield image
 
-    ahead = [given - done for done, _ in enumerate(scorer(weights, stream()), start=1)]
-    assert len(ahead) == 8 * len(queries)
-    assert max(ahead) <= 8 * LANES
+    ahead = [given - done for done, _ in enumerate(scorer(model, stream()), start=1)]
+    assert len(ahead) == 4 * len(queries)
+    assert max(ahead) < SLOTS
 
 
-def test_anomalies_score_higher(scorer, weights, queries):
-    scores = score_images(scorer, weights, queries)
-    assert scores.score[:45].max() < scores.score[45:].min()
+@pytest.mark.parametrize("name", ["bank", "nearest", "paper"])
+def test_anomalies_score_higher(gan, model, queries, name):
+    scores = score_images(bind(gan, **SETTINGS[name]), model, queries).score
+    assert scores[:45].max() < scores[45:].min()
 
 
-def test_discriminator_score_is_its_cross_entropy(gan, weights, queries):
-    scores = score_images(make_discriminator_scorer(gan), weights, queries)
-    logits, _ = gan.discriminator.apply(weights.discriminator, queries, train=False)
+def test_discriminator_score_is_its_cross_entropy(gan, model, queries):
+    scores = score_images(make_discriminator_scorer(gan), model, queries)
+    logits, _ = gan.discriminator.apply(model.weights.discriminator, queries, train=False)
     np.testing.assert_allclose(scores.score, jax.vmap(cross_entropy_loss)(logits), rtol=1e-4)
 
 
-def test_integer_images_are_refused(scorer, weights):
-    with pytest.raises(ValueError, match="floats"):
-        score_images(scorer, weights, np.zeros((2, 16, 16, 1), np.uint8))
-
-
-def test_a_bank_in_several_files_scores_as_one_in_memory(trained_run, tmp_path, monkeypatch, blobs):
-    """A bank that is larger than a block: each block made once, kept, and read again."""
-    shutil.copytree(trained_run, tmp_path / "run", ignore=shutil.ignore_patterns("bank"))
-    monkeypatch.setattr(runs, "_BANK_BLOCK", 24)
-    run = runs.open_run(tmp_path / "run")
-    key = jax.random.key(run.config.seed)
-    blocks = [make_bank(run.gan, run.weights, jax.random.fold_in(key, i), n) for i, n in enumerate((24, 24, 16))]
-    settings = run.config.search
-    search = make_search(run.gan, steps=3, feature_layer=settings.feature_layer)
-    make_starts = from_bank(blocks)
-    expected = score_images(make_search_scorer(search, make_starts), run.weights, blobs[:40]).score
-    for _ in range(2):
-        scores = score_images(runs.make_scorer(run, "anogan"), run.weights, blobs[:40]).score
-        np.testing.assert_array_equal(scores, expected)
-    kept = sorted(path.name for path in (tmp_path / "run" / "bank" / "12").iterdir())
-    assert kept == ["0-24.npz", "1-24.npz", "2-16.npz"]
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((2, 16, 16, 1), np.uint8), "floats"),
+        (np.full((2, 16, 16, 1), 2.0, np.float32), "found 2"),
+        (np.full((2, 16, 16, 1), np.nan, np.float32), "finite"),
+        (np.full((2, 16, 16, 1), 0.5, np.float32), r"\[0, 1\]"),
+        (np.zeros((0, 16, 16, 1), np.float32), "at least one"),
+    ],
+)
+def test_images_of_another_scale_are_refused(gan, model, images, message):
+    with pytest.raises(ValueError, match=message):
+        score_images(bind(gan, **SETTINGS["nearest"]), model, images)

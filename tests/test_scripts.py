@@ -243,7 +243,7 @@ def test_a_full_disk_is_one_line_and_the_old_results_stay(scored_run, tmp_path):
     before = (output / "scores.csv").read_bytes()
     code = (
         "import resource, signal, pathlib\n"
-        "from anogan_jax.atomic import replacing\n"
+        "from anogan_jax.files import replacing\n"
         "from anogan_jax.errors import UserError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))\n"

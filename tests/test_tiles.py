@@ -1,4 +1,4 @@
-"""Tiles: nothing is left out, nothing counted twice; pooled scores."""
+"""Tiles: they cover the image and blend into it; pooled scores."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ RNG = np.random.default_rng(0)
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(8, 60), st.integers(8, 60), st.integers(1, 8))
-def test_tiles_laid_together_are_the_image(height, width, stride):
-    """So they cover every pixel, and their weights cancel."""
+def test_blended_tiles_are_the_image(height, width, stride):
+    """So tiles cover every pixel, and their weights cancel."""
     image = np.random.default_rng(height).normal(size=(height, width, 2)).astype(np.float32)
     corners = tile_corners(height, width, 8, stride)
     mosaic = Mosaic(height, width, 2, 8)
@@ -25,7 +25,7 @@ def test_tiles_laid_together_are_the_image(height, width, stride):
     assert np.diff(rows).max(initial=0) <= stride
 
 
-def test_a_tile_counts_for_less_at_its_edge():
+def test_weight_of_a_tile_falls_towards_its_edge():
     mosaic = Mosaic(8, 12, 1, 8)
     mosaic.add(np.zeros((8, 8, 1)), 0, 0)
     mosaic.add(np.ones((8, 8, 1)), 0, 4)
@@ -35,11 +35,11 @@ def test_a_tile_counts_for_less_at_its_edge():
     assert (blended[8:] == 1).all()
 
 
-def test_where_no_tile_was_laid_nothing_is_anomalous():
+def test_map_without_tiles_is_zero():
     assert not Mosaic(8, 8, 1, 8).blended().any()
 
 
-def test_pooling():
+def test_pooling_methods():
     values = RNG.permutation(1000).reshape(20, 50).astype(np.float32)
     assert pool(values, "max", 0.5) == 999
     assert pool(values, "quantile", 0.01) == 990
@@ -50,6 +50,6 @@ def test_pooling():
         pool(values, "most", 0.5)
 
 
-def test_an_image_smaller_than_a_tile_is_refused():
+def test_image_smaller_than_a_tile_is_refused():
     with pytest.raises(ValueError, match="7 pixels"):
         tile_corners(7, 20, 8, 4)

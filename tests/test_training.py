@@ -1,4 +1,4 @@
-"""The training step: what it updates, that it is the DCGAN step, that it compiles once."""
+"""The training step: it is DCGAN's, compiles once, and depends on the key and the step alone."""
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,10 @@ from anogan_jax import (
     gradient_penalty,
     inference_weights,
     init_state,
-    latent_search,
+    make_features,
     make_gan,
     make_optimizer,
+    make_search,
     make_train_step,
     sample_latent,
 )
@@ -25,8 +26,8 @@ def fresh(gan):
     return init_state(gan, make_optimizer(), jax.random.key(3), channels=1)
 
 
-def test_one_step_equals_the_two_dcgan_updates_taken_one_by_one(gan, fresh, blobs):
-    """The reference evaluates the generator anew for its own update; the step shares one evaluation."""
+def test_step_equals_the_two_dcgan_updates_one_by_one(gan, fresh, blobs):
+    """The reference evaluates the generator again for its own update; the step shares one evaluation."""
     optimizer, images = make_optimizer(), blobs[:16]
     z = sample_latent(gan, jax.random.fold_in(fresh.key, fresh.step), (16,))
 
@@ -54,7 +55,7 @@ def test_one_step_equals_the_two_dcgan_updates_taken_one_by_one(gan, fresh, blob
             assert np.mean(np.abs(mine - theirs) > 1e-6) < 0.01
 
 
-def test_the_step_compiles_once(gan, fresh, blobs, caplog):
+def test_step_compiles_once(gan, fresh, blobs, caplog):
     step = make_train_step(gan, make_optimizer())
     state = fresh
     with jax.log_compiles(), caplog.at_level("WARNING"):
@@ -63,16 +64,17 @@ def test_the_step_compiles_once(gan, fresh, blobs, caplog):
     assert sum("Finished XLA compilation of jit(step)" in line for line in caplog.messages) == 1
 
 
-def test_the_smallest_size_trains_and_searches():
-    """8x8: a discriminator of one hidden layer, which is not normalised."""
+def test_smallest_size_trains_and_searches():
+    """8x8: the discriminator has one hidden layer, which is not normalised."""
     gan, optimizer = make_gan(image_size=8, channels=2, width=4, latent_size=3), make_optimizer()
     state = init_state(gan, optimizer, jax.random.key(0), channels=2)
     state, metrics = make_train_step(gan, optimizer)(state, np.zeros((4, 8, 8, 2), np.float32))
-    found = latent_search(gan, inference_weights(gan, state), jnp.zeros((8, 8, 2)), jnp.ones(gan.latent_size), steps=2)
+    search = make_search(gan, make_features("structure", 8, 2), steps=2)
+    found = jax.jit(search)(inference_weights(gan, state), jnp.zeros((8, 8, 2)), jnp.ones(gan.latent_size))
     assert np.isfinite([*metrics, found.loss]).all()
 
 
-def test_steps_are_a_function_of_the_key_and_the_step(gan, blobs):
+def test_step_is_a_function_of_the_key_and_the_step_number(gan, blobs):
     step = make_train_step(gan, make_optimizer())
 
     def run(seed):
@@ -86,8 +88,8 @@ def test_steps_are_a_function_of_the_key_and_the_step(gan, blobs):
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_training_learns_the_blobs(gan, blobs, weights):
-    """Generated images come closer to the data's mean and spread than an untrained generator's."""
+def test_training_learns_the_data(gan, blobs, weights):
+    """Generated images have nearly the data's mean and some of its spread."""
     z = sample_latent(gan, jax.random.key(5), (256,))
     images = gan.generator.apply(weights.generator, z, train=False)
     assert float(jnp.abs(images.mean(axis=0) - blobs.mean(axis=0)).mean()) < 0.15
@@ -95,7 +97,7 @@ def test_training_learns_the_blobs(gan, blobs, weights):
 
 
 def test_inference_statistics_are_those_of_the_averaged_generator(gan, trained_state, weights):
-    """Inference mode gives what batch mode gives on a large batch, to the sampling error."""
+    """Inference mode agrees with batch mode on a large batch, up to the sampling error."""
     z = sample_latent(gan, jax.random.key(6), (2048,))
     frozen = gan.generator.apply(weights.generator, z, train=False)
     by_batch, _ = gan.generator.apply(weights.generator, z, train=True, mutable=["batch_stats"])
@@ -109,7 +111,7 @@ def init_statistics(weights):
 
 
 def test_discriminator_statistics_average_real_and_generated_batches_alike(gan, fresh, blobs):
-    """From the first step on, with nothing left of where they started: against a weighted mean in float64."""
+    """From the first step on, without a trace of their initial values: against a weighted mean in float64."""
     step, state, images = make_train_step(gan, make_optimizer()), fresh, blobs[:16]
     zeros = jax.tree.map(jnp.zeros_like, state.discriminator["batch_stats"])
     seen = []
@@ -133,14 +135,14 @@ def test_inference_weights_are_a_function_of_the_state(gan, trained_state):
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-def test_the_gradient_penalty_is_that_of_a_known_critic(blobs):
-    """Of C(x) = |x|^2 / 2 the gradient is x itself."""
+def test_gradient_penalty_of_a_known_critic(blobs):
+    """The gradient of C(x) = |x|^2 / 2 is x itself."""
     norms = np.linalg.norm(blobs[:8].reshape(8, -1), axis=1)
     found = gradient_penalty(lambda images: 0.5 * jnp.sum(images**2, axis=(1, 2, 3)), blobs[:8])
     np.testing.assert_allclose(found, np.mean((norms - 1) ** 2), rtol=1e-5)
 
 
-def test_wgan_gp_moves_the_generator_each_fifth_step_and_learns(blobs):
+def test_wgan_gp_updates_the_generator_in_each_fifth_step_and_learns(blobs):
     gan = make_gan(image_size=16, channels=1, width=8, kernel_size=4, latent_size=4, objective="wgan_gp")
     optimizer = make_optimizer(1e-3, beta1=0.0)
     state = init_state(gan, optimizer, jax.random.key(0), channels=1)

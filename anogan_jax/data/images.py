@@ -1,21 +1,22 @@
-"""Images of any kind, each read when it is asked for, as uint8.
+"""Reading images of any kind as uint8, on demand.
 
-How pixels are converted, whatever the source:
-  - 16-bit grey is divided by 257; other integers must lie in 0..255; floats in [0, 1] are times 255.
-  - palette, CMYK and other colour spaces become RGB; transparency is laid over black.
-  - a one-channel model sees colours as grey (ITU-R 601 luma); a three-channel model sees grey as RGB.
-  - the camera's orientation tag is obeyed.
-  - what is resized is resized bilinear, antialiased where it shrinks.
+The pixels of every source are converted alike:
+  - 16-bit grey is divided by 257; other integers must lie in 0..255; floats in [0, 1] are multiplied by 255.
+  - Palettes, CMYK and other colour spaces become RGB; transparency is composited over black.
+  - A one-channel model sees colours as grey (ITU-R 601 luma); a three-channel model sees grey as RGB.
+  - The camera's orientation tag is applied.
+  - Resizing is bilinear, with antialiasing when it shrinks.
 """
 
 import os
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import cachetools
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -23,45 +24,42 @@ from anogan_jax.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_CONTRASTS_IN_RANGE = np.float32(8)  # a pixel this many mean deviations from the mean is at the end of the range
+_CONTRASTS_IN_RANGE = np.float32(8)  # mean absolute deviations from the mean to the end of the range
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601
 _THREADS = min(8, os.cpu_count() or 1)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm")
 
 
 class Images(NamedTuple):
-    """Images with what is known of them, each read when asked for: there may be more than fit into memory."""
+    """Images with their metadata, each read on demand: there may be more than fit into memory."""
 
     names: Sequence[str]  # file names, or indices in the data set
     labels: np.ndarray | None  # (N,) int, or None where unknown
-    read: Callable[[int], np.ndarray]  # (H, W, C) uint8 by number, each of its own size; UserError where unreadable
-    kinds: Sequence[str] | None = None  # what is wrong with each, such as "crack"; "good" where nothing is
-    mask: Callable[[int], np.ndarray] | None = None  # (H, W) bool by number, True where it is anomalous
+    read: Callable[[int], np.ndarray]  # image i, (H, W, C) uint8 of its own size; UserError if unreadable
+    kinds: Sequence[str] | None = None  # kind of defect of each, such as "crack"; "good" for a normal image
+    mask: Callable[[int], np.ndarray] | None = None  # mask i, (H, W) bool, True where anomalous
 
     def take(self, indices: np.ndarray) -> "Images":
-        """The images at these indices."""
-
-        def of(sequence: Sequence[str]) -> list[str]:
-            return [sequence[i] for i in indices]
-
-        labels = None if self.labels is None else self.labels[indices]
-        kinds = None if self.kinds is None else of(self.kinds)
+        """Return the images at these indices."""
         read, mask = self.read, self.mask
         return Images(
-            of(self.names),
-            labels,
-            lambda i: read(indices[i]),
-            kinds,
-            None if mask is None else lambda i: mask(indices[i]),
+            names=[self.names[i] for i in indices],
+            labels=None if self.labels is None else self.labels[indices],
+            read=lambda i: read(indices[i]),
+            kinds=None if self.kinds is None else [self.kinds[i] for i in indices],
+            mask=None if mask is None else lambda i: mask(indices[i]),
         )
 
 
 def to_model_range(images: np.ndarray, normalize_contrast: bool = False) -> np.ndarray:
-    """What the networks see of images (N, S, S, C) uint8: float32 in [-1, 1], the range of tanh.
+    """Convert images (N, S, S, C) uint8 to float32 in [-1, 1], the networks' range.
 
-    With ``normalize_contrast``, global contrast normalisation under the L1 norm (as Ruff et al.
-    2018 do for their AnoGAN): the mean is subtracted and the result divided by its mean absolute
-    value, each image by its own, so that a thin stroke weighs as much as a thick one. A 1/8 of that
-    is kept, cut at [-1, 1]; an image without contrast becomes zero.
+    With ``normalize_contrast``, each image is normalised by its own mean and mean absolute deviation (global contrast
+    normalisation under the L1 norm, as in Ruff et al. 2018), so that a thin stroke weighs as much as a thick one. The
+    result is divided by 8 and clipped to [-1, 1]; an image without contrast becomes zero.
+
+    >>> to_model_range(np.array([[[[0]], [[255]]]], np.uint8)).ravel().tolist()
+    [-1.0, 1.0]
     """
     if not normalize_contrast:
         return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
@@ -70,7 +68,7 @@ def to_model_range(images: np.ndarray, normalize_contrast: bool = False) -> np.n
 
 
 def to_pixels(generated: np.ndarray, queries: np.ndarray, normalize_contrast: bool = False) -> np.ndarray:
-    """The inverse of ``to_model_range``, as uint8; ``queries`` lend their mean and contrast."""
+    """Convert images (N, S, S, C) from the networks' range to uint8, with the mean and contrast of ``queries``."""
     if normalize_contrast:
         mean, contrast = _contrast(queries)
         pixels = generated * (_CONTRASTS_IN_RANGE * contrast) + mean
@@ -79,53 +77,91 @@ def to_pixels(generated: np.ndarray, queries: np.ndarray, normalize_contrast: bo
     return np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
 
 
-def from_array(array: np.ndarray, channels: int, where: str, labels: np.ndarray | None = None) -> Images:
-    """Images (N, H, W) or (N, H, W, C) of any dtype; a single (H, W) image too. Pixels are checked as they are read.
+def check_model_range(images: np.ndarray) -> None:
+    """Raise ValueError unless images are finite floats in [-1, 1]; all in [0, 1] is most likely a wrong scale too."""
+    if images.dtype.kind != "f":
+        raise ValueError(f"images must be floats in [-1, 1], not {images.dtype}; to_model_range converts uint8")
+    if not images.size or not np.isfinite(images).all():
+        raise ValueError("images must be finite floats in [-1, 1], and at least one")
+    low, high = float(images.min()), float(images.max())
+    if low < -1 or high > 1:
+        raise ValueError(f"images must be floats in [-1, 1]; found {low:g} to {high:g}")
+    if low >= 0:
+        raise ValueError(
+            f"images must be floats in [-1, 1]; these lie in [{low:g}, {high:g}] and seem to be scaled to [0, 1]: "
+            "give 2 * images - 1, or uint8"
+        )
+
+
+def from_user(images: Any, channels: int) -> Images:
+    """Return the images passed by a Python caller.
+
+    Args:
+      images: a path that ``read_input`` reads, an array (N, H, W) or (N, H, W, C), or a list of arrays (H, W) or
+        (H, W, C) of any sizes. Arrays are uint8, or floats in [-1, 1], which are rounded to 256 grey levels.
+      channels: number of channels of the model.
 
     Raises:
-      UserError: not images, or not as many as labels.
+      UserError: another type or shape, no image at all, or floats outside [-1, 1].
     """
-    images = _with_axes(array, where)
+    if isinstance(images, str | Path):
+        return read_input(Path(images), channels)
+    arrays = [np.asarray(image) for image in images] if isinstance(images, list | tuple) else np.asarray(images)
+    if not len(arrays):
+        raise UserError("images: empty; give at least one")
+    try:
+        if isinstance(arrays, list):
+            return from_list([_from_model_range(array) for array in arrays], channels, "images")
+        if arrays.ndim not in (3, 4):
+            raise UserError(f"images: shape {arrays.shape} is not (N, H, W) or (N, H, W, C)")
+        return from_array(_from_model_range(arrays), channels, "images")
+    except ValueError as error:
+        raise UserError(f"images: {str(error).removeprefix('images ')}") from error
+
+
+def from_array(array: np.ndarray, channels: int, where: str, labels: np.ndarray | None = None) -> Images:
+    """Return the images of an array (N, H, W) or (N, H, W, C), or of one image (H, W) or (H, W, C).
+
+    Raise UserError if the shape is another or the number of labels differs; pixels are checked when they are read.
+    """
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4) and array.shape[1] > 4):
+        array = array[None]  # one image, grey or colour
+    images = array[..., None] if array.ndim == 3 else array
+    if images.ndim != 4 or 0 in images.shape:
+        raise UserError(f"{where}: shape {images.shape} is not (N, H, W) or (N, H, W, C) images")
     if labels is not None and (labels.ndim != 1 or len(labels) != len(images)):
         raise UserError(f"{where}: {len(images)} images but labels of shape {labels.shape}")
-
-    def read(i: int) -> np.ndarray:
-        name = f"{where}, image {i}"
-        return _set_channels(_to_uint8(images[i], name), channels, name)
-
-    return Images([str(i) for i in range(len(images))], labels, read)
+    names = [str(i) for i in range(len(images))]
+    return Images(names, labels, lambda i: _convert(images[i], channels, f"{where}, image {i}"))
 
 
 def from_list(arrays: Sequence[np.ndarray], channels: int, where: str, labels: np.ndarray | None = None) -> Images:
-    """Images (H, W) or (H, W, C), of one shape or of many."""
+    """Return the images of arrays (H, W) or (H, W, C), of the same shape or of different ones."""
     if len({array.shape for array in arrays}) == 1:
         return from_array(np.stack(arrays), channels, where, labels)
-
-    def read(i: int) -> np.ndarray:
-        return from_array(arrays[i][None], channels, f"{where}, image {i}").read(0)
-
-    return Images([str(i) for i in range(len(arrays))], labels, read)
+    names = [str(i) for i in range(len(arrays))]
+    return Images(names, labels, lambda i: from_array(arrays[i][None], channels, f"{where}, image {i}").read(0))
 
 
-def from_files(files: Sequence[Path], folder: Path, channels: int) -> Images:
-    """Image files, named by their path in the folder."""
-    names = [file.relative_to(folder).as_posix() for file in files]
-    return Images(names, None, lambda i: read_image(files[i], channels))
+def from_folder(folder: Path, channels: int) -> Images:
+    """Return all images below a folder, sorted and named by their path in it; raise UserError if there are none."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
+        raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return Images(names, None, lambda i: read_image(paths[i], channels))
 
 
 def read_image(path: Path, channels: int) -> np.ndarray:
-    """One image file as (H, W, C) uint8.
-
-    Raises:
-      UserError: the file cannot be read as an image.
-    """
+    """Read an image file as (H, W, C) uint8; raise UserError if it cannot be read."""
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
-            if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-                deep = np.asarray(image)
-                array = deep if image.mode == "F" else deep.astype(np.uint16)
-            elif image.mode == "L":
+            if image.mode in ("I", "I;16", "I;16B", "I;16L"):
+                array = np.asarray(image).astype(np.uint16)
+            elif image.mode in ("L", "F"):
                 array = np.asarray(image)
             else:
                 black = Image.new("RGBA", image.size, (0, 0, 0, 255))
@@ -133,15 +169,13 @@ def read_image(path: Path, channels: int) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a readable image"
         raise UserError(f"{path}: {reason} ({type(error).__name__})") from error
-    array = array if array.ndim == 3 else array[..., None]
-    return _set_channels(_to_uint8(array, str(path)), channels, str(path))
+    return _convert(np.atleast_3d(array), channels, str(path))
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """A mask file as (H, W) bool: black is normal, the one other value is anomalous.
+    """Read a mask file as (H, W) bool: black is False, the one other value True.
 
-    Raises:
-      UserError: the file cannot be read, or has more than two values.
+    Raise UserError if it cannot be read or has more than two values.
     """
     pixels = read_image(path, 1)[..., 0]
     values = np.unique(pixels)
@@ -151,26 +185,8 @@ def read_mask(path: Path) -> np.ndarray:
     return pixels > 0
 
 
-def image_files(folder: Path) -> list[Path]:
-    """All images below a folder, sorted.
-
-    Raises:
-      UserError: no such folder, or no image in it.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not paths:
-        raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
-    return paths
-
-
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz by their keys, or of an .npy under the key "images", which stays on disk.
-
-    Raises:
-      UserError: the file cannot be read as such.
-    """
+    """Read the arrays of an .npz by key, or an .npy as the memory map "images"; raise UserError if unreadable."""
     try:
         if path.suffix.lower() == ".npy":
             return {"images": np.lib.format.open_memmap(path, mode="r")}
@@ -178,33 +194,39 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return dict(np.load(file, allow_pickle=False))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or 'not a NumPy file'}") from error
-    except Exception as error:  # a damaged file raises anything from zipfile's or NumPy's parser
+    except Exception as error:  # zipfile and NumPy raise many types for a damaged file
         raise UserError(f"{path}: not a readable .npy or .npz file ({type(error).__name__})") from error
 
 
 def read_input(path: Path, channels: int) -> Images:
-    """What a user wants scored: an image, a folder of images, an .npy, or an .npz with the key "images".
+    """Read the images to score: an image file, a folder of images, an .npy, or an .npz with the key "images".
 
-    Raises:
-      UserError: there is nothing to score there, or nothing that can be read.
+    Raise UserError if there is no image at the path, or none can be read.
     """
     if path.is_dir():
-        images = from_files(image_files(path), path, channels)
+        images = from_folder(path, channels)
     elif path.suffix.lower() in (".npy", ".npz"):
         arrays = read_arrays(path)
         if "images" not in arrays:
             raise UserError(f"{path}: has no array 'images' (it has: {', '.join(arrays) or 'none'})")
         images = from_array(arrays["images"], channels, str(path))
     elif path.exists():
-        images = from_files([path], path.parent, channels)
+        images = Images([path.name], None, lambda _: read_image(path, channels))
     else:
         raise UserError(f"{path}: no such file or folder")
-    _refuse_if_all_unreadable(images, path)
+    try:
+        images.read(0)
+    except UserError as error:
+        count = len(images.names)
+        if count == 1:
+            raise
+        if not any(is_readable(images, i) for i in range(1, count)):
+            raise UserError(f"{path}: none of its {count} images can be read; the first: {error}") from error
     return images
 
 
 def is_readable(images: Images, i: int) -> bool:
-    """Whether the image of this number can be read."""
+    """Return whether image i can be read."""
     try:
         images.read(i)
     except UserError:
@@ -213,32 +235,15 @@ def is_readable(images: Images, i: int) -> bool:
 
 
 def cached(read: Callable[[int], np.ndarray], max_bytes: int = 2**30) -> Callable[[int], np.ndarray]:
-    """The same function, whose last results are kept, so many bytes of them; for several threads."""
-    kept: OrderedDict[int, np.ndarray] = OrderedDict()
-    lock, size = threading.Lock(), 0
-
-    def read_cached(i: int) -> np.ndarray:
-        nonlocal size
-        with lock:
-            if i in kept:
-                kept.move_to_end(i)
-                return kept[i]
-        image = read(i)
-        with lock:
-            if i not in kept:
-                kept[i] = image
-                size += image.nbytes
-            while size > max_bytes:
-                size -= kept.popitem(last=False)[1].nbytes
-        return image
-
-    return read_cached
+    """Return the function with a thread-safe cache of its most recently used results, of ``max_bytes`` at most."""
+    cache = cachetools.LRUCache[Any, np.ndarray](max_bytes, getsizeof=lambda array: array.nbytes)
+    return cachetools.cached(cache, lock=threading.Lock())(read)
 
 
 def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result | UserError]:
-    """What ``read`` makes of each item, in order, done by threads so many items ahead of whoever takes them.
+    """Yield ``read(item)`` for each item, in order, while threads read up to ``ahead`` further items.
 
-    A UserError is given out in the place of its item.
+    A UserError is yielded in place of its item's result.
     """
 
     def attempt(item: Item) -> Result | UserError:
@@ -261,42 +266,41 @@ def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], ahead: int
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W, C) to (height, width, C), each channel for itself; uint8 or float32."""
+    """Resize an image (H, W, C), uint8 or float32, to (height, width, C), each channel separately."""
     if image.shape[:2] == (height, width):
         return image
-    planes = [Image.fromarray(image[..., c]) for c in range(image.shape[-1])]
+    planes = [Image.fromarray(plane) for plane in np.moveaxis(image, -1, 0)]
     return np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)) for plane in planes], axis=-1)
 
 
-def _refuse_if_all_unreadable(images: Images, path: Path) -> None:
-    if any(is_readable(images, i) for i in range(len(images.names))):
-        return
-    try:
-        images.read(0)
-    except UserError as error:
-        if len(images.names) == 1:
-            raise
-        raise UserError(f"{path}: none of its {len(images.names)} images can be read; the first: {error}") from error
-
-
-def _with_axes(array: np.ndarray, where: str) -> np.ndarray:
-    """One or more grey or colour images as (N, H, W, C)."""
-    if array.ndim == 2:
-        array = array[None]
-    if array.ndim == 3 and array.shape[-1] in (3, 4) and array.shape[1] > 4:
-        array = array[None]  # one (H, W, C) colour image
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.ndim != 4 or 0 in array.shape:
-        raise UserError(f"{where}: shape {array.shape} is not (N, H, W) or (N, H, W, C) images")
-    return array
+def _from_model_range(array: np.ndarray) -> np.ndarray:
+    """Return floats in [-1, 1] as uint8, other dtypes unchanged; ``from_array`` checks them."""
+    if array.dtype.kind != "f":
+        return array
+    check_model_range(array)
+    return to_pixels(array, array)
 
 
 def _contrast(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each image's mean and mean absolute deviation (at least one grey level), (N, 1, 1, 1) float32."""
+    """Return each image's mean and mean absolute deviation (at least one grey level), (N, 1, 1, 1) float32."""
     mean = images.mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
     deviation = np.abs(images - mean).mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
     return mean, np.maximum(deviation, np.float32(1))
+
+
+def _convert(array: np.ndarray, channels: int, where: str) -> np.ndarray:
+    """Convert an image (H, W, any) of any dtype to (H, W, channels) uint8."""
+    pixels = _to_uint8(array, where)
+    if pixels.shape[-1] == 4 and channels in (1, 3):  # RGBA over black
+        pixels = np.rint(pixels[..., :3] * (pixels[..., 3:] / 255.0)).astype(np.uint8)
+    have = pixels.shape[-1]
+    if have == channels:
+        return pixels
+    if (have, channels) == (3, 1):
+        return np.rint(pixels @ _LUMA)[..., None].astype(np.uint8)
+    if (have, channels) == (1, 3):
+        return np.repeat(pixels, 3, axis=-1)
+    raise UserError(f"{where}: images of {have} channels, but model.channels={channels}")
 
 
 def _to_uint8(array: np.ndarray, where: str) -> np.ndarray:
@@ -317,19 +321,3 @@ def _to_uint8(array: np.ndarray, where: str) -> np.ndarray:
             "scale them, or save uint8"
         )
     return np.rint(array * (255 // top)).astype(np.uint8)
-
-
-def _set_channels(array: np.ndarray, channels: int, where: str) -> np.ndarray:
-    have = array.shape[-1]
-    if have == channels:
-        return array
-    if have == 4 and channels in (1, 3):  # RGBA over black
-        array = np.rint(array[..., :3] * (array[..., 3:] / 255.0)).astype(np.uint8)
-        have = 3
-    if (have, channels) == (3, 1):
-        return np.rint(array @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
-    if (have, channels) == (1, 3):
-        return np.repeat(array, 3, axis=-1)
-    if have == channels:
-        return array
-    raise UserError(f"{where}: images of {have} channels, but model.channels={channels}")

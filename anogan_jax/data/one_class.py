@@ -1,4 +1,4 @@
-"""One-class protocols: which class is normal, and which normal images are kept out of training."""
+"""One-class protocols: the normal class, and the normal images held out of training."""
 
 from typing import NamedTuple
 
@@ -11,55 +11,56 @@ from anogan_jax.errors import UserError
 
 
 class OneClass(NamedTuple):
-    """A data set under a one-class protocol; labels are 0 normal, 1 anomalous."""
+    """A data set under a one-class protocol; labels are 0 for normal, 1 for anomalous."""
 
     train: Images  # normal images only, unless contaminated
-    held_out: Images  # normal images that training never sees, for p-values
+    held_out: Images  # normal images excluded from training, for calibration
     test: Images | None
-    origin: str
-    warning: str
+    origin: str  # the data set and its location, as text
+    warning: str  # why it may not be the intended data set
 
 
-def load_one_class(config: Config) -> OneClass:
-    """Reads the data set and splits it; a function of the files and the config alone.
+def load_one_class(config: Config, given: Images | None = None) -> OneClass:
+    """Read the data set and split it; a function of the images and the config alone.
+
+    Args:
+      config: the settings.
+      given: the training images, for the source "arrays".
 
     Raises:
-      UserError: there is no such data set, or it has no such class or too few normal images.
+      UserError: the data set, the class or enough normal images are missing.
     """
-    splits = load_splits(config.data, config.model)
-    train_labels = _anomalous(splits.train.labels, config.data)
-    if config.data.normal is None and config.data.anomalous is None and train_labels is not None and train_labels.any():
-        classes = ", ".join(map(str, np.unique(train_labels)))
-        raise UserError(f"data.normal: say which class is normal; {splits.origin} has {classes}")
-    normal = np.arange(len(splits.train.names)) if train_labels is None else np.flatnonzero(train_labels == 0)
+    data = config.data
+    whole, test, origin, warning = load_splits(data, config.model, given)
+    labels = _anomalous(whole.labels, data)
+    if labels is None:
+        labels = np.zeros(len(whole.names), int)
+    if data.normal is None and data.anomalous is None and labels.any():
+        classes = ", ".join(map(str, np.unique(labels)))
+        raise UserError(f"data.normal: say which class is normal; {origin} has {classes}")
+    normal, anomalous = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
     if len(normal) < 2:
-        wanted = config.data.normal if config.data.anomalous is None else f"other than {config.data.anomalous}"
-        raise UserError(f"data.normal: {splits.origin} holds {len(normal)} training images of class {wanted}")
+        wanted = data.normal if data.anomalous is None else f"other than {data.anomalous}"
+        raise UserError(f"data.normal: {origin} holds {len(normal)} training images of class {wanted}")
     order = np.random.default_rng(config.seed).permutation(normal)
-    count = max(1, round(config.data.held_out * len(normal)))
-    mixed_in = np.zeros(0, int)
-    if share := config.data.contamination:
-        anomalous = np.zeros(0, int) if train_labels is None else np.flatnonzero(train_labels == 1)
-        wanted_number = round(share / (1 - share) * (len(order) - count))
-        if len(anomalous) < wanted_number:
-            raise UserError(
-                f"data.contamination={share}: takes {wanted_number} anomalous training images; "
-                f"{splits.origin} has {len(anomalous)}"
-            )
-        mixed_in = np.random.default_rng([config.seed, 1]).choice(anomalous, wanted_number, replace=False)
-    train = splits.train.take(np.sort(np.concatenate([order[count:], mixed_in])))
-    held_out = splits.train.take(np.sort(order[:count]))
-    test = splits.test
+    count = max(1, round(data.held_out * len(normal)))
+    share = data.contamination
+    mixed_in = round(share / (1 - share) * (len(order) - count))
+    if len(anomalous) < mixed_in:
+        raise UserError(
+            f"data.contamination={share}: takes {mixed_in} anomalous training images; {origin} has {len(anomalous)}"
+        )
+    contaminants = np.random.default_rng([config.seed, 1]).choice(anomalous, mixed_in, replace=False)
+    train = whole.take(np.sort(np.concatenate([order[count:], contaminants])))
     if test is not None:
-        test = test._replace(labels=_anomalous(test.labels, config.data))
-        if config.data.test_limit is not None and config.data.test_limit < len(test.names):
-            sample = np.random.default_rng(0).permutation(len(test.names))[: config.data.test_limit]
-            test = test.take(np.sort(sample))
-    return OneClass(train, held_out, test, splits.origin, splits.warning)
+        test = test._replace(labels=_anomalous(test.labels, data))
+        if data.test_limit is not None and data.test_limit < len(test.names):
+            test = test.take(np.sort(np.random.default_rng(0).permutation(len(test.names))[: data.test_limit]))
+    return OneClass(train, whole.take(np.sort(order[:count])), test, origin, warning)
 
 
 def _anomalous(labels: np.ndarray | None, data: DataConfig) -> np.ndarray | None:
-    """Class labels to 0 normal, 1 anomalous; without a protocol the labels say so already."""
+    """Map class labels to 0 normal, 1 anomalous; without a protocol they are returned unchanged."""
     if labels is None:
         return None
     if data.anomalous is not None:

@@ -1,4 +1,4 @@
-"""The sources: each reads a training and, where there is one, a test split with class labels."""
+"""The sources of data: each reads a training split and, if there is one, a test split, with class labels."""
 
 import contextlib
 import gzip
@@ -13,107 +13,94 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anogan_jax.config import DataConfig, ModelConfig
-from anogan_jax.data.images import (
-    Images,
-    from_array,
-    from_files,
-    from_list,
-    image_files,
-    read_arrays,
-    read_mask,
-)
+from anogan_jax.data.images import Images, from_array, from_folder, from_list, read_arrays, read_mask
 from anogan_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
 _TFDS_HOST = ("storage.googleapis.com", 443)
-_REACH_SECONDS = 4
-_IDX_NAMES = {
-    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-}
+_IDX_TRAIN = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+_IDX_TEST = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
 class Splits(NamedTuple):
-    """A data set as it was found."""
+    """The splits of a data set, with its class labels."""
 
     train: Images
     test: Images | None
-    origin: str  # what it is and where it lay, for people
-    warning: str = ""  # why it may not be what was meant
+    origin: str  # the data set and its location, as text
+    warning: str = ""  # why it may not be the intended data set
 
 
-def load_splits(data: DataConfig, model: ModelConfig) -> Splits:
-    """Finds the data set that the config names.
-
-    Raises:
-      UserError: it is not there, or not what it should be.
-    """
+def load_splits(data: DataConfig, model: ModelConfig, given: Images | None = None) -> Splits:
+    """Load the config's data set, or ``given`` for the source "arrays"; raise UserError if missing or malformed."""
+    if data.source == "arrays":
+        if given is None:
+            raise UserError("data.source=arrays: give the images to anogan_jax.fit(images), or a folder or .npz file")
+        return Splits(given, None, f"{len(given.names)} images")
     return _SOURCES[data.source](data, model)
 
 
 def load_auto(data: DataConfig, model: ModelConfig) -> Splits:
-    """The first there is: prepared by TFDS, idx files, a TFDS download, images inside a package."""
+    """Load the first available: prepared by TFDS, idx files, a TFDS download, images of an installed package."""
     if tfds_is_prepared(data):
         return load_tfds(data, model)
     if find_idx(data):
         return load_idx(data, model)
-    missing = f"{data.name} is neither prepared by TFDS nor in idx files under data.dir={data.dir!r}"
     obstacle = _download_obstacle()
     if not obstacle:
         return load_tfds(data, model)
-    if data.name in _PACKAGED:
-        splits = load_packaged(data, model)
-        return splits._replace(
-            warning=f"{missing}, and cannot be downloaded ({obstacle}): using {splits.origin}. For the whole data "
-            "set put the official idx files into a folder and give --config.data.dir=FOLDER"
-        )
-    raise UserError(
-        f"{missing}, and cannot be downloaded ({obstacle}): put the official idx files into a folder "
-        "and give --config.data.dir=FOLDER"
+    missing = (
+        f"{data.name} is neither prepared by TFDS nor in idx files under data.dir={data.dir!r}, "
+        f"and cannot be downloaded ({obstacle})"
     )
+    advice = "put the official idx files into a folder and give --config.data.dir=FOLDER"
+    if data.name not in _PACKAGED:
+        raise UserError(f"{missing}: {advice}")
+    splits = load_packaged(data, model)
+    return splits._replace(warning=f"{missing}: using {splits.origin}. For the whole data set {advice}")
 
 
 def load_tfds(data: DataConfig, model: ModelConfig) -> Splits:
-    """An image classification data set of TensorFlow Datasets, downloaded and prepared when need be."""
+    """Load an image classification data set of TensorFlow Datasets, downloaded and prepared if necessary."""
     if not data.name:
         raise UserError("data.name: names no data set; give one of TensorFlow Datasets, such as mnist")
-    if not tfds_is_prepared(data) and (obstacle := _download_obstacle()):
+    is_prepared = tfds_is_prepared(data)
+    if not is_prepared and (obstacle := _download_obstacle()):
         where = f"in {data.dir}" if data.dir else "in TFDS's own folder"
         raise UserError(f"data.name={data.name}: not prepared {where} and cannot be downloaded ({obstacle})")
     builder = _tfds_builder(data)
-    if not tfds_is_prepared(data):
+    if not is_prepared:
         log.info("downloading %s with TensorFlow Datasets to %s", data.name, builder.data_dir)
         with _one_line(f"data.name={data.name}: the download failed"):
             builder.download_and_prepare(file_format="array_record")
+
+    def read(split: str) -> Images:
+        rows = list(builder.as_data_source(split=split))
+        labels = np.array([row["label"] for row in rows]) if "label" in rows[0] else None
+        return from_list([row["image"] for row in rows], model.channels, f"{data.name}/{split}", labels)
+
     with _one_line(f"data.name={data.name}: TFDS cannot read it as an image data set"):
-
-        def read(split: str) -> Images:
-            rows = list(builder.as_data_source(split=split))
-            labels = np.array([row["label"] for row in rows]) if "label" in rows[0] else None
-            return from_list([row["image"] for row in rows], model.channels, f"{data.name}/{split}", labels)
-
         train, test = read("train"), read("test") if "test" in builder.info.splits else None
     return Splits(train, test, f"TFDS {builder.info.full_name} in {builder.data_dir}")
 
 
 def load_idx(data: DataConfig, model: ModelConfig) -> Splits:
-    """MNIST-format idx files, gz or not, in ``data.dir`` or its subfolder named like the data set."""
+    """Load MNIST-format idx files, gzipped or not, from ``data.dir`` or its subfolder ``data.name``."""
     folder = find_idx(data)
     if folder is None:
-        wanted = f"{_IDX_NAMES['train'][0]}[.gz]"
-        raise UserError(f"data.dir={data.dir!r}: no {wanted} there nor in a subfolder {data.name!r}")
-    sets = {}
-    for split, (images, labels) in _IDX_NAMES.items():
-        if split == "test" and _idx_file(folder, images) is None:
-            continue
-        array, classes = (_read_idx(folder, name) for name in (images, labels))
-        sets[split] = from_array(array, model.channels, str(folder / images), classes.astype(int))
-    return Splits(sets["train"], sets.get("test"), f"idx files in {folder}")
+        raise UserError(f"data.dir={data.dir!r}: no {_IDX_TRAIN[0]}[.gz] there nor in a subfolder {data.name!r}")
+
+    def read(images: str, labels: str) -> Images:
+        array, classes = _read_idx(folder, images), _read_idx(folder, labels)
+        return from_array(array, model.channels, str(folder / images), classes.astype(int))
+
+    train = read(*_IDX_TRAIN)
+    return Splits(train, read(*_IDX_TEST) if _idx_file(folder, _IDX_TEST[0]) else None, f"idx files in {folder}")
 
 
 def load_npz(data: DataConfig, model: ModelConfig) -> Splits:
-    """A file with train_images and, optional, train_labels, test_images, test_labels; or an .npy of normal images."""
+    """Load an .npy of normal images, or an .npz of train_images and optional train_labels, test_images, test_labels."""
     path = Path(data.dir)
     arrays = read_arrays(path)
     if path.suffix == ".npy":
@@ -121,34 +108,29 @@ def load_npz(data: DataConfig, model: ModelConfig) -> Splits:
     if "train_images" not in arrays:
         raise UserError(f"{path}: has no array 'train_images' (it has: {', '.join(arrays) or 'none'})")
 
-    def split(name: str) -> Images | None:
-        if f"{name}_images" not in arrays:
-            return None
-        labels = arrays.get(f"{name}_labels")
+    def read(split: str) -> Images:
+        labels = arrays.get(f"{split}_labels")
         labels = None if labels is None else labels.reshape(len(labels), -1)[:, 0].astype(int)
-        return from_array(arrays[f"{name}_images"], model.channels, f"{path}: {name}_images", labels)
+        return from_array(arrays[f"{split}_images"], model.channels, f"{path}: {split}_images", labels)
 
-    train = split("train")
-    assert train is not None
-    return Splits(train, split("test"), f"arrays in {path}")
+    return Splits(read("train"), read("test") if "test_images" in arrays else None, f"arrays in {path}")
 
 
 def load_folder(data: DataConfig, model: ModelConfig) -> Splits:
-    """A folder of normal images; or, as MVTec AD is laid out, train/ with normal images and test/<kind>/.
+    """Load a folder of normal images; or, in the layout of MVTec AD, train/ with normal images and test/<kind>/.
 
-    The kind "good" is normal, any other a kind of defect. Where there is a ground_truth/, it holds
-    <kind>/<name>_mask.png for every image of a defect.
+    The kind "good" is normal, any other a kind of defect. If there is a folder ground_truth/, it holds
+    <kind>/<name>_mask.png for every defective image.
     """
     if not data.dir:
         raise UserError("data.dir: names no folder; give --config.data.dir=FOLDER")
     folder = Path(data.dir)
     if not (folder / "train").is_dir():
         _refuse_other_layouts(folder)
-        return Splits(from_files(image_files(folder), folder, model.channels), None, f"images in {folder}")
-    train = from_files(image_files(folder / "train"), folder / "train", model.channels)
-    test = None
+        return Splits(from_folder(folder, model.channels), None, f"images in {folder}")
+    train, test = from_folder(folder / "train", model.channels), None
     if (folder / "test").is_dir():
-        test = from_files(image_files(folder / "test"), folder / "test", model.channels)
+        test = from_folder(folder / "test", model.channels)
         kinds = [name.split("/")[0] for name in test.names]
         labels = np.array([int(kind != "good") for kind in kinds])
         mask = _masks(folder, test) if (folder / "ground_truth").is_dir() else None
@@ -157,41 +139,40 @@ def load_folder(data: DataConfig, model: ModelConfig) -> Splits:
 
 
 def load_packaged(data: DataConfig, model: ModelConfig) -> Splits:
-    """Real images inside a pip package; every fifth of a class is the test split, for they have none."""
+    """Load real images of an installed package; every fifth image of a class belongs to the test split."""
     if data.name not in _PACKAGED:
         raise UserError(f"data.name={data.name!r}: no package holds it; there are {', '.join(_PACKAGED)}")
     array, labels, origin = _PACKAGED[data.name]()
     rank = np.array([np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)])
     whole = from_array(array, model.channels, origin, labels)
-    test = rank % 5 == 4
-    return Splits(whole.take(np.flatnonzero(~test)), whole.take(np.flatnonzero(test)), origin)
+    is_test = rank % 5 == 4
+    return Splits(whole.take(np.flatnonzero(~is_test)), whole.take(np.flatnonzero(is_test)), origin)
 
 
 def tfds_is_prepared(data: DataConfig) -> bool:
-    """Whether TFDS has the data set on disk in a format that is read without TensorFlow."""
-    if not data.name:
-        return False
-    with contextlib.suppress(Exception):  # unknown to TFDS, or damaged: not prepared
-        builder = _tfds_builder(data)
-        return builder.is_prepared() and builder.info.file_format.value == "array_record"
+    """Return whether TFDS has the data set on disk in a format that can be read without TensorFlow."""
+    if data.name:
+        with contextlib.suppress(Exception):  # unknown to TFDS or damaged, so not prepared
+            builder = _tfds_builder(data)
+            return builder.is_prepared() and builder.info.file_format.value == "array_record"
     return False
 
 
 def find_idx(data: DataConfig) -> Path | None:
-    """The folder with the training images in idx format, if there is one."""
+    """Return the folder with the training images in idx format, if there is one."""
     if not data.dir:
         return None
     root = Path(data.dir)
     folders = [root / data.name, root / data.name.replace("_", "-"), root]
-    return next((folder for folder in folders if _idx_file(folder, _IDX_NAMES["train"][0])), None)
+    return next((folder for folder in folders if _idx_file(folder, _IDX_TRAIN[0])), None)
 
 
 def _download_obstacle() -> str:
-    """Why TFDS could not download now; empty if it could. Known within seconds."""
+    """Return why TFDS cannot download now, or an empty string if it can; takes seconds at most."""
     if importlib.util.find_spec("tensorflow") is None:
         return "TensorFlow is not installed: pip install -r requirements-tfds.txt"
     try:
-        with socket.create_connection(_TFDS_HOST, timeout=_REACH_SECONDS):
+        with socket.create_connection(_TFDS_HOST, timeout=4):
             return ""
     except OSError:
         return f"no connection to {_TFDS_HOST[0]}"
@@ -205,7 +186,7 @@ def _tfds_builder(data: DataConfig) -> Any:
 
 
 def _refuse_other_layouts(folder: Path) -> None:
-    """Raises UserError where a folder without train/ is not one of normal images, for all would be taken as normal."""
+    """Raise UserError if a folder without train/ has another layout, whose images would all count as normal."""
     inside = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if sets := [name for name in inside if (folder / name / "train").is_dir()]:
         raise UserError(f"{folder}: holds several data sets; give one, such as --config.data.dir={folder / sets[0]}")
@@ -214,27 +195,26 @@ def _refuse_other_layouts(folder: Path) -> None:
 
 
 def _masks(folder: Path, test: Images) -> Callable[[int], np.ndarray]:
-    """``mask(i)`` of the test images: what is defective of them, nothing of a good one."""
-    paths = {}
-    for i, name in enumerate(test.names):
-        path = folder / "ground_truth" / Path(name).parent / f"{Path(name).stem}_mask.png"
-        if not name.startswith("good/"):
-            if not path.is_file():
-                raise UserError(f"{path}: missing; every defective image needs its mask, or remove ground_truth/")
-            paths[i] = path
+    """Return ``mask(i)``, the defective pixels (H, W) bool of test image i; none in a good image."""
+    paths = {
+        i: (folder / "ground_truth" / name).with_name(f"{Path(name).stem}_mask.png")
+        for i, name in enumerate(test.names)
+        if not name.startswith("good/")
+    }
+    for path in paths.values():
+        if not path.is_file():
+            raise UserError(f"{path}: missing; every defective image needs its mask, or remove ground_truth/")
 
     def mask(i: int) -> np.ndarray:
-        image = test.read(i)
+        height, width = test.read(i).shape[:2]
         if i not in paths:
-            return np.zeros(image.shape[:2], bool)
-        found = read_mask(paths[i])
-        if found.shape != image.shape[:2]:
-            (height, width), (rows, columns) = found.shape, image.shape[:2]
-            raise UserError(
-                f"{paths[i]}: {width}x{height} pixels, but its image test/{test.names[i]} has {columns}x{rows}"
-            )
+            return np.zeros((height, width), bool)
+        path, found = paths[i], read_mask(paths[i])
+        if found.shape != (height, width):
+            size = f"{found.shape[1]}x{found.shape[0]}"
+            raise UserError(f"{path}: {size} pixels, but its image test/{test.names[i]} has {width}x{height}")
         if not found.any():
-            raise UserError(f"{paths[i]}: is all black, but its image test/{test.names[i]} is said to have a defect")
+            raise UserError(f"{path}: is all black, but its image test/{test.names[i]} is said to have a defect")
         return found
 
     return mask
@@ -245,14 +225,12 @@ def _idx_file(folder: Path, name: str) -> Path | None:
 
 
 def _read_idx(folder: Path, name: str) -> np.ndarray:
-    """An unsigned-byte idx file: magic 0, 0, 8, rank; the dimensions, big-endian; the values."""
+    """Read an idx file of unsigned bytes: magic 0, 0, 8, rank; the dimensions, big-endian; the values."""
     path = _idx_file(folder, name)
     if path is None:
         raise UserError(f"{folder / name}[.gz]: no such file")
     with _one_line(f"{path}: cannot be read"):
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         if content[:3] != b"\0\0\x08":
             raise UserError(f"{path}: not an idx file of bytes")
         shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
@@ -274,12 +252,12 @@ def _packaged_digits() -> tuple[np.ndarray, np.ndarray, str]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    return (digits.images / 16.0), digits.target, "the 1,797 digits inside scikit-learn"
+    return digits.images / 16.0, digits.target, "the 1,797 digits inside scikit-learn"
 
 
 @contextlib.contextmanager
 def _one_line(message: str) -> Iterator[None]:
-    """Turns whatever a parser or package raises into one line."""
+    """Turn any exception of a parser or package into a UserError of one line."""
     try:
         yield
     except UserError:
@@ -289,10 +267,7 @@ def _one_line(message: str) -> Iterator[None]:
         raise UserError(f"{message} ({type(error).__name__}: {reason})") from error
 
 
-_PACKAGED: dict[str, Callable[[], tuple[np.ndarray, np.ndarray, str]]] = {
-    "mnist": _packaged_mnist,
-    "digits": _packaged_digits,
-}
+_PACKAGED = {"mnist": _packaged_mnist, "digits": _packaged_digits}
 _SOURCES: dict[str, Callable[[DataConfig, ModelConfig], Splits]] = {
     "auto": load_auto,
     "tfds": load_tfds,

@@ -1,4 +1,4 @@
-"""What the model sees of an image: all of it, resized; or patches of its size."""
+"""The model's view of an image: the whole image, resized, or patches of the model's size."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -9,39 +9,39 @@ from anogan_jax.config import Config
 from anogan_jax.data.images import Images, cached, read_ahead, resize
 from anogan_jax.errors import UserError
 
-_DRAWS = 20  # of a patch, before one without much contrast is taken
+_DRAWS = 20  # attempts to draw a patch with enough contrast; the last one is taken in any case
 
 
-def make_fit(config: Config) -> Callable[[np.ndarray], np.ndarray]:
-    """Binds ``fit(image)``: the image (H, W, C) uint8 as it is cut or shown whole.
-
-    Whole, it is resized to the model's square. For patches it is scaled, and mirrored at its lower
-    and right edge where it is still smaller than one.
-    """
+def make_resize(config: Config) -> Callable[[np.ndarray], np.ndarray]:
+    """Return ``resize(image)`` for (H, W, C) uint8: to (S, S, C), or for patches by the factor ``patches.scale``."""
     size, patches = config.model.image_size, config.patches
 
-    def fit(image: np.ndarray) -> np.ndarray:
+    def resize_image(image: np.ndarray) -> np.ndarray:
         if not patches.enabled:
             return resize(image, size, size)
-        height, width = (max(1, round(patches.scale * length)) for length in image.shape[:2])
-        return _at_least(resize(image, height, width), size)
+        return resize(image, *(max(1, round(patches.scale * length)) for length in image.shape[:2]))
 
-    return fit
+    return resize_image
+
+
+def pad_to(image: np.ndarray, size: int) -> np.ndarray:
+    """Pad an image at its lower and right edge, by mirroring, to at least (size, size, C)."""
+    missing = ((0, max(0, size - image.shape[0])), (0, max(0, size - image.shape[1])), (0, 0))
+    return np.pad(image, missing, mode="symmetric")
 
 
 def make_draw(images: Images, config: Config) -> Callable[[int], np.ndarray]:
-    """Binds ``draw(place)``: what training sees at a place of an endless stream, (S, S, C) uint8.
+    """Return ``draw(place)``, the training example (S, S, C) uint8 at a place of an endless stream.
 
-    The images come shuffled anew each epoch, none left out at its end; of each a random patch, or
-    all of it, mirrored and turned as the config says. A function of the place alone, so training
-    goes on after a stop with what it would have seen.
+    Each epoch uses every image once, in random order. An example is a random patch or the whole image, mirrored and
+    rotated if the config asks for it. It depends on the seed and the place alone, so training resumes exactly.
     """
     size, patches, train, seed = config.model.image_size, config.patches, config.train, config.seed
-    fit, count = make_fit(config), len(images.names)
-    fitted = cached(lambda i: fit(images.read(i)))
+    shrink, count = make_resize(config), len(images.names)
+    resized = cached(lambda i: pad_to(shrink(images.read(i)), size))
 
     def draw(place: int) -> np.ndarray:
-        image = fitted(_shuffled(seed, place // count, count)[place % count])
+        image = resized(_shuffled(seed, place // count, count)[place % count])
         if not (patches.enabled or train.flip or train.rotate):
             return image
         rng = np.random.default_rng([seed, place])
@@ -56,22 +56,27 @@ def make_draw(images: Images, config: Config) -> Callable[[int], np.ndarray]:
 
 
 def as_array(images: Images, config: Config) -> np.ndarray:
-    """All that can be read, whole, as the model sees them: (N, S, S, C) uint8."""
-    fit = make_fit(config)
-    read = read_ahead(lambda i: fit(images.read(i)), range(len(images.names)), ahead=64)
-    return np.stack([image for image in read if not isinstance(image, UserError)])
+    """Return all readable images, resized to the model's size: (N, S, S, C) uint8."""
+    return np.stack(resized_images(images, config))
+
+
+def resized_images(images: Images, config: Config) -> list[np.ndarray]:
+    """Return all readable images, each (H, W, C) uint8, resized by ``make_resize``."""
+    shrink = make_resize(config)
+    read = read_ahead(lambda i: shrink(images.read(i)), range(len(images.names)), ahead=64)
+    return [image for image in read if not isinstance(image, UserError)]
 
 
 def has_content(patch: np.ndarray, min_contrast: float) -> bool:
-    """Whether a patch's grey levels deviate enough to be looked at."""
+    """Return whether the standard deviation of a patch's grey levels reaches the minimum."""
     return min_contrast == 0 or float(patch.std()) >= min_contrast
 
 
 def _random_patch(image: np.ndarray, size: int, min_contrast: float, rng: np.random.Generator) -> np.ndarray:
-    """Drawn again where it is empty; of an image that seems to hold nothing else, the last is taken.
+    """Draw a random patch, again while it lacks contrast, up to ``_DRAWS`` times.
 
-    Its centre is uniform over the image, and the patch then moved inside: a corner uniform over all
-    that fit would show the image's edges far more seldom than the tiles to be scored do.
+    The centre is uniform over the image and the patch is then moved inside, so that patches show the edges of the
+    image about as often as the scored tiles do.
     """
     for _ in range(_DRAWS):
         row, column = (
@@ -81,11 +86,6 @@ def _random_patch(image: np.ndarray, size: int, min_contrast: float, rng: np.ran
         if has_content(patch, min_contrast):
             break
     return patch
-
-
-def _at_least(image: np.ndarray, size: int) -> np.ndarray:
-    more = ((0, max(0, size - image.shape[0])), (0, max(0, size - image.shape[1])), (0, 0))
-    return np.pad(image, more, mode="symmetric")
 
 
 @lru_cache(maxsize=2)

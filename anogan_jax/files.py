@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all."""
+"""Writing files atomically, and digests that detect damage."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,9 +12,9 @@ from anogan_jax.errors import UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside ``path`` to write to, and moves it there when the block ends well.
+    """Yield a temporary path beside ``path`` to write to; move it to ``path`` when the block succeeds.
 
-    A process killed inside the block leaves ``path`` as it was.
+    A process killed inside the block leaves ``path`` unchanged.
 
     Raises:
       UserError: the file cannot be written (permission, full disk).
@@ -27,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         mask = os.umask(0)
         os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp's files are private
+        temporary.chmod(0o666 & ~mask)  # mkstemp's files are private to the user
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -36,3 +37,9 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

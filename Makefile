@@ -1,0 +1,29 @@
+# make demo: set up, train on one digit of MNIST, score the others, say where the report is.
+# make test: set up, run all tests.  make lint: formatting, lint and types.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+.PHONY: demo test lint
+demo: $(VENV)/.demo
+	$(RUN) train.py --config configs/mnist.py
+	$(RUN) score.py --config configs/mnist.py --heatmaps
+	@echo "Open runs/mnist/report.html in a browser; the heatmaps are in runs/mnist/heatmaps."
+
+test: $(VENV)/.dev
+	$(RUN) -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(VENV)/.demo: pyproject.toml requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo requirements-dev.txt
+	$(RUN) -m pip install --quiet -r requirements-dev.txt
+	@touch $@

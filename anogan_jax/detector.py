@@ -1,0 +1,306 @@
+"""A trained detector: one value that scores images, and that is saved to and loaded from a folder."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from anogan_jax import config as configs
+from anogan_jax.bank import Bank, make_index
+from anogan_jax.calibration import Calibration, p_values
+from anogan_jax.config import Config, SearchConfig
+from anogan_jax.data import from_user
+from anogan_jax.data.images import from_list, read_arrays
+from anogan_jax.devices import make_mesh
+from anogan_jax.errors import UserError
+from anogan_jax.features import make_features
+from anogan_jax.files import digest
+from anogan_jax.models import GAN, Variables, Weights, make_encoder, make_gan
+from anogan_jax.queries import score_queries
+from anogan_jax.scoring import Model, Score, Scorer, make_scorer
+from anogan_jax.search import make_search
+from anogan_jax.tiles import pool
+from anogan_jax.version import __version__
+
+log = logging.getLogger(__name__)
+_FORMAT = 1  # of the saved folder
+
+
+class Result(NamedTuple):
+    """Scores of N images. Maps and reconstructions have the images' sizes: a list where those differ."""
+
+    score: np.ndarray  # (N,) float64, higher is more anomalous
+    p_value: np.ndarray  # (N,) float64 in (0, 1], see ``p_values``
+    is_anomaly: np.ndarray  # (N,) bool, p_value <= alpha
+    anomaly_map: Any  # (N, H, W) float32 where the image and its reconstruction differ, at least 0
+    reconstruction: Any  # (N, H, W, C) uint8
+    residual: np.ndarray  # (N,) float64 R(x)
+    discrimination: np.ndarray  # (N,) float64 D(x)
+
+
+class Detector(NamedTuple):
+    """Everything that scoring needs of a training run; complete, and independent of the training data."""
+
+    config: Config  # settings that train, fixed; settings that score
+    gan: GAN  # static
+    model: Model  # arrays on the device: weights, encoder, index of the bank
+    bank: Bank  # where searches start
+    held_out: list[np.ndarray] | None  # M normal images (H, W, C) uint8 at the model's size; None if not kept
+    calibration: Calibration  # of the held-out images under these settings
+    step: int  # training steps done
+
+    def score(self, images: Any) -> Result:
+        """Score images; an image's score depends on nothing but the image and the detector.
+
+        Args:
+          images: uint8, or floats in [-1, 1], (N, H, W) or (N, H, W, C) of any size; a list of such images; or the
+            path of an image, a folder, an .npy or an .npz file.
+
+        Raises:
+          UserError: an image cannot be read, or floats are on another scale than [-1, 1].
+        """
+        queries = from_user(images, self.config.model.channels)
+        findings = list(score_queries(scorer_of(self), queries, self.config))
+        for number, finding in enumerate(findings):
+            if not finding.is_readable:
+                queries.read(number)  # raises the reason
+        terms = ("score", "anomaly_map", "reconstruction", "residual", "discrimination")
+        score, *rest = (_stacked([getattr(finding, name) for finding in findings]) for name in terms)
+        p = p_values(score, self.calibration.scores)
+        return Result(score, p, p <= self.config.alpha, *rest)
+
+    def with_config(self, config: Config) -> "Detector":
+        """Return the detector with other scoring settings, calibrated anew from the held-out images if needed.
+
+        Raises:
+          UserError: a training setting differs, an encoder is asked for that was not trained, or held-out images are
+            needed and were not kept.
+        """
+        configs.validate(config)
+        mine, theirs = configs.to_fields(self.config), configs.to_fields(config)
+        changed = [name for name in mine if mine[name] != theirs[name]]
+        for name in changed:
+            if not configs.is_scoring(name):
+                raise UserError(
+                    f"{name}={theirs[name]!r}: is fixed by training, with {mine[name]!r}; train again to change it"
+                )
+        if not (recalibrate := [name for name in changed if name.startswith(("search.", "pooling."))]):
+            return self._replace(config=config)
+        if self.held_out is None:
+            raise UserError(
+                f"{recalibrate[0]}={theirs[recalibrate[0]]!r}: needs another calibration, but the detector keeps no "
+                f"held-out images (data.keep_held_out=False); it scores with {mine[recalibrate[0]]!r} only"
+            )
+        log.info("calibrating again for %s", ", ".join(f"{name}={theirs[name]}" for name in recalibrate))
+        return _calibrated(_configured(self, config))
+
+    def with_preset(self, name: str) -> "Detector":
+        """Return the detector with the search settings of a preset, such as "nearest"; see ``with_config``."""
+        return self.with_config(configs.with_preset(self.config, name))
+
+    def with_search(self, search: SearchConfig) -> "Detector":
+        """Return the detector with another search and no calibration: for scores without p-values."""
+        nothing = Calibration(np.zeros(0), np.zeros(0))
+        return _configured(self, dataclasses.replace(self.config, search=search))._replace(calibration=nothing)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the detector to ``folder/detector``, complete or not at all.
+
+        Raises:
+          UserError: the folder holds a detector already, or cannot be written.
+        """
+        target = Path(folder) / "detector"
+        if target.exists():
+            raise UserError(f"{target}: exists already; give another folder, or remove it")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".detector-", dir=target.parent) as temporary:
+                unfinished = Path(temporary) / "detector"
+                unfinished.mkdir()
+                _write(self, unfinished)
+                unfinished.rename(target)
+        except OSError as error:
+            raise UserError(f"{target}: cannot be written: {error.strerror or error}") from error
+
+
+def make_detector(
+    config: Config,
+    weights: Weights,
+    encoder: Variables | None,
+    bank: Bank,
+    step: int,
+    held_out: list[np.ndarray] | None,
+    calibration: Calibration | None = None,
+) -> Detector:
+    """Return a complete detector: the bank indexed, the held-out images scored.
+
+    Args:
+      config: all settings.
+      weights: of the trained GAN.
+      encoder: variables of the trained encoder, if there is one.
+      bank: where searches start.
+      step: training steps done.
+      held_out: M normal images that training never saw, as ``resized_images`` returns them; kept in the detector
+        unless ``data.keep_held_out`` is False.
+      calibration: of the held-out images, if it is known.
+    """
+    nothing = Calibration(np.zeros(0), np.zeros(0))
+    model = jax.device_put(Model(weights, encoder))
+    detector = _configured(Detector(config, gan_of(config), model, bank, held_out, nothing, step), config)
+    return detector._replace(calibration=calibration) if calibration else _calibrated(detector)
+
+
+def load(folder: str | Path) -> Detector:
+    """Load a detector that training or ``Detector.save`` left in a folder.
+
+    Raises:
+      UserError: there is none, or a file of it is missing or damaged.
+    """
+    path = Path(folder) / "detector"
+    path = path if path.is_dir() else Path(folder)
+    if not (path / "detector.json").is_file():
+        raise UserError(f"{folder}: holds no trained detector; run train.py first, or again if it was interrupted")
+    facts = _facts(path / "detector.json")
+    arrays = {
+        name: read_arrays(path / name) for name in facts["files"] if _is_intact(path / name, facts["files"][name])
+    }
+    variables: Any = unflatten_dict(arrays["weights.npz"], sep="/")
+    held_out = None
+    if "held_out.npz" in arrays:
+        pixels, shapes = arrays["held_out.npz"]["pixels"], arrays["held_out.npz"]["shapes"]
+        parts = np.split(pixels, np.cumsum([np.prod(shape) for shape in shapes])[:-1])
+        held_out = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    return make_detector(
+        configs.from_json(facts["config"], str(path / "detector.json")),
+        Weights(variables["generator"], variables["discriminator"]),
+        variables.get("encoder"),
+        Bank(**arrays["bank.npz"]),
+        facts["step"],
+        held_out,
+        Calibration(**arrays["calibration.npz"]),
+    )
+
+
+def gan_of(config: Config) -> GAN:
+    """Return the GAN that a config describes."""
+    return make_gan(**vars(config.model), objective=config.train.objective)
+
+
+def scorer_of(detector: Detector) -> Callable[[Iterable[np.ndarray]], Iterator[Score]]:
+    """Return the detector's scorer of images of the model's size, on all devices of this process."""
+    config = detector.config
+    settings = dataclasses.astuple(config.search)
+    devices = tuple(jax.local_devices())
+    scorer = _scorer(detector.gan, config.model.channels, settings, config.seed, devices)
+    return partial(scorer, detector.model)
+
+
+@lru_cache(maxsize=16)
+def _scorer(gan: GAN, channels: int, settings: tuple, seed: int, devices: tuple[jax.Device, ...]) -> Scorer:
+    """Return the compiled scorer for these settings, the same one whenever they are the same."""
+    of, size = SearchConfig(*settings), gan.generator.image_size
+    features, retrieval = (make_features(space, size, channels) for space in (of.features, of.retrieval or of.features))
+    chosen = ("steps", "optimizer", "learning_rate", "discrimination", "discrimination_weight", "feature_layer")
+    search = make_search(gan, features, **{name: getattr(of, name) for name in chosen})
+    return make_scorer(
+        gan,
+        search,
+        features,
+        **{name: getattr(of, name) for name in ("start", "starts", "steps", "discrimination_weight")},
+        retrieval=retrieval,
+        encoder=make_encoder(gan),
+        seed=seed,
+        mesh=make_mesh(devices),
+    )
+
+
+def _configured(detector: Detector, config: Config) -> Detector:
+    """Return the detector with these settings and the index of the bank that they need; not calibrated."""
+    search, index = config.search, None
+    if search.start == "encoder" and detector.model.encoder is None:
+        raise UserError("search.start=encoder: the detector has no encoder; train with --config.encoder.steps=2000")
+    if search.start == "bank":
+        spaces = (search.retrieval or search.features, search.features)
+        size = (config.model.image_size, config.model.channels)
+        index = make_index(detector.bank, *(make_features(space, *size) for space in spaces))
+    return detector._replace(config=config, model=detector.model._replace(bank_index=index))
+
+
+def _calibrated(detector: Detector) -> Detector:
+    """Return the detector with the scores of its held-out images."""
+    config, held_out = detector.config, detector.held_out or []
+    images = from_list(held_out, config.model.channels, "held-out images")
+    as_resized = dataclasses.replace(config, patches=dataclasses.replace(config.patches, scale=1.0))
+    findings = score_queries(scorer_of(detector), images, as_resized, "calibrating")
+    pairs = [(finding.score, pool(finding.anomaly_map, "quantile", 0.01)) for finding in findings]
+    calibration = Calibration(*(np.array(values) for values in zip(*pairs, strict=True)))
+    return detector._replace(calibration=calibration, held_out=held_out if config.data.keep_held_out else None)
+
+
+def _write(detector: Detector, folder: Path) -> None:
+    """Write a detector's files into an empty folder, the description with their digests last."""
+    model = jax.device_get(detector.model._replace(bank_index=None))
+    variables = model.weights._asdict() | ({"encoder": model.encoder} if model.encoder else {})
+    files: dict[str, dict[str, Any]] = {
+        "weights.npz": flatten_dict(jax.tree.map(np.asarray, variables), sep="/"),
+        "bank.npz": detector.bank._asdict(),
+        "calibration.npz": detector.calibration._asdict(),
+    }
+    if detector.held_out is not None:
+        pixels = np.concatenate([image.ravel() for image in detector.held_out])
+        files["held_out.npz"] = {"pixels": pixels, "shapes": np.array([image.shape for image in detector.held_out])}
+    for name, arrays in files.items():
+        with (folder / name).open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+    facts = {
+        "format": _FORMAT,
+        "version": __version__,
+        "step": detector.step,
+        "config": dataclasses.asdict(detector.config),
+        "files": {name: digest(folder / name) for name in files},
+    }
+    text = json.dumps(facts | {"digest": _digest(facts)}, indent=2)
+    (folder / "detector.json").write_text(text + "\n")
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """Return the description of a saved detector; raise UserError if it is damaged or of another format."""
+    try:
+        facts = json.loads(path.read_text())
+        known = facts.pop("digest")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: damaged; copy the folder again, or train again") from error
+    if known != _digest(facts):
+        raise UserError(f"{path}: damaged; copy the folder again, or train again")
+    if facts["format"] != _FORMAT:
+        raise UserError(f"{path}: has format {facts['format']}, this version reads {_FORMAT}; train again")
+    return facts
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _is_intact(path: Path, expected: str) -> bool:
+    """Return True, or raise UserError if a file is missing or its digest is another."""
+    if not path.is_file():
+        raise UserError(f"{path}: missing; copy the folder again, or train again")
+    if digest(path) != expected:
+        raise UserError(f"{path}: damaged; copy the folder again, or train again")
+    return True
+
+
+def _stacked(values: list[Any]) -> Any:
+    return np.array(values) if len({np.shape(value) for value in values}) == 1 else values

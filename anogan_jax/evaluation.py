@@ -1,0 +1,178 @@
+"""Scoring a set of images into a folder: resuming, the report, and the comparison of presets and baselines."""
+
+import hashlib
+import logging
+import math
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anogan_jax.baselines import baseline_scores
+from anogan_jax.calibration import images_needed
+from anogan_jax.config import PRESETS, differences, with_preset
+from anogan_jax.data import Images, OneClass, as_array, is_readable, load_one_class, read_ahead
+from anogan_jax.detector import Detector, scorer_of
+from anogan_jax.devices import gather, is_first
+from anogan_jax.errors import UserError
+from anogan_jax.figures import HeatScale
+from anogan_jax.journal import Journal
+from anogan_jax.queries import score_queries
+from anogan_jax.report import print_defects, print_table, record, write_comparison, write_report
+from anogan_jax.scoring import make_discriminator_scorer
+from anogan_jax.version import __version__
+
+log = logging.getLogger(__name__)
+
+
+def score_test_split(detector: Detector, folder: Path, heatmaps: bool = False, maps: bool = False) -> dict[str, Any]:
+    """Score the test split of the detector's data set, with the baselines' AUROC if it has anomalous images.
+
+    Raises:
+      UserError: the data set is missing or has no test split.
+    """
+    data = load_one_class(detector.config)
+    queries = test_split(data)
+    has_both = queries.labels is not None and len(set(queries.labels.tolist())) > 1
+    baselines = baselines_of(detector, data) if has_both and is_first() else {}
+    facts = {"warning": data.warning} if data.warning else {}
+    return score_to_folder(detector, queries, folder, data.origin, facts, baselines, heatmaps, maps)
+
+
+def score_to_folder(
+    detector: Detector,
+    queries: Images,
+    folder: Path,
+    origin: str,
+    facts: dict[str, Any] | None = None,
+    baselines: dict[str, np.ndarray] | None = None,
+    heatmaps: bool = False,
+    maps: bool = False,
+) -> dict[str, Any]:
+    """Score images into a folder and write the report; a run that was killed resumes where it stopped.
+
+    Memory does not grow with the number of images. Several processes share the work, and the first writes.
+
+    Args:
+      detector: the trained detector.
+      queries: the images.
+      folder: gets the files that ``write_report`` lists.
+      origin: what the images are, for summary.json.
+      facts: further entries of summary.json; one called "warning" is shown too.
+      baselines: by name, other detectors' scores of the images.
+      heatmaps: write heatmaps/<name>.png, each query under its anomaly map.
+      maps: write maps/<name>.npy, each anomaly map (H, W) float32.
+
+    Returns:
+      The content of summary.json; on other processes than the first the number of unreadable images alone.
+    """
+    check_masks(queries)
+    facts, config = dict(facts or {}), detector.config
+    if (few := len(detector.calibration.scores)) < (needed := images_needed(config.alpha)):
+        text = (
+            f"alpha={config.alpha:g}: too low for {few} held-out images, nothing can be called an anomaly; it takes "
+            f"{needed} (train with more images), or --config.alpha={math.ceil(1000 / (few + 1)) / 1000:g}"
+        )
+        facts["warning"] = "; ".join(filter(None, [facts.get("warning"), text]))
+    if "warning" in facts:
+        log.warning("%s", facts["warning"])
+    scale = HeatScale.of(detector.calibration.map_levels, config.alpha)
+    made_with = (__version__, config, detector.step, scale, origin, heatmaps, maps, list(queries.names))
+    name = hashlib.sha256(repr(made_with).encode()).hexdigest()
+    journal = Journal(folder / ".unfinished.sqlite", name) if is_first() else None
+    done = int(gather(np.array(journal.count if journal else 0))[0])
+    if done:
+        log.info("resuming: %d of %d images were scored before", done, len(queries.names))
+    findings = score_queries(scorer_of(detector), queries, config, "scoring", first=done)
+    if journal is None:
+        return {"unreadable": sum(not finding.is_readable for finding in findings)}
+    began = time.monotonic()
+    folders = [folder / each if wanted else None for each, wanted in (("heatmaps", heatmaps), ("maps", maps))]
+    record(journal, findings, queries, scale, *folders)
+    seconds = time.monotonic() - began
+    facts = {
+        "data": origin,
+        "search": ", ".join(f"{name} {value}" for name, value in vars(config.search).items() if value is not None),
+        "training_steps": detector.step,
+        "seconds": seconds,
+        "images_per_second": (len(queries.names) - done) / seconds,
+    } | facts
+    calibration = detector.calibration.scores
+    summary = write_report(folder, journal, calibration, config.alpha, scale, facts, baselines or {})
+    journal.remove()
+    shown = {name.replace("_", " "): value for name, value in summary.items() if name != "defects"}
+    print_table(f"Results in {folder}", shown)
+    if "defects" in summary:
+        print_defects(summary["defects"])
+    return summary
+
+
+def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
+    """Score the test split by the detector, each preset that it can run, P_D and the baselines; write AUROC as CSV.
+
+    Returns:
+      The scores by name, (N,) each.
+
+    Raises:
+      UserError: the data set has no test split with normal and anomalous images.
+    """
+    data = load_one_class(detector.config)
+    if data.warning:
+        log.warning("%s", data.warning)
+    test = test_split(data)
+    if test.labels is None or len(set(test.labels.tolist())) < 2:
+        raise UserError(f"--compare: needs a test split with normal and anomalous images; {data.origin} has none")
+    scores: dict[str, np.ndarray] = {}
+    labels = np.zeros(0)
+    for name, of in detectors_of(detector).items():
+        findings = score_queries(scorer_of(of), test, of.config, name)
+        labels, scores[name] = np.array([(f.label, f.score) for f in findings if f.is_readable]).T
+    scorer = partial(make_discriminator_scorer(detector.gan), detector.model)
+    found = score_queries(scorer, test, detector.config, "P_D")
+    scores["P_D: the discriminator's output alone"] = np.array([f.score for f in found if f.is_readable])
+    if is_first():
+        scores |= baselines_of(detector, data)
+        print_table(f"{len(labels)} test images of {data.origin}, in {path}", write_comparison(path, labels, scores))
+    return scores
+
+
+def detectors_of(detector: Detector) -> dict[str, Detector]:
+    """Return the detector as configured and with each other preset that it can run, not calibrated, by description."""
+    found = {"as configured": detector}
+    for name, preset in PRESETS.items():
+        config = with_preset(detector.config, name)
+        is_possible = config.search.start != "encoder" or detector.model.encoder is not None
+        if not differences(config, detector.config):
+            found = {f"{name}: {preset.summary}": detector} | {k: v for k, v in found.items() if k != "as configured"}
+        elif is_possible:
+            found[f"{name}: {preset.summary}"] = detector.with_search(config.search)
+    return found
+
+
+def baselines_of(detector: Detector, data: OneClass) -> dict[str, np.ndarray]:
+    """Return the baselines' scores of the test images at the model's size; nothing for images in patches."""
+    if detector.config.patches.enabled:
+        return {}
+    return baseline_scores(as_array(data.train, detector.config), as_array(test_split(data), detector.config))
+
+
+def check_masks(queries: Images) -> None:
+    """Raise UserError if the mask of a readable image is missing or does not fit."""
+    if queries.mask is None:
+        return
+    for i, mask in enumerate(read_ahead(queries.mask, range(len(queries.names)), ahead=16)):
+        if isinstance(mask, UserError) and is_readable(queries, i):
+            raise mask
+
+
+def test_split(data: OneClass) -> Images:
+    """Return the test split.
+
+    Raises:
+      UserError: there is none.
+    """
+    if data.test is None:
+        raise UserError(f"give --input=IMAGES; the training data, {data.origin}, has no test split")
+    return data.test

@@ -1,0 +1,223 @@
+"""The training loop: batches in order, log lines, samples, checkpoints, exact resume."""
+
+import json
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from anogan_jax.checkpoint import State, restore_state, save_state
+from anogan_jax.config import Config
+from anogan_jax.data import read_ahead, to_model_range
+from anogan_jax.devices import gather, is_first, make_mesh, replicated, sharded
+from anogan_jax.errors import UserError
+from anogan_jax.figures import save_grid
+from anogan_jax.files import replacing
+from anogan_jax.models import GAN, sample_latent
+from anogan_jax.training import TrainState, inference_weights
+
+log = logging.getLogger(__name__)
+_LOSSES = {"discriminator_loss": "D", "generator_loss": "G", "encoder_loss": "E"}  # their names in log lines
+
+
+class Stopped(Exception):
+    """Training was stopped by the signal ``number``; the state is saved."""
+
+    def __init__(self, number: int, step: int) -> None:
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name}, saved at step {step}; run the same command again to resume")
+        self.number = number
+
+
+def advance(
+    config: Config,
+    folder: Path,
+    steps: int,
+    state: State,
+    train_step: Callable[[State, Array], tuple[State, Any]],
+    draw: Callable[[int], np.ndarray],
+    draw_samples: Callable[[State], Array] | None = None,
+) -> State:
+    """Train a state to the last step; log progress and write metrics, samples and checkpoints.
+
+    Args:
+      config: the settings.
+      folder: gets metrics.jsonl, checkpoints/<step>/, samples/<step>.png and, if configured, tensorboard/.
+      steps: the last step.
+      state: the state to start or resume from.
+      train_step: the compiled step, which returns the new state and a tuple of metrics.
+      draw: the training example at a place of the stream, from ``make_draw``.
+      draw_samples: the images of a state for the sample pictures.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      UserError: a loss is not finite, or a file cannot be written.
+      Stopped: SIGTERM or SIGINT arrived; the state is saved.
+    """
+    train, step = config.train, int(state.step)
+    if step:
+        log.info("resuming at step %d", step)
+    if is_first():
+        _drop_metrics_after(folder / "metrics.jsonl", step)
+    batches = _batches(config, make_mesh(jax.devices()), draw, step)
+    with _stop_signal() as stop_signal, _event_writer(folder, config, step) as events:
+        progress = _Progress(folder / "metrics.jsonl", step, steps, events)
+        while step < steps:
+            state, metrics = train_step(state, next(batches))
+            step += 1
+            progress.add(metrics)
+            finished, log_due = step == steps, step % train.log_every == 0
+            stopped = stop_signal(log_due or finished)
+            save = finished or stopped or step % train.checkpoint_every == 0
+            if save or log_due:
+                progress.report(step)  # raises if a loss is not finite, before the state is saved
+            if draw_samples and (finished or step % train.sample_every == 0):
+                samples = np.asarray(draw_samples(state))
+                if is_first():
+                    picture = save_grid(folder / "samples" / f"{step:08d}.png", samples)
+                    if events:
+                        events.add_image("samples", np.atleast_3d(picture), step, dataformats="HWC")
+            if save:
+                save_state(folder / "checkpoints", state)
+            if stopped and not finished:
+                raise Stopped(stopped, step)
+    return state
+
+
+def restored(folder: Path, init: Callable[[], State], mesh: Mesh) -> State:
+    """Return the last state saved in a folder, or the initial one, replicated on the mesh."""
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), jax.eval_shape(init)
+    )
+    return restore_state(folder / "checkpoints", like) or jax.jit(init, out_shardings=replicated(mesh))()
+
+
+def make_sampler(gan: GAN, count: int, key: Array) -> Callable[[TrainState], Array]:
+    """Return the compiled ``draw(state)``: images (count, S, S, C) of the averaged generator, from constant z."""
+    z = sample_latent(gan, key, (count,))
+
+    def draw(state: TrainState) -> Any:
+        return gan.generator.apply(inference_weights(gan, state).generator, z, train=False)
+
+    return jax.jit(draw)
+
+
+def _batches(config: Config, mesh: Mesh, draw: Callable[[int], np.ndarray], step: int) -> Iterator[Array]:
+    """Yield the batches from a step on, in the networks' range, divided over the devices.
+
+    Each process draws only its own rows, ahead of the step that uses them.
+    """
+    size, sharding = config.train.batch_size, sharded(mesh)
+    parts = [where[0].indices(size) for where in sharding.addressable_devices_indices_map((size,)).values() if where]
+    mine = range(min(first for first, *_ in parts), max(last for _, last, _ in parts))
+    places = (step * size + row for step in count(step) for row in mine)
+    drawn = read_ahead(draw, places, ahead=2 * len(mine))
+    while True:
+        images: list[np.ndarray] = []
+        for image in islice(drawn, len(mine)):
+            if isinstance(image, UserError):
+                raise image
+            images.append(image)
+        batch = to_model_range(np.stack(images), config.data.normalize_contrast)
+        placed = jax.make_array_from_process_local_data(sharding, batch, (size, *batch.shape[1:]))
+        yield jax.block_until_ready(placed)  # see cli.keep_memory
+
+
+def _event_writer(folder: Path, config: Config, step: int) -> AbstractContextManager[Any]:
+    """Return a TensorBoard writer that hides events after the step; a context of None if not configured."""
+    if not (config.train.tensorboard and is_first()):
+        return nullcontext()
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+
+
+def _drop_metrics_after(path: Path, step: int) -> None:
+    """Remove the lines after the checkpoint, which will be logged again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        with suppress(ValueError):  # a line cut short when the process was killed
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    with replacing(path) as temporary:
+        temporary.write_text("".join(kept))
+
+
+@contextmanager
+def _stop_signal() -> Iterator[Callable[[bool], int]]:
+    """Record SIGTERM and SIGINT inside the block instead of obeying them at once.
+
+    Yields ``stop_signal(ask)``, which returns the number of the first signal or 0. Several processes exchange theirs
+    only if ``ask`` is True, which must be so at the same steps in all of them; thus they stop together.
+    """
+    received: list[int] = []
+
+    def stop_signal(ask: bool) -> int:
+        mine = received[0] if received else 0
+        if jax.process_count() == 1:
+            return mine
+        return int(gather(np.int32(mine)).max()) if ask else 0
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = {number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers}
+    try:
+        yield stop_signal
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class _Progress:
+    """Collects the metrics of each step and reports their means: a log line, metrics.jsonl, TensorBoard events."""
+
+    def __init__(self, path: Path, step: int, steps: int, events: Any) -> None:
+        self.path, self.steps, self.events = path, steps, events
+        self.start, self.began = step, time.monotonic()
+        self.pending: list[Any] = []  # Metrics or EncoderMetrics since the last report
+
+    def add(self, metrics: Any) -> None:
+        """Add a step's metrics; wait for the step before, so that few steps are in flight when a signal arrives."""
+        if self.pending:
+            jax.block_until_ready(self.pending[-1])
+        self.pending.append(metrics)
+
+    def report(self, step: int) -> None:
+        """Report the metrics since the last report; raise UserError if one is not finite."""
+        series = {name: np.array([float(getattr(m, name)) for m in self.pending]) for name in self.pending[0]._fields}
+        self.pending.clear()
+        for name, values in series.items():
+            if not np.isfinite(values).all():
+                first = int(np.argmin(np.isfinite(values)))
+                raise UserError(
+                    f"step {step - len(values) + 1 + first}: {name} is {values[first]}: training diverged; "
+                    "the last checkpoint is intact. Try a smaller train.learning_rate in a new --workdir"
+                )
+        if not is_first():
+            return
+        means = {name: float(values.mean()) for name, values in series.items()}
+        rate = (step - self.start) / (time.monotonic() - self.began)
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **means, "steps_per_second": rate}) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written: {error.strerror}") from error
+        if self.events:
+            for name, value in means.items():
+                self.events.add_scalar(name, value, step)
+        shown = "  ".join(f"loss {label} {means[name]:.3f}" for name, label in _LOSSES.items() if name in means)
+        left = math.ceil((self.steps - step) / rate)
+        log.info("step %d/%d  %s  %.1f steps/s  %d:%02d left", step, self.steps, shown, rate, *divmod(left, 60))
