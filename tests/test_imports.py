@@ -1,0 +1,93 @@
+"""The structure of the package: no import cycles, scoring apart from training, docstrings everywhere."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import anogan_jax
+
+SCORING = (
+    "detector",
+    "scoring",
+    "search",
+    "bank",
+    "features",
+    "queries",
+    "calibration",
+    "evaluation",
+    "report",
+    "journal",
+    "figures",
+    "tiles",
+)
+TRAINING = {"fit", "loop", "training", "encoding", "checkpoint"}
+
+
+def name_of(path: Path) -> str:
+    """Return a module's name within the package, such as "data.images"."""
+    return ".".join(path.relative_to(ROOT / "anogan_jax").with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in (ROOT / "anogan_jax").rglob("*.py") if path.parent.name != "__pycache__"}
+MODULES.pop("__init__")  # of the package itself, which imports everything
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the modules of the package that a module imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("anogan_jax"):
+            base = node.module.removeprefix("anogan_jax").removeprefix(".")
+            found |= {base} | {f"{base}.{alias.name}".removeprefix(".") for alias in node.names}
+    return found & set(MODULES) - {name_of(path)}
+
+
+GRAPH = {name: imports_of(path) for name, path in MODULES.items()}
+
+
+def reached(start: str) -> set[str]:
+    """Return every module that a module imports, directly or not."""
+    found, waiting = set(), [start]
+    while waiting:
+        for name in GRAPH[waiting.pop()] - found:
+            found.add(name)
+            waiting.append(name)
+    return found
+
+
+def test_the_graph_is_that_of_the_package():
+    assert {"search", "features"} <= reached("scoring")
+    assert TRAINING <= reached("fit") | {"fit"}
+
+
+@pytest.mark.parametrize("name", sorted(GRAPH))
+def test_no_module_imports_itself_through_others(name):
+    if not name.startswith("data"):  # the package data and its modules count as one
+        assert name not in reached(name)
+
+
+def test_the_data_modules_have_no_cycle_among_themselves():
+    for name in GRAPH:
+        if name.startswith("data."):
+            inner = {other for other in GRAPH[name] if other.startswith("data.")}
+            assert all(name not in GRAPH[other] for other in inner)
+
+
+@pytest.mark.parametrize("name", SCORING)
+def test_scoring_does_not_import_training(name):
+    assert not reached(name) & TRAINING
+
+
+PUBLIC = {name: value for name, value in vars(anogan_jax).items() if inspect.getmodule(value) and name[0] != "_"}
+
+
+@pytest.mark.parametrize("name", [name for name, value in PUBLIC.items() if not inspect.ismodule(value)])
+def test_public_names_have_docstrings(name):
+    """The first line is a sentence; that of a function is imperative."""
+    first = (inspect.getdoc(PUBLIC[name]) or "").partition("\n")[0]
+    assert first.endswith((".", ":"))
+    if inspect.isfunction(PUBLIC[name]):
+        assert not first.split()[0].endswith("s")
