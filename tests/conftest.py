@@ -1,5 +1,6 @@
 """What the tests share: tiny models, data and a trained detector. Rank promotion and warnings are errors."""
 
+import csv
 import hashlib
 import logging
 import os
@@ -155,13 +156,20 @@ def run_main(monkeypatch, capsys, caplog) -> Callable[..., Ended]:
         monkeypatch.setattr(sys, "argv", [f"{main.__module__}.py", *given])
         caplog.clear()
         capsys.readouterr()
-        with flagsaver.flagsaver(), warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+        with flagsaver.flagsaver(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
-            cli.run(main)
+            with pytest.raises(SystemExit) as ended:
+                cli.run(main)
         shown = capsys.readouterr()
         return Ended(ended.value.code, shown.out, "\n".join([*caplog.messages, shown.err]))
 
     return run
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file."""
+    with path.open() as file:
+        return list(csv.DictReader(file))
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """The detector: its scores survive saving, copying and any company; its settings; damaged files; wrong images."""
 
-import csv
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import reference
-from conftest import ROOT, assert_trees_equal, digests, tiny_config
+from conftest import ROOT, assert_trees_equal, digests, rows_of, tiny_config
 from PIL import Image
 
 import score
@@ -69,11 +68,6 @@ def saved(detector, tmp_path_factory):
     return folder
 
 
-def scores_in(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
 def test_result_has_the_sizes_of_the_images(result, images, detector):
     assert result.score.shape == result.p_value.shape == result.is_anomaly.shape == (50,)
     assert result.anomaly_map.shape == (50, 28, 28)
@@ -100,7 +94,7 @@ def test_score_script_writes_the_same_numbers(saved, result, images, tmp_path, r
     output = tmp_path / "output"
     done = run_main(score.main, "--workdir", saved, "--input", tmp_path / "images.npy", "--output", output, "--maps")
     assert done.code == 0, done.errors
-    rows = scores_in(output / "scores.csv")
+    rows = rows_of(output / "scores.csv")
     for name in ("score", "p_value", "residual", "discrimination"):
         np.testing.assert_array_equal([float(row[name]) for row in rows], getattr(result, name))
     np.testing.assert_array_equal([int(row["is_anomaly"]) for row in rows], result.is_anomaly)
@@ -241,7 +235,7 @@ def test_run_is_complete_without_its_training_images(tmp_path, run_main):
         fast = ["--config.search.steps=3"] if preset in ("paper", "yeh") else []
         done = run_main(score.main, "--workdir", tmp_path / "copy", "--input", new, "--output", output, *chosen, *fast)
         assert done.code == 0, done.errors
-        assert len(scores_in(output / "scores.csv")) == 3
+        assert len(rows_of(output / "scores.csv")) == 3
         assert digests(tmp_path / "copy") == before
     assert {path.name for path in tmp_path.iterdir()} == {"copy", "new", *(f"results-{p}" for p in (None, *PRESETS))}
 

@@ -130,5 +130,5 @@ def test_image_that_is_met_exactly_gives_a_finite_result(gan, weights):
 
 @pytest.mark.parametrize("settings", [{"discrimination": "sigmoid"}, {"optimizer": "sgd"}])
 def test_unknown_settings_are_refused(gan, settings):
-    with pytest.raises(ValueError, match="sigmoid|sgd"):
+    with pytest.raises(ValueError, match=r"sigmoid|sgd"):
         make_search(gan, PIXELS, steps=1, **settings)

@@ -107,7 +107,7 @@ def from_user(images: Any, channels: int) -> Images:
     if isinstance(images, str | Path):
         return read_input(Path(images), channels)
     arrays = [np.asarray(image) for image in images] if isinstance(images, list | tuple) else np.asarray(images)
-    if not len(arrays):
+    if not (len(arrays) if isinstance(arrays, list) else arrays.size):
         raise UserError("images: empty; give at least one")
     try:
         if isinstance(arrays, list):
@@ -137,10 +137,11 @@ def from_array(array: np.ndarray, channels: int, where: str, labels: np.ndarray 
 
 def from_list(arrays: Sequence[np.ndarray], channels: int, where: str, labels: np.ndarray | None = None) -> Images:
     """Return the images of arrays (H, W) or (H, W, C), of the same shape or of different ones."""
-    if len({array.shape for array in arrays}) == 1:
-        return from_array(np.stack(arrays), channels, where, labels)
-    names = [str(i) for i in range(len(arrays))]
-    return Images(names, labels, lambda i: from_array(arrays[i][None], channels, f"{where}, image {i}").read(0))
+    images = [array[..., None] if array.ndim == 2 else array for array in arrays]
+    if len({image.shape for image in images}) == 1:
+        return from_array(np.stack(images), channels, where, labels)
+    names = [str(i) for i in range(len(images))]
+    return Images(names, labels, lambda i: from_array(images[i][None], channels, f"{where}, image {i}").read(0))
 
 
 def from_folder(folder: Path, channels: int) -> Images:

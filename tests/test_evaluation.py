@@ -1,0 +1,182 @@
+"""Scoring into a folder: its files agree, interrupted scoring resumes, presets and baselines are compared."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import ROOT, digests, rows_of
+from PIL import Image
+
+from anogan_jax import evaluation, p_values
+from anogan_jax.data import from_user
+from anogan_jax.errors import UserError
+from anogan_jax.evaluation import compare, score_test_split, score_to_folder
+
+RNG = np.random.default_rng(0)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.fixture(scope="module")
+def scored(tiny_run, tmp_path_factory):
+    """The folder with the results of the test split, and its summary."""
+    output = tmp_path_factory.mktemp("scores")
+    return output, score_test_split(tiny_run.detector, output)
+
+
+def score_array(detector, images, folder):
+    """Score an array into a folder; return the rows of scores.csv."""
+    score_to_folder(detector, from_user(images, 1), folder, "an array")
+    return rows_of(folder / "scores.csv")
+
+
+def test_scores_and_summary_agree(scored, tiny_run):
+    output, summary = scored
+    assert summary == json.loads((output / "summary.json").read_text())
+    rows = rows_of(output / "scores.csv")
+    assert list(rows[0]) == ["name", "label", "score", "residual", "discrimination", "p_value", "is_anomaly"]
+    assert len(rows) == summary["images"] == 40
+    assert summary["anomalies"] == sum(int(row["is_anomaly"]) for row in rows)
+    values = np.array([float(row["score"]) for row in rows])
+    held_out = tiny_run.detector.calibration.scores
+    np.testing.assert_array_equal([float(row["p_value"]) for row in rows], p_values(values, held_out))
+    labels = np.array([int(row["label"]) for row in rows])
+    pairs = [(a > n) + 0.5 * (a == n) for a in values[labels == 1] for n in values[labels == 0]]
+    assert summary["auroc"] == pytest.approx(np.mean(pairs))
+    for name in ("precision", "recall", "sensitivity", "specificity", "average_precision", "seconds"):
+        assert name in summary
+    assert {name for name in summary if name.startswith("auroc of")} == {
+        "auroc of kNN (k=2)",
+        "auroc of kNN (k=2), cosine",
+        "auroc of PCA-32",
+    }
+
+
+def test_pictures_and_nothing_unfinished_are_left(scored):
+    output, _ = scored
+    expected = {"scores.csv", "summary.json", "panels.png", "histogram.png", "roc.png", "report.html"}
+    assert {path.name for path in output.iterdir()} == expected
+    for picture in ("panels.png", "histogram.png", "roc.png"):
+        with Image.open(output / picture) as image:
+            assert min(image.size) > 300
+
+
+def test_scoring_again_gives_the_same_bytes(scored, tiny_run, tmp_path):
+    score_test_split(tiny_run.detector, tmp_path)
+    names = ("scores.csv", "panels.png", "roc.png", "histogram.png")
+    ours, theirs = digests(tmp_path), digests(scored[0])
+    assert [ours[name] for name in names] == [theirs[name] for name in names]
+
+
+def test_killed_scoring_resumes_with_the_rest(tiny_run, tmp_path, monkeypatch, caplog):
+    images = RNG.integers(0, 256, (330, 16, 16), np.uint8)
+    score_array(tiny_run.detector, images, tmp_path / "whole")
+    score_queries, read = evaluation.score_queries, []
+
+    def kill_at_300(*args, **settings):
+        for number, finding in enumerate(score_queries(*args, **settings)):
+            if number == 300:
+                raise Killed
+            read.append(number)
+            yield finding
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "score_queries", kill_at_300)
+        with pytest.raises(Killed):
+            score_array(tiny_run.detector, images, tmp_path / "killed")
+    assert not (tmp_path / "killed" / "scores.csv").exists()
+    with caplog.at_level("INFO", "anogan_jax"):
+        score_array(tiny_run.detector, images, tmp_path / "killed")
+    assert "resuming: 256 of 330 images were scored before" in caplog.text
+    ours, theirs = digests(tmp_path / "killed"), digests(tmp_path / "whole")
+    assert ours["scores.csv"] == theirs["scores.csv"]
+    assert set(ours) == set(theirs)
+
+
+def test_killed_scoring_of_other_settings_starts_anew(tiny_run, tmp_path, monkeypatch, caplog):
+    images = RNG.integers(0, 256, (3, 16, 16), np.uint8)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "write_report", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            score_array(tiny_run.detector, images, tmp_path)
+    other = tiny_run.detector.with_preset("nearest")
+    with caplog.at_level("INFO", "anogan_jax"):
+        rows = score_array(other, images, tmp_path)
+    assert "resuming" not in caplog.text
+    np.testing.assert_array_equal([float(row["score"]) for row in rows], other.score(images).score)
+
+
+def test_presets_discriminator_and_baselines_are_compared(tiny_run, tmp_path):
+    slow = {"paper", "yeh"}
+    presets = {name: preset for name, preset in evaluation.PRESETS.items() if name not in slow}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "PRESETS", presets)  # without the presets of 500 steps
+        scores = compare(tiny_run.detector, tmp_path / "comparison.csv")
+    rows = rows_of(tmp_path / "comparison.csv")
+    methods = [row["method"].split(":")[0] for row in rows]
+    baselines = ["kNN (k=2)", "kNN (k=2), cosine", "PCA-32"]
+    assert methods == ["as configured", "anogan", "nearest", "encoder", "P_D", *baselines]
+    assert all(values.shape == (40,) for values in scores.values())
+    assert all(0 <= float(row["auroc"]) <= 1 for row in rows)
+    np.testing.assert_array_equal(scores["as configured"], scores_of_the_test_split(tiny_run.detector))
+
+
+def scores_of_the_test_split(detector):
+    data = evaluation.load_one_class(detector.config).test
+    return detector.score([data.read(i) for i in range(len(data.names))]).score
+
+
+def test_configured_preset_is_compared_once(tiny_run):
+    names = list(evaluation.detectors_of(tiny_run.detector.with_preset("nearest")))
+    assert [name.split(":")[0] for name in names] == ["nearest", "anogan", "encoder", "paper", "yeh"]
+
+
+def test_comparison_needs_labels_of_both_kinds(tiny_run, tmp_path):
+    config = tiny_run.detector.config
+    images = tmp_path / "images.npy"
+    np.save(images, RNG.integers(0, 256, (9, 16, 16), np.uint8))
+    data = replace(config.data, source="npz", dir=str(images), normal=None)
+    for call in (compare, score_test_split):
+        with pytest.raises(UserError, match="no test split"):
+            call(tiny_run.detector._replace(config=replace(config, data=data)), tmp_path / "output")
+
+
+def test_alpha_that_the_held_out_images_cannot_resolve_is_reported(tiny_run, tmp_path, caplog):
+    strict = tiny_run.detector.with_config(replace(tiny_run.detector.config, alpha=0.001))
+    rows = score_array(strict, np.zeros((2, 16, 16), np.uint8), tmp_path)
+    assert "alpha=0.001: too low for 29 held-out images" in caplog.text
+    assert "too low" in json.loads((tmp_path / "summary.json").read_text())["warning"]
+    assert {row["is_anomaly"] for row in rows} == {"0"}
+
+
+def test_folder_that_cannot_be_written_is_named(tiny_run, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match=r"file/below.*cannot be written"):
+        score_array(tiny_run.detector, np.zeros((2, 16, 16), np.uint8), tmp_path / "file" / "below")
+
+
+def test_full_disk_leaves_the_old_file(tmp_path):
+    """A limit on the size of files stands for the full disk."""
+    (tmp_path / "scores.csv").write_text("old")
+    code = (
+        "import resource, signal, pathlib\n"
+        "from anogan_jax.files import replacing\n"
+        "from anogan_jax.errors import UserError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))\n"
+        f"path = pathlib.Path({str(tmp_path / 'scores.csv')!r})\n"
+        "try:\n"
+        "    with replacing(path) as temporary:\n"
+        "        temporary.write_text('x' * 1000)\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "scores.csv: cannot be written: File too large" in done.stdout
+    assert (tmp_path / "scores.csv").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
