@@ -85,7 +85,7 @@ def make_scorer(
       retrieval: the feature space in which neighbours are retrieved; None: ``features``. As in the model's index.
       encoder: the network of start "encoder".
       seed: of random starts.
-      mesh: the devices of this process to score on, by default one; scores are the same on any number.
+      mesh: the devices of this process to score on, by default one; scores are the same up to rounding.
     """
     mesh = mesh or make_mesh()
     slots = slots_of(mesh)
