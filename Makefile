@@ -7,8 +7,8 @@ RUN = $(VENV)/bin/python
 .PHONY: demo test lint
 demo: $(VENV)/.demo
 	$(RUN) train.py --config configs/mnist.py
-	$(RUN) score.py --config configs/mnist.py --heatmaps
-	@echo "Open runs/mnist/report.html in a browser; the heatmaps are in runs/mnist/heatmaps."
+	$(RUN) score.py --config configs/mnist.py
+	@echo "Open runs/mnist/report.html in a browser: every image with its reconstruction and heatmap."
 
 test: $(VENV)/.dev
 	$(RUN) -m pytest $(PYTEST_FLAGS)
