@@ -10,10 +10,12 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")  # compiles faster; XLA_FLAGS= optimises fully
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()  # shared by the tests and the scripts that they run
 
 import jax
@@ -22,6 +24,7 @@ import pytest
 from absl.testing import flagsaver
 
 from anogan_jax import (
+    GAN,
     Config,
     Detector,
     Weights,
@@ -34,6 +37,7 @@ from anogan_jax import (
 )
 from anogan_jax import config as configs
 from anogan_jax.config import with_values
+from anogan_jax.models import Variables
 from configs.digits import get_config
 
 with warnings.catch_warnings():
@@ -47,6 +51,21 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # the same
 
 def pytest_unconfigure():
     shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+infer = jax.jit(inference_weights, static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def generate(gan: GAN, variables: Variables, z: jax.Array) -> jax.Array:
+    """Return the images of z (N, latent) in inference mode."""
+    return gan.generator.apply(variables, z, train=False)
+
+
+@partial(jax.jit, static_argnums=0)
+def discriminate(gan: GAN, variables: Variables, images: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Return the logits and the features of images in inference mode."""
+    return gan.discriminator.apply(variables, images, train=False)
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +99,7 @@ def trained_state(gan, blobs):
 @pytest.fixture(scope="session")
 def weights(gan, trained_state) -> Weights:
     """The weights of that GAN for inference."""
-    return jax.jit(inference_weights, static_argnums=0)(gan, trained_state)
+    return infer(gan, trained_state)
 
 
 TINY: dict[str, Any] = {
@@ -94,6 +113,7 @@ TINY: dict[str, Any] = {
     "encoder.steps": 4,
     "bank.size": 64,
     "bank.inverted": 32,
+    "bank.max_deviation": 1e9,  # no outliers: all tiny banks have one size and share compiled programs
     "search.steps": 2,
     "search.starts": 2,
     "data.test_limit": 40,

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import reference
+from conftest import generate
 
 from anogan_jax import draw_bank, make_features, make_index, retrieve
 
@@ -23,7 +24,7 @@ def test_bank_holds_as_many_images_as_asked_for(gan, weights, size):
 
 
 def test_images_are_generated_from_z(gan, weights, bank):
-    generated = gan.generator.apply(weights.generator, bank.z[::50], train=False)
+    generated = generate(gan, weights.generator, bank.z[::50])
     np.testing.assert_allclose(bank.images[::50], generated, atol=1e-3)
     assert np.linalg.norm(bank.z, axis=1).max() <= gan.latent_size**0.5 * (1 + 1e-5)
 

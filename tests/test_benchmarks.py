@@ -13,7 +13,7 @@ from benchmarks.choices import table as choices_table
 from benchmarks.one_class_table import table
 
 
-def test_a_mean_is_of_all_classes_and_of_whole_seeds():
+def test_mean_needs_all_classes_of_whole_seeds():
     def row(label, seed, auroc):
         return {"method": "default", "class": label, "seed": seed, "auroc": auroc, "images": 10, "seconds": 0.1}
 
@@ -32,12 +32,12 @@ def test_choices_change_one_setting_of_the_config():
         assert all(len(differences(other, config)) == 1 for other in others)
 
 
-def test_the_table_of_choices_has_a_row_for_each():
+def test_table_of_choices_has_a_row_for_each_choice():
     rows = [[{"auroc": 0.9, "images_per_second": 100.0}], [{"auroc": 0.92, "images_per_second": 50.0}]]
     assert choices_table([3, 8], ["steps 4"], rows)[2:] == ["| steps 4 | 90.0 | 92.0 | 91.00 | 75 |"]
 
 
-def test_the_quick_one_class_benchmark_prints_a_table(tmp_path):
+def test_quick_one_class_benchmark_prints_a_table(tmp_path):
     tiny = ("--config.model.width=4", "--config.search.steps=0", f"--workdir={tmp_path}")
     methods = ["default", "random_bank", "same_knn", "knn2cos"]
     done = run_one_class(*tiny, "--quick", f"--methods=nearest,{','.join(methods)}")
@@ -51,14 +51,14 @@ def test_the_quick_one_class_benchmark_prints_a_table(tmp_path):
     ("program", "message"),
     [("causes", "--figure is needed"), ("one_class --methods=foo", "flag --methods=['foo']: must be among default,")],
 )
-def test_a_mistaken_flag_is_one_line(program, message):
+def test_mistaken_flag_is_one_line(program, message):
     command = [sys.executable, "-m", *f"benchmarks.{program}".split()]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith(f"error: {message}")
 
 
-def test_rows_of_other_settings_stay(tmp_path):
+def test_rows_of_other_settings_are_kept(tmp_path):
     path = tmp_path / "rows.json"
     fields = {"auroc": 0.5, "images": 1, "seconds": 1, "config": ["train.steps=1"]}
     path.write_text(json.dumps([{"method": "default", "class": 0, "seed": 0, **fields}]))

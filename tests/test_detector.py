@@ -4,12 +4,13 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 import reference
-from conftest import ROOT, assert_trees_equal, digests, rows_of, tiny_config
+from conftest import ROOT, assert_trees_equal, digests, generate, rows_of, tiny_config
 from PIL import Image
 
 import score
@@ -271,9 +272,9 @@ def test_score_of_the_encoders_reconstruction_agrees_with_numpy(tiny_run):
     detector = tiny_run.detector.with_preset("encoder")
     images = RNG.integers(0, 256, (5, 16, 16, 1), np.uint8)
     queries = to_model_range(images, normalize_contrast=True)
-    z = make_encoder(detector.gan).apply(detector.model.encoder, queries, train=False)
+    z = jax.jit(partial(make_encoder(detector.gan).apply, train=False))(detector.model.encoder, queries)
     z = jax.vmap(lambda z: project(detector.gan, z))(z)
-    generated = np.asarray(detector.gan.generator.apply(detector.model.weights.generator, z, train=False))
+    generated = np.asarray(generate(detector.gan, detector.model.weights.generator, z))
     pairs = zip(queries, generated, strict=True)
     expected = [np.linalg.norm(reference.structure(one) - reference.structure(other)) for one, other in pairs]
     np.testing.assert_allclose(detector.score(images).score, expected, rtol=1e-4)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from conftest import assert_trees_equal, digests, tiny_config
+from conftest import assert_trees_equal, digests, generate, tiny_config
 
 from anogan_jax import Config, default_config, draw_bank, fit, make_mesh
 from anogan_jax.checkpoint import restore_state, save_state, saved_steps
@@ -249,7 +249,7 @@ def test_inverted_images_are_closer_than_their_nearest_neighbours(gan, weights, 
     bank = draw_bank(gan, weights, jax.random.key(1), 256)
     inverted = invert(gan, weights, bank, iter(blobs[:64]))
     assert inverted.images.shape == (64, 16, 16, 1)
-    generated = gan.generator.apply(weights.generator, inverted.z, train=False)
+    generated = generate(gan, weights.generator, inverted.z)
     np.testing.assert_allclose(inverted.images, generated, atol=1e-3)
     differences = np.abs(blobs[:64, None] - bank.images[None].astype(np.float32)).sum(axis=(2, 3, 4))
     residual = np.abs(blobs[:64] - inverted.images.astype(np.float32)).sum(axis=(1, 2, 3))

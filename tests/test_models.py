@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import generate
 from flax import linen as nn
 
 from anogan_jax import init_state, make_gan, make_optimizer, make_train_step, sample_latent
@@ -82,7 +83,7 @@ def test_initial_weights_are_normal_with_deviation_002():
 
 
 def test_generated_images_lie_between_minus_one_and_one(gan, weights):
-    images = gan.generator.apply(weights.generator, 10 * sample_latent(gan, jax.random.key(2), (64,)), train=False)
+    images = generate(gan, weights.generator, 10 * sample_latent(gan, jax.random.key(2), (64,)))
     assert 0.9 < np.abs(images).max() <= 1
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import reference
+from conftest import discriminate, generate
 
 from anogan_jax import (
     Model,
@@ -60,7 +61,8 @@ def bank(gan, weights):
 def model(gan, weights, bank):
     """The trained weights, an encoder as it is initialised, and the bank by structure."""
     structure = make_features("structure", 16, 1)
-    encoder = make_encoder(gan).init(jax.random.key(7), np.zeros((1, 16, 16, 1), np.float32), train=False)
+    init = jax.jit(partial(make_encoder(gan).init, train=False))
+    encoder = init(jax.random.key(7), np.zeros((1, 16, 16, 1), np.float32))
     return Model(weights, encoder, make_index(bank, structure, structure))
 
 
@@ -111,7 +113,7 @@ def test_score_is_the_distance_to_the_mean_of_the_starts(gan, model, queries, na
     found = score_images(bind(gan, **settings), model, images)
     assert found.z.shape == (10, settings["starts"], gan.latent_size)
     z = found.z.reshape(-1, gan.latent_size)
-    generated = np.asarray(gan.generator.apply(model.weights.generator, z, train=False))
+    generated = np.asarray(generate(gan, model.weights.generator, z))
     by_start = generated.reshape(10, settings["starts"], 16, 16, 1)
     np.testing.assert_allclose(found.reconstruction, by_start.mean(axis=1), atol=1e-5)
     means = features_of(space, generated).reshape(10, settings["starts"], -1).mean(axis=1)
@@ -120,7 +122,7 @@ def test_score_is_the_distance_to_the_mean_of_the_starts(gan, model, queries, na
     expected = np.zeros(10)
     if weight:
         layers = [
-            gan.discriminator.apply(model.weights.discriminator, each, train=False)[1][0]
+            discriminate(gan, model.weights.discriminator, each)[1][0]
             for each in (np.repeat(images, settings["starts"], axis=0), generated)
         ]
         difference = np.abs(layers[0] - layers[1]).sum(axis=(1, 2, 3))
@@ -168,7 +170,7 @@ def test_encoder_without_steps_is_compared_by_its_reconstruction(gan, model, que
     z = make_encoder(gan).apply(model.encoder, queries[:10], train=False)
     z = jax.vmap(partial(project, gan))(z)
     np.testing.assert_allclose(found.z[:, 0], z, atol=1e-5)
-    generated = gan.generator.apply(model.weights.generator, z, train=False)
+    generated = generate(gan, model.weights.generator, z)
     np.testing.assert_allclose(found.reconstruction, generated, atol=1e-4)
     pairs = zip(features_of("structure", queries[:10]), features_of("structure", generated), strict=True)
     np.testing.assert_allclose(found.score, [reference.distance("structure", *pair) for pair in pairs], rtol=1e-4)
@@ -216,7 +218,7 @@ def test_anomalies_score_higher(gan, model, queries, name):
 
 def test_discriminator_score_is_its_cross_entropy(gan, model, queries):
     scores = score_images(make_discriminator_scorer(gan), model, queries)
-    logits, _ = gan.discriminator.apply(model.weights.discriminator, queries, train=False)
+    logits, _ = discriminate(gan, model.weights.discriminator, queries)
     np.testing.assert_allclose(scores.score, jax.vmap(cross_entropy_loss)(logits), rtol=1e-4)
 
 

@@ -76,15 +76,13 @@ def test_unreadable_file_gives_exit_code_3_and_settings_are_obeyed(trained, tmp_
     np.testing.assert_array_equal([float(row["score"]) for row in rows[:2]], expected.score)
 
 
-@pytest.mark.parametrize("script", ["train.py", "score.py"])
-def test_help_names_every_setting(script):
-    done = run_script(script, "--help")
+def test_help_names_every_setting():
+    done = run_script("score.py", "--help")
     assert (done.code, done.errors) == (0, "")
     for name in to_fields(tiny_config()):
         assert f"--config.{name}=" in done.output
-    for name in ("--workdir", "--distributed", *PRESETS):
+    for name in ("--workdir", "--distributed", "--preset", *PRESETS):
         assert name in done.output
-    assert ("--preset" in done.output) == (script == "score.py")
 
 
 def test_sigterm_saves_and_the_same_command_resumes(tmp_path):
@@ -111,16 +109,12 @@ def last_checkpoint(workdir):
     return max((int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdecimal()), default=0)
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [(["--workdir=none"], ["none"]), ([*tiny_flags(), "--distributed"], ["--distributed", "JAX_COORDINATOR_ADDRESS"])],
-)
-def test_mistake_is_one_line_without_a_traceback(flags, words, tmp_path):
-    done = run_script("train.py", *flags)
+def test_mistake_is_one_line_without_a_traceback(tmp_path):
+    done = run_script("train.py", *tiny_flags(), "--workdir", tmp_path, "--distributed")
     assert done.code == 1
-    (line,) = [line for line in done.errors.splitlines() if line.strip()]
-    assert line.startswith("error: ")
-    assert all(word in line for word in words)
+    (line,) = done.errors.splitlines()
+    assert line.startswith("error: --distributed: ")
+    assert "JAX_COORDINATOR_ADDRESS" in line
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc returns freed memory so eagerly")
