@@ -1,5 +1,6 @@
 """From normal images to a finished detector: train the GAN, the encoder, make the bank, calibrate, save."""
 
+import hashlib
 import logging
 import tempfile
 from collections.abc import Iterable
@@ -61,8 +62,10 @@ def fit(images: Any = None, config: Config | None = None, workdir: str | Path | 
         source: Any = "folder" if Path(images).is_dir() else "npz"
         config = replace(config, data=replace(config.data, source=source, dir=str(images)))
     elif images is not None:
-        config = replace(config, data=replace(config.data, source="arrays"))
         given = from_user(images, config.model.channels)
+        # The name holds the images' digest, so that a work directory refuses to resume with other images.
+        name = f"{len(given.names)} images, sha256 {_digest(given)[:16]}"
+        config = replace(config, data=replace(config.data, source="arrays", name=name))
     configs.validate(config)
     if workdir is not None:
         return _fit(config, Path(workdir), given)
@@ -202,6 +205,15 @@ def _bank_scorer(gan: GAN, features: Features, starts: int, steps: int) -> Score
     """Return the scorer that starts at the nearest images of a bank in these features, on this process's devices."""
     search, mesh = make_search(gan, features, steps=steps), make_mesh(jax.local_devices())
     return make_scorer(gan, search, features, start="bank", starts=starts, steps=steps, mesh=mesh)
+
+
+def _digest(images: Images) -> str:
+    """Return the SHA-256 of all images' shapes and pixels; raise UserError if one cannot be read."""
+    total = hashlib.sha256()
+    for number in range(len(images.names)):
+        image = images.read(number)
+        total.update(f"{image.shape}".encode() + image.tobytes())
+    return total.hexdigest()
 
 
 def _refuse_another(workdir: Path, config: Config) -> None:

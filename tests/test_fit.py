@@ -12,6 +12,7 @@ import pytest
 from conftest import assert_trees_equal, digests, generate, tiny_config
 
 from anogan_jax import Config, default_config, draw_bank, fit, make_mesh
+from anogan_jax import config as configs
 from anogan_jax.checkpoint import restore_state, save_state, saved_steps
 from anogan_jax.config import BankConfig, DataConfig, ModelConfig
 from anogan_jax.data import from_user, load_one_class, make_draw, to_model_range, to_pixels
@@ -280,3 +281,18 @@ def test_bank_holds_random_images_without_inversion_or_with_patches(gan, weights
     config = config_of_blobs(size=40)
     config.patches.enabled = True
     assert_trees_equal(make_bank(config, gan, weights, images), random)
+
+
+def test_work_directory_refuses_other_images(tmp_path, monkeypatch):
+    """A run of arrays belongs to their pixels: neither a finished nor an interrupted one is taken for other images."""
+    images, configs_seen = np.random.default_rng(0).integers(0, 256, (30, 16, 16), np.uint8), []
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "_fit", lambda config, *_: configs_seen.append(config))
+        fit(images, tiny_config(), tmp_path)
+        fit(images.copy(), tiny_config(), tmp_path)
+    assert configs_seen[0] == configs_seen[1]
+    configs.save(configs_seen[0], tmp_path / "config.json")
+    changed = images.copy()
+    changed[-1, -1, -1] ^= 1
+    with pytest.raises(UserError, match=r"holds a run with another config \(data\.name="):
+        fit(changed, tiny_config(), tmp_path)
