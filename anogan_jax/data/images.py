@@ -138,10 +138,11 @@ def from_array(array: np.ndarray, channels: int, where: str, labels: np.ndarray 
 def from_list(arrays: Sequence[np.ndarray], channels: int, where: str, labels: np.ndarray | None = None) -> Images:
     """Return the images of arrays (H, W) or (H, W, C), of the same shape or of different ones."""
     images = [array[..., None] if array.ndim == 2 else array for array in arrays]
-    if len({image.shape for image in images}) == 1:
-        return from_array(np.stack(images), channels, where, labels)
+    for i, image in enumerate(images):
+        if image.ndim != 3 or 0 in image.shape:
+            raise UserError(f"{where}, image {i}: shape {arrays[i].shape} is not (H, W) or (H, W, C)")
     names = [str(i) for i in range(len(images))]
-    return Images(names, labels, lambda i: from_array(images[i][None], channels, f"{where}, image {i}").read(0))
+    return Images(names, labels, lambda i: _convert(images[i], channels, f"{where}, image {i}"))
 
 
 def from_folder(folder: Path, channels: int) -> Images:
