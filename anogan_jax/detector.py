@@ -215,8 +215,8 @@ def _scorer(gan: GAN, channels: int, settings: tuple, seed: int, devices: tuple[
     return make_scorer(
         gan,
         search,
-        features,
-        **{name: getattr(of, name) for name in ("start", "starts", "steps", "discrimination_weight")},
+        start=of.start,
+        starts=of.starts,
         retrieval=retrieval,
         encoder=make_encoder(gan),
         seed=seed,

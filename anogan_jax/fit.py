@@ -204,14 +204,15 @@ def invert(gan: GAN, weights: Weights, bank: Bank, images: Iterable[np.ndarray],
 def _bank_scorer(gan: GAN, features: Features, starts: int, steps: int) -> Scorer:
     """Return the scorer that starts at the nearest images of a bank in these features, on this process's devices."""
     search, mesh = make_search(gan, features, steps=steps), make_mesh(jax.local_devices())
-    return make_scorer(gan, search, features, start="bank", starts=starts, steps=steps, mesh=mesh)
+    return make_scorer(gan, search, start="bank", starts=starts, mesh=mesh)
 
 
 def _digest(images: Images) -> str:
     """Return the SHA-256 of all images' shapes and pixels."""
     total = hashlib.sha256()
     for image in read_ahead(images.read, range(len(images.names)), ahead=16):
-        total.update(str(image).encode() if isinstance(image, UserError) else f"{image.shape}".encode() + image.tobytes())
+        pixels = b"" if isinstance(image, UserError) else image.tobytes()
+        total.update(f"{getattr(image, 'shape', image)}".encode() + pixels)
     return total.hexdigest()
 
 

@@ -54,12 +54,9 @@ def slots_of(mesh: Mesh) -> int:
 def make_scorer(
     gan: GAN,
     search: Search,
-    features: Features,
     *,
     start: Start,
     starts: int = 1,
-    steps: int,
-    discrimination_weight: float = 0.0,
     retrieval: Features | None = None,
     encoder: Encoder | None = None,
     seed: int = 0,
@@ -70,73 +67,33 @@ def make_scorer(
     Each image's z is optimised independently from each of its starts. The reconstruction is the mean over starts, in
     image space for the eye and in feature space for the score: A(x) = (1 - lambda) R(x) + lambda D(x) (Schlegl et al.
     2017, eq. 7), where R is the distance between the query's features and that mean, and D the mean of the starts'
-    discrimination losses. With one start it is the paper's. With start "bank", no steps and lambda 0 the bank's own
-    images are compared and nothing is generated.
+    discrimination losses. With one start it is the paper's.
 
     Args:
       gan: the model.
-      search: the search from one start, as ``make_search`` returns it.
-      features: the feature space of comparison.
+      search: the search from one start.
       start: "bank", the nearest neighbours in the index; "random", draws of the prior, whose key is made from the
         image's pixels; or "encoder", E(x) (f-AnoGAN, Schlegl et al. 2019).
       starts: number of starts for each image; of an encoder there is one.
-      steps: gradient steps that ``search`` takes.
-      discrimination_weight: lambda.
-      retrieval: the feature space in which neighbours are retrieved; None: ``features``. As in the model's index.
+      retrieval: the feature space in which neighbours are retrieved; None: the search's. As in the model's index.
       encoder: the network of start "encoder".
       seed: of random starts.
       mesh: the devices of this process to score on, by default one; scores are the same up to rounding.
     """
     mesh = mesh or make_mesh()
+    features, weight = search.features, search.discrimination_weight
     slots = slots_of(mesh)
-    describe = jax.vmap(features.describe)
-    keys_of = jax.vmap((retrieval or features).describe)
-
-    def starting_points(model: Model, images: Array, places: Array | None) -> Array:
-        if places is not None and model.bank_index is not None:
-            return model.bank_index.z[places]
-        if start == "encoder":
-            assert encoder is not None
-            assert model.encoder is not None
-            z: Any = encoder.apply(model.encoder, images, train=False)
-            return jax.vmap(partial(project, gan))(z)[:, None]
-        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(_digests(images))
-        return jax.vmap(partial(sample_latent, gan, shape=(starts,)))(keys)
-
-    def reconstruct(model: Model, images: Array) -> tuple[Array, Array, Array, Array]:
-        """Return mean image (n, S, S, C), mean features (n, F), discrimination (n,) and z (n, starts, latent)."""
-        places = None
-        if start == "bank":
-            assert model.bank_index is not None
-            places = retrieve(model.bank_index, keys_of(images), starts)
-            if not steps and not discrimination_weight:
-                generated, described = model.bank_index.images[places], model.bank_index.features[places]
-                return (
-                    generated.mean(axis=1),
-                    described.mean(axis=1),
-                    jnp.zeros(len(images)),
-                    model.bank_index.z[places],
-                )
-        z = starting_points(model, images, places)
-        count, each = z.shape[:2]
-        pairs = (jnp.repeat(images, each, axis=0), z.reshape(count * each, -1))
-        found = lax.map(lambda pair: search(model.weights, *pair), pairs, batch_size=slots)
-        found_features = lax.map(features.describe, found.image, batch_size=slots)
-
-        def mean(values: Array) -> Array:
-            return values.reshape(count, each, *values.shape[1:]).mean(axis=1)
-
-        return mean(found.image), mean(found_features), mean(found.discrimination), found.z.reshape(z.shape)
+    find_starts = _make_starts(gan, start, starts, retrieval or features, encoder, seed)
+    reconstruct = _make_reconstruct(search, slots)
 
     @jax.jit
     @partial(jax.shard_map, mesh=mesh, in_specs=(REPLICATED, SHARDED), out_specs=SHARDED, check_vma=False)
     def score_block(model: Model, images: Array) -> tuple[Array, ...]:
-        reconstruction, reconstructed, discrimination, z = reconstruct(model, images)
-        differences = describe(images) - reconstructed
+        reconstruction, described, discrimination, z = reconstruct(model, images, *find_starts(model, images))
+        differences = jax.vmap(features.describe)(images) - described
         residual = jax.vmap(features.distance)(differences)
-        score = (1.0 - discrimination_weight) * residual + discrimination_weight * discrimination
-        maps = jax.vmap(features.difference_map)(differences)
-        return score, residual, discrimination, reconstruction, maps, z  # the fields of Score
+        score = (1.0 - weight) * residual + weight * discrimination
+        return score, residual, discrimination, reconstruction, jax.vmap(features.difference_map)(differences), z
 
     def score(model: Model, images: Iterable[np.ndarray]) -> Iterator[Score]:
         model = jax.device_put(model, replicated(mesh))
@@ -182,6 +139,52 @@ def score_images(scorer: Scorer, model: Model, images: np.ndarray) -> Score:
     """
     check_model_range(images)
     return Score(*(np.stack(field) for field in zip(*scorer(model, images), strict=True)))
+
+
+def _make_starts(
+    gan: GAN, start: Start, starts: int, retrieval: Features, encoder: Encoder | None, seed: int
+) -> Callable[[Model, Array], tuple[Array, Array | None]]:
+    """Return ``find_starts(model, images)``: z (n, starts, latent), and their places (n, starts) if in the bank."""
+
+    def find_starts(model: Model, images: Array) -> tuple[Array, Array | None]:
+        if start == "bank":
+            assert model.bank_index is not None
+            places = retrieve(model.bank_index, jax.vmap(retrieval.describe)(images), starts)
+            return model.bank_index.z[places], places
+        if start == "encoder":
+            assert encoder is not None
+            assert model.encoder is not None
+            z: Any = encoder.apply(model.encoder, images, train=False)
+            return jax.vmap(partial(project, gan))(z)[:, None], None
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(_digests(images))
+        return jax.vmap(partial(sample_latent, gan, shape=(starts,)))(keys), None
+
+    return find_starts
+
+
+def _make_reconstruct(search: Search, slots: int) -> Callable[..., tuple[Array, Array, Array, Array]]:
+    """Return ``reconstruct(model, images, z, places)``, which searches from each start.
+
+    It returns the mean image (n, S, S, C), mean features (n, F) and mean discrimination (n,) of each query, and z
+    (n, starts, latent). Without steps and with lambda 0 the bank's own images are taken and nothing is generated.
+    """
+
+    def reconstruct(model: Model, images: Array, z: Array, places: Array | None) -> tuple[Array, Array, Array, Array]:
+        if places is not None and not search.steps and not search.discrimination_weight:
+            assert model.bank_index is not None
+            generated, described = model.bank_index.images[places], model.bank_index.features[places]
+            return generated.mean(axis=1), described.mean(axis=1), jnp.zeros(len(images)), z
+        count, each = z.shape[:2]
+        pairs = (jnp.repeat(images, each, axis=0), z.reshape(count * each, -1))
+        found = lax.map(lambda pair: search.run(model.weights, *pair), pairs, batch_size=slots)
+        found_features = lax.map(search.features.describe, found.image, batch_size=slots)
+
+        def mean(values: Array) -> Array:
+            return values.reshape(count, each, *values.shape[1:]).mean(axis=1)
+
+        return mean(found.image), mean(found_features), mean(found.discrimination), found.z.reshape(z.shape)
+
+    return reconstruct
 
 
 def _digests(images: Array) -> Array:

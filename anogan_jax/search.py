@@ -29,7 +29,13 @@ class Found(NamedTuple):
     discrimination: Array  # () D(z); 0 where lambda is 0
 
 
-Search = Callable[[Weights, Array, Array], Found]  # of weights, the query (S, S, C), the z it starts at (latent,)
+class Search(NamedTuple):
+    """A latent search from one start, with the settings that scoring shares with it."""
+
+    run: Callable[[Weights, Array, Array], Found]  # of weights, the query (S, S, C), the start z (latent,); pure
+    features: Features  # the feature space of R
+    steps: int
+    discrimination_weight: float  # lambda
 
 
 def make_search(
@@ -43,7 +49,7 @@ def make_search(
     discrimination_weight: float = 0.0,
     feature_layer: int = -1,
 ) -> Search:
-    """Return ``search(weights, image, z)``, a pure function for one image, to be vmapped.
+    """Return a search for one image, to be vmapped.
 
     It minimises L(z) = (1 - lambda) R(z) + lambda D(z) (Schlegl et al. 2017, eq. 6) over z, with G and D frozen and
     in inference mode. Deviations from the paper: R is the distance in a feature space ("pixels" is the paper's); z is
@@ -60,57 +66,32 @@ def make_search(
       discrimination: D, "feature_matching" (eq. 5) or "cross_entropy" (eq. 4, after Yeh et al. 2016).
       discrimination_weight: lambda; with 0 the discriminator is not evaluated.
       feature_layer: the discriminator's hidden layer whose features are matched.
-
-    Raises:
-      ValueError: an unknown optimizer or discrimination.
     """
-    if optimizer not in ("soap", "adam") or discrimination not in ("feature_matching", "cross_entropy"):
-        raise ValueError(f"no such optimizer or discrimination: {optimizer!r}, {discrimination!r}")
+    bind_loss = _make_loss(gan, features, discrimination, discrimination_weight, feature_layer)
     warm_up = max(1, steps // 6)
-    schedule = optax.warmup_cosine_decay_schedule(
-        learning_rate / warm_up, learning_rate, warm_up, max(steps, warm_up + 1)
-    )
-    transformation = soap(schedule) if optimizer == "soap" else optax.adam(learning_rate)
+    decay = optax.warmup_cosine_decay_schedule(learning_rate / warm_up, learning_rate, warm_up, max(steps, warm_up + 1))
+    transformation = {"soap": soap(decay), "adam": optax.adam(learning_rate)}[optimizer]
 
-    def discriminate(weights: Weights, image: Array) -> tuple[Array, Array]:
-        outputs: Any = gan.discriminator.apply(weights.discriminator, image[None], train=False)
-        logits, layers = outputs
-        return logits[0], layers[feature_layer][0]
-
-    def search(weights: Weights, image: Array, z: Array) -> Found:
-        described = features.describe(image)
-        matched = discriminate(weights, image)[1] if discrimination_weight else described  # unused where lambda is 0
-
-        def evaluate(z: Array) -> tuple[Array, Found]:
-            images: Any = gan.generator.apply(weights.generator, z[None], train=False)
-            generated = images[0]
-            residual = features.distance(described - features.describe(generated))
-            second = jnp.float32(0.0)
-            if discrimination_weight:
-                logit, layer = discriminate(weights, generated)
-                is_matching = discrimination == "feature_matching"
-                second = feature_matching_loss(matched, layer) if is_matching else cross_entropy_loss(logit)
-            loss = (1.0 - discrimination_weight) * residual + discrimination_weight * second
-            return loss, Found(z, generated, loss, residual, second)
+    def run(weights: Weights, image: Array, z: Array) -> Found:
+        loss = bind_loss(weights, image)
 
         def step(state: tuple[Array, optax.OptState, Found], number: Array) -> tuple[Any, None]:
             z, moments, best = state
-            (_, found), gradient = jax.value_and_grad(evaluate, has_aux=True)(z)
+            (_, found), gradient = jax.value_and_grad(loss, has_aux=True)(z)
             update, moments = transformation.update(gradient, moments)
             if optimizer == "soap":
-                is_due = (number + 1) % _ROTATE_EVERY == 0
-                moments = lax.cond(is_due, rotate, lambda moments: moments, moments)
+                moments = lax.cond((number + 1) % _ROTATE_EVERY == 0, rotate, lambda moments: moments, moments)
             return (project(gan, z + update), moments, _better(found, best)), None
 
         z = project(gan, z)
         if not steps:
-            return evaluate(z)[1]
+            return loss(z)[1]
         unknown = jnp.float32(jnp.inf)
         first = Found(z, jnp.zeros_like(image), unknown, unknown, unknown)
         (z, _, best), _ = lax.scan(step, (z, transformation.init(z), first), jnp.arange(steps))
-        return _better(evaluate(z)[1], best)
+        return _better(loss(z)[1], best)
 
-    return search
+    return Search(run, features, steps, discrimination_weight)
 
 
 def project(gan: GAN, z: Array) -> Array:
@@ -124,6 +105,34 @@ def project(gan: GAN, z: Array) -> Array:
         return jnp.clip(z, -1.0, 1.0)
     radius = jnp.sqrt(float(gan.latent_size))
     return z * jnp.minimum(1.0, radius / jnp.maximum(jnp.linalg.norm(z), 1e-12))
+
+
+def _make_loss(
+    gan: GAN, features: Features, discrimination: Discrimination, weight: float, layer: int
+) -> Callable[[Weights, Array], Callable[[Array], tuple[Array, Found]]]:
+    """Return ``bind(weights, query)``, which returns ``loss(z)``: L(z), and all that was found at z."""
+    second_term = {
+        "feature_matching": lambda query, generated: feature_matching_loss(query[1][layer], generated[1][layer]),
+        "cross_entropy": lambda query, generated: cross_entropy_loss(generated[0][0]),
+    }[discrimination]
+
+    def discriminate(weights: Weights, image: Array) -> Any:
+        return gan.discriminator.apply(weights.discriminator, image[None], train=False)
+
+    def bind(weights: Weights, image: Array) -> Callable[[Array], tuple[Array, Found]]:
+        described = features.describe(image)
+        seen = discriminate(weights, image) if weight else None
+
+        def loss(z: Array) -> tuple[Array, Found]:
+            images: Any = gan.generator.apply(weights.generator, z[None], train=False)
+            residual = features.distance(described - features.describe(images[0]))
+            second = second_term(seen, discriminate(weights, images[0])) if weight else jnp.float32(0.0)
+            total = (1.0 - weight) * residual + weight * second
+            return total, Found(z, images[0], total, residual, second)
+
+        return loss
+
+    return bind
 
 
 def _better(new: Found, old: Found) -> Found:

@@ -104,7 +104,7 @@ def searching(work: Work, precision: Precision) -> list[dict[str, Any]]:
     state = init_state(gan, make_optimizer(), jax.random.key(0), channels=1)
     weights = jax.jit(partial(inference_weights, gan))(state._replace(step=state.step + 1))
     search = make_search(gan, make_features("pixels", work.image, 1), steps=_STEPS, discrimination_weight=0.1)
-    run = jax.jit(jax.vmap(search, in_axes=(None, 0, 0)))
+    run = jax.jit(jax.vmap(search.run, in_axes=(None, 0, 0)))
     rows = []
     for count in work.searches:
         images = jax.random.uniform(jax.random.key(1), (count, work.image, work.image, 1), minval=-1.0)

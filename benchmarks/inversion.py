@@ -47,7 +47,7 @@ def main() -> None:
         """Return the Found of the searches from z (queries, starts, latent), with axes (queries, starts)."""
         search = make_search(gan, pixels, steps=steps, feature_layer=config.search.feature_layer, **settings)
         pairs = (jnp.repeat(queries, z.shape[1], axis=0), z.reshape(-1, z.shape[-1]))
-        found = jax.jit(partial(lax.map, lambda pair: search(weights, *pair), batch_size=64))(pairs)
+        found = jax.jit(partial(lax.map, lambda pair: search.run(weights, *pair), batch_size=64))(pairs)
         return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(*z.shape[:2], *leaf.shape[1:]), found)
 
     bank = draw_bank(gan, weights, jax.random.key(config.seed), config.bank.size)

@@ -198,7 +198,7 @@ class Ours:
         """Return eight search steps of a batch; they include the evaluation of the result."""
         pixels = make_features("pixels", *self.images.shape[2:])
         search = make_search(self.gan, pixels, steps=8, discrimination_weight=_SAME_LOSS.discrimination_weight)
-        run = jax.jit(jax.vmap(search, in_axes=(None, 0, 0)))
+        run = jax.jit(jax.vmap(search.run, in_axes=(None, 0, 0)))
         z = jax.random.normal(jax.random.key(1), (_BATCH, _LATENT))
         arguments = (self.weights(), jax.numpy.asarray(self.images[:_BATCH]), z)
         return lambda: jax.block_until_ready(run(*arguments).loss)

@@ -32,9 +32,9 @@ from anogan_jax.errors import UserError
 
 COUNTS = (1, 2, 8)
 SCORERS = {
-    "search": dict(start="bank", starts=2, steps=3),
-    "nearest": dict(start="bank", starts=4, steps=0),
-    "encoder": dict(start="encoder", starts=1, steps=0),
+    "search": (3, dict(start="bank", starts=2)),
+    "nearest": (0, dict(start="bank", starts=4)),
+    "encoder": (0, dict(start="encoder")),
 }
 FIELDS = ("score", "residual", "discrimination", "reconstruction", "anomaly_map", "z")
 
@@ -80,9 +80,9 @@ def main(path):
             variables = jax.jit(lambda: encoder.init(jax.random.key(2), images[:1], train=False))()
             bank = draw_bank(gan, weights, jax.random.key(1), 256)
             model = jax.device_get(Model(weights, variables, make_index(bank, features, features)))
-        for name, settings in SCORERS.items():
-            search = make_search(gan, features, steps=settings["steps"], learning_rate=0.1)
-            scorer = make_scorer(gan, search, features, encoder=encoder, mesh=mesh, **settings)
+        for name, (steps, settings) in SCORERS.items():
+            search = make_search(gan, features, steps=steps, learning_rate=0.1)
+            scorer = make_scorer(gan, search, encoder=encoder, mesh=mesh, **settings)
             for chosen in (images[:3], images):
                 scores = score_images(scorer, model, chosen)
             results |= {f"{name} {count} {field}": values for field, values in scores._asdict().items()}

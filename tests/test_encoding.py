@@ -40,7 +40,7 @@ def trained(training, blobs, weights):
 def bind(gan, steps):
     pixels = make_features("pixels", 16, 1)
     search = make_search(gan, pixels, steps=steps)
-    return make_scorer(gan, search, pixels, start="encoder", steps=steps, encoder=make_encoder(gan))
+    return make_scorer(gan, search, start="encoder", encoder=make_encoder(gan))
 
 
 def test_reconstruction_distinguishes_normal_from_anomalous_images(gan, trained, blobs):

@@ -41,11 +41,8 @@ def bind(gan, *, start, starts, steps, optimizer, features, weight, seed=0, retr
     return make_scorer(
         gan,
         search,
-        space,
         start=start,
         starts=starts,
-        steps=steps,
-        discrimination_weight=weight,
         retrieval=retrieval and make_features(retrieval, 16, 1),
         encoder=make_encoder(gan),
         seed=seed,

@@ -18,7 +18,7 @@ PIXELS = make_features("pixels", 16, 1)
 def search_all(gan, weights, images, features=PIXELS, starts=None, **settings):
     """Search from one random start for each image, always the same."""
     starts = sample_latent(gan, jax.random.key(0), (len(images),)) if starts is None else starts
-    search = jax.jit(jax.vmap(make_search(gan, features, **settings), in_axes=(None, 0, 0)))
+    search = jax.jit(jax.vmap(make_search(gan, features, **settings).run, in_axes=(None, 0, 0)))
     return search(weights, images, starts)
 
 
@@ -132,5 +132,5 @@ def test_image_that_is_met_exactly_gives_a_finite_result(gan, weights):
 
 @pytest.mark.parametrize("settings", [{"discrimination": "sigmoid"}, {"optimizer": "sgd"}])
 def test_unknown_settings_are_refused(gan, settings):
-    with pytest.raises(ValueError, match=r"sigmoid|sgd"):
+    with pytest.raises(KeyError, match=r"sigmoid|sgd"):
         make_search(gan, PIXELS, steps=1, **settings)

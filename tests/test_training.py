@@ -75,7 +75,7 @@ def test_smallest_size_trains_and_searches():
     state = init_state(gan, optimizer, jax.random.key(0), channels=2)
     state, metrics = make_train_step(gan, optimizer)(state, np.zeros((4, 8, 8, 2), np.float32))
     search = make_search(gan, make_features("structure", 8, 2), steps=2)
-    found = jax.jit(search)(infer(gan, state), jnp.zeros((8, 8, 2)), jnp.ones(gan.latent_size))
+    found = jax.jit(search.run)(infer(gan, state), jnp.zeros((8, 8, 2)), jnp.ones(gan.latent_size))
     assert np.isfinite([*metrics, found.loss]).all()
 
 
