@@ -33,20 +33,27 @@ def p_values(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     return (1 + above) / (1 + len(held_out))
 
 
-def images_needed(alpha: float) -> int:
-    """Return the least number of held-out images with which any score can have a p-value <= alpha.
-
-    >>> images_needed(0.05)
-    19
-    """
-    return math.ceil(1 / alpha - 1e-9) - 1
-
-
 def threshold(held_out: np.ndarray, alpha: float) -> float:
     """Return the score above which an image is called an anomaly, that is, has a p-value <= alpha.
 
-    Infinite if the held-out images are too few; see ``images_needed``.
+    Infinite if the held-out images are too few; see ``alpha_obstacle``.
     """
     attainable = np.arange(1, len(held_out) + 2) / (1 + len(held_out))
     may_lie_above = np.count_nonzero(attainable <= alpha) - 1
     return np.inf if may_lie_above < 0 else float(np.sort(held_out)[::-1][may_lie_above])
+
+
+def alpha_obstacle(count: int, alpha: float) -> str:
+    """Return why no p-value can reach alpha with ``count`` held-out images, or an empty string if one can.
+
+    >>> alpha_obstacle(19, alpha=0.05)
+    ''
+    """
+    needed = math.ceil(1 / alpha - 1e-9) - 1
+    if count >= needed:
+        return ""
+    return (
+        f"alpha={alpha:g}: too low for {count} held-out images, nothing can be called an anomaly; it takes {needed}: "
+        "train with more images or a larger data.held_out, or give "
+        f"--config.alpha={math.ceil(1000 / (count + 1)) / 1000:g}"
+    )

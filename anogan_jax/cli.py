@@ -107,8 +107,7 @@ def given_config() -> Config | None:
     for field, other in (("anomalous", "normal"), ("normal", "anomalous")):
         if f"data.{field}" in overrides and f"data.{other}" not in overrides:
             setattr(config.data, other, None)
-    configs.validate(config)
-    return config
+    return configs.validate(config)
 
 
 def given_overrides() -> dict[str, Any]:

@@ -7,7 +7,6 @@ config.json are all checked by that. Compiled code never sees the configuration:
 import dataclasses
 import json
 import re
-import typing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,26 +17,26 @@ from flax.traverse_util import flatten_dict
 from anogan_jax.errors import UserError
 from anogan_jax.features import FeatureSpace
 from anogan_jax.files import replacing
-from anogan_jax.models import Objective, Precision, Prior
+from anogan_jax.models import Objective, Precision, Prior, hidden_layers
 from anogan_jax.search import Discrimination, Optimizer, Start
-from anogan_jax.tiles import Pooling
-
-
-def setting(default: Any, text: str, **bounds: float) -> Any:
-    """Declare a field: its default, its help text, and bounds of its value as pydantic names them (ge, gt, le, lt)."""
-    return field(default=default, metadata={"help": text, "bounds": bounds})
-
 
 Source = Literal["auto", "tfds", "idx", "npz", "folder", "packaged", "arrays"]
 
 
+def setting(default: Any, text: str, **bounds: float) -> Any:
+    """Declare a field: its default, its help text, and bounds of its value as pydantic names them (ge, gt, le, lt)."""
+    return field(default=default, metadata={"description": text, **bounds})
+
+
+class _Checked:
+    __pydantic_config__ = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
 @dataclass
-class DataConfig:
+class DataConfig(_Checked):
     """The images, and which of them are normal."""
 
-    source: Source = setting(
-        "auto", "kind of data; auto: the first available of tfds, idx, packaged; arrays: see fit()"
-    )
+    source: Source = setting("auto", "kind of data; auto: the first available of tfds, idx, packaged")
     name: str = setting("", "name of the data set in TensorFlow Datasets, of its idx folder or package: mnist, digits")
     dir: str = setting("", "folder of the files; with source npz the file itself; may be given when scoring")
     normal: int | None = setting(None, "the class that is normal; all others are anomalous")
@@ -46,95 +45,94 @@ class DataConfig:
     held_out: float = setting(0.1, "share of the normal training images held out to calibrate", gt=0, lt=1)
     keep_held_out: bool = setting(True, "keep held-out images in the detector, to calibrate for other scoring settings")
     contamination: float = setting(0.0, "share of anomalous training images mixed in, for experiments", ge=0, lt=1)
-    test_limit: int | None = setting(None, "score a fixed random sample of this many test images", ge=1)
+    test_limit: int | None = setting(None, "score a fixed random sample of this many test images", ge=1, le=2**31)
 
 
 @dataclass
-class PatchConfig:
+class PatchConfig(_Checked):
     """Large images are trained on in random patches and scored in overlapping tiles of the model's size."""
 
     enabled: bool = setting(False, "use patches; otherwise each image is resized to the model's size")
-    scale: float = setting(1.0, "resize images by this factor first", gt=0)
-    min_contrast: float = setting(0.0, "skip patches whose grey levels have a smaller standard deviation", ge=0)
+    scale: float = setting(1.0, "resize images by this factor first", gt=0, le=64)
+    min_contrast: float = setting(0.0, "skip patches whose grey levels have a smaller standard deviation", ge=0, le=255)
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(_Checked):
     """The DCGAN."""
 
-    image_size: int = setting(32, "height and width in pixels: 8, 16, 32, 64, ...", ge=8)
-    channels: int = setting(1, "1 for grey, 3 for RGB", ge=1)
-    width: int = setting(32, "features of the layer next to the image, doubled at each halving of the size", ge=1)
+    image_size: int = setting(32, "height and width in pixels: 8, 16, 32, 64, ...", ge=8, le=1024)
+    channels: int = setting(1, "1 for grey, 3 for RGB", ge=1, le=16)
+    width: int = setting(32, "features of the layer next to the image, doubled at each halving", ge=1, le=1024)
     kernel_size: int = setting(4, "side of the convolution kernels: 4 or 5", ge=4, le=5)
-    latent_size: int = setting(32, "dimensions of z", ge=1)
+    latent_size: int = setting(32, "dimensions of z", ge=1, le=4096)
     latent_prior: Prior = setting("normal", "distribution of z: N(0, I), or uniform on [-1, 1]")
     precision: Precision = setting("float32", "of the computation; bfloat16 is meant for accelerators")
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(_Checked):
     """Adversarial training."""
 
     objective: Objective = setting("gan", "wgan_gp: a Wasserstein critic with gradient penalty; set beta1=0 with it")
-    steps: int = setting(4_000, "update steps", ge=1)
-    batch_size: int = setting(64, "images per step on all devices together; a multiple of their number", ge=2)
-    learning_rate: float = setting(2e-4, "of Adam", gt=0)
+    steps: int = setting(4_000, "update steps", ge=1, le=10**9)
+    batch_size: int = setting(64, "images per step on all devices together; a multiple of their number", ge=2, le=2**16)
+    learning_rate: float = setting(2e-4, "of Adam", gt=0, le=1)
     beta1: float = setting(0.5, "of Adam", ge=0, lt=1)
     ema_decay: float = setting(0.999, "decay of the moving average of the generator, which scores", ge=0, le=1)
     flip: bool = setting(False, "augment: mirror at random, horizontally and vertically")
     rotate: bool = setting(False, "augment: rotate at random by multiples of 90 degrees")
-    log_every: int = setting(50, "steps between two log lines", ge=1)
-    sample_every: int = setting(500, "steps between two pictures of generated images", ge=1)
-    checkpoint_every: int = setting(500, "steps between two checkpoints", ge=1)
+    log_every: int = setting(50, "steps between two log lines", ge=1, le=10**9)
+    sample_every: int = setting(500, "steps between two pictures of generated images", ge=1, le=10**9)
+    checkpoint_every: int = setting(500, "steps between two checkpoints", ge=1, le=10**9)
     tensorboard: bool = setting(False, "write losses and samples as TensorBoard event files too")
 
 
 @dataclass
-class EncoderConfig:
+class EncoderConfig(_Checked):
     """An encoder of images to z, trained after the GAN (f-AnoGAN), for search.start=encoder."""
 
-    steps: int = setting(0, "update steps; 0 trains no encoder", ge=0)
-    learning_rate: float = setting(5e-4, "of Adam, decaying to 0", gt=0)
-    feature_weight: float = setting(1.0, "kappa of izif, the weight of the discriminator's features; 0 is izi", ge=0)
+    steps: int = setting(0, "update steps; 0 trains no encoder", ge=0, le=10**9)
+    learning_rate: float = setting(5e-4, "of Adam, decaying to 0", gt=0, le=1)
+    feature_weight: float = setting(1.0, "kappa of izif, the weight of the features; 0 is izi", ge=0, le=1e6)
     feature_layer: int = setting(-1, "hidden layer of the discriminator whose features izif compares")
 
 
 @dataclass
-class BankConfig:
-    """Generated images, made once after training, where searches start."""
+class BankConfig(_Checked):
+    """Generated images, made once after training, where searches start; of images in patches all are random."""
 
-    size: int = setting(32_768, "random images drawn from the generator", ge=1)
-    inverted: int = setting(8_192, "training images, at most, that replace them by inversion; 0 or patches: none", ge=0)
-    max_deviation: float = setting(3.5, "robust standard deviations from which an inverted image is an outlier", gt=0)
+    size: int = setting(32_768, "random images drawn from the generator", ge=1, le=2**22)
+    inverted: int = setting(8_192, "so many inverted training images replace them; 0: none", ge=0, le=2**22)
+    max_deviation: float = setting(3.5, "robust standard deviations beyond which one is left out", gt=0, le=1e6)
 
 
 @dataclass
-class SearchConfig:
+class SearchConfig(_Checked):
     """How an image is reconstructed and compared; may be given when scoring."""
 
     start: Start = setting("bank", "where searches start: nearest images of the bank, random z, or the encoder's z")
-    starts: int = setting(8, "starts per image; their mean in feature space is compared", ge=1)
-    steps: int = setting(8, "gradient steps from each start; 0 compares the starts themselves", ge=0)
+    starts: int = setting(8, "starts per image; their mean in feature space is compared", ge=1, le=1024)
+    steps: int = setting(8, "gradient steps from each start; 0 compares the starts themselves", ge=0, le=10**6)
     features: FeatureSpace = setting("structure", "feature space of the residual loss: edge structure, or pixels")
     retrieval: FeatureSpace | None = setting(None, "feature space in which the bank is searched; None: features")
     optimizer: Optimizer = setting("soap", "of z: soap with a decaying rate, or adam at a constant one")
-    learning_rate: float = setting(0.01, "of z", gt=0)
+    learning_rate: float = setting(0.01, "of z", gt=0, le=1e3)
     discrimination: Discrimination = setting("feature_matching", "discrimination loss; cross_entropy: Yeh et al. 2016")
     discrimination_weight: float = setting(0.0, "lambda, the share of the discrimination loss", ge=0, le=1)
     feature_layer: int = setting(-1, "hidden layer of the discriminator whose features are matched")
 
 
 @dataclass
-class PoolingConfig:
+class PoolingConfig(_Checked):
     """The score of an image in patches, from its anomaly map; may be given when scoring."""
 
-    method: Pooling = setting("top", "max; quantile, the value that the share of pixels reaches; top, their mean")
-    share: float = setting(0.01, "share of the map's pixels", gt=0, le=1)
-    stride: int | None = setting(None, "pixels between two tiles; None: half a tile", ge=1)
+    share: float = setting(0.01, "the mean of so large a share of the map's pixels, the highest", gt=0, le=1)
+    stride: int | None = setting(None, "pixels between two tiles; None: half a tile", ge=1, le=1024)
 
 
 @dataclass
-class Config:
+class Config(_Checked):
     """All settings."""
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -146,7 +144,7 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
     alpha: float = setting(0.05, "images with a p-value <= alpha are anomalies; may be given when scoring", gt=0, lt=1)
-    seed: int = setting(0, "of everything random", ge=0)
+    seed: int = setting(0, "of everything random", ge=0, lt=2**32)
 
 
 class Preset(NamedTuple):
@@ -236,42 +234,17 @@ def help_text() -> str:
             name = f"{part.name}.{each.name}" if is_section else each.name
             kind = each.type.__name__ if isinstance(each.type, type) else str(each.type).replace("typing.", "")
             kind = re.sub(r"Optional|Literal|[\[\]']", "", kind).replace(", ", " | ")
-            lines.append(f"  --config.{name}={each.default}  ({kind})\n      {each.metadata['help']}")
+            lines.append(f"  --config.{name}={each.default}  ({kind})\n      {each.metadata['description']}")
     return "\n".join(lines).strip()
 
 
-def validate(config: Config) -> None:
-    """Check every field's type and range, and the settings that depend on each other.
+def validate(config: Config) -> Config:
+    """Return the config with every field's type and range checked, and the settings that depend on each other.
 
     Raises:
       UserError: names the first field whose value cannot work.
     """
-    try:
-        _checker(Config).model_validate(dataclasses.asdict(config))
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part.isidentifier())
-        raise UserError(f"{name}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
-    size, stride = config.model.image_size, config.pooling.stride
-    if size & (size - 1):
-        raise UserError(f"model.image_size={size}: must be 8, 16, 32, 64, ...")
-    if stride is not None and stride > size:
-        raise UserError(f"pooling.stride={stride}: must be at most model.image_size={size}, or pixels are left out")
-    layers = size.bit_length() - 3
-    for name, layer in (("search", config.search.feature_layer), ("encoder", config.encoder.feature_layer)):
-        if not -layers <= layer < layers:
-            raise UserError(
-                f"{name}.feature_layer={layer}: the discriminator for {size}x{size} pixels has {layers} hidden layers, "
-                f"0 to {layers - 1}"
-            )
-    if config.search.start == "encoder" and not config.encoder.steps:
-        raise UserError(
-            "encoder.steps=0: search.start=encoder needs an encoder; train with --config.encoder.steps=2000"
-        )
-    if config.search.start == "encoder" and config.search.starts > 1:
-        raise UserError(f"search.starts={config.search.starts}: an encoder gives one start; set search.starts=1")
-    if config.data.normal is not None and config.data.anomalous is not None:
-        raise UserError("data.normal and data.anomalous are both set: give one")
+    return from_json(json.dumps(dataclasses.asdict(config), default=lambda other: [repr(other)]))
 
 
 def save(config: Config, path: Path) -> None:
@@ -287,44 +260,46 @@ def load(path: Path) -> Config:
       UserError: no such file, not JSON, an unknown field, a wrong type or value.
     """
     try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a JSON file: {error}") from error
-    return from_json(values, str(path))
+        return from_json(path.read_text(), f"{path}: ")
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
 
 
-def from_json(values: Any, where: str) -> Config:
-    """Build a config from parsed JSON.
-
-    Raises:
-      UserError: an unknown field, a wrong type or value.
-    """
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: must be a JSON object")
-    config = Config()
-    known = to_fields(config)
-    for section, value in values.items():
-        named = {f"{section}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {}
-        named = named or {section: value}
-        if unknown := [name for name in named if name not in known]:
-            raise UserError(f"{where}: unknown field {unknown[0]}")
-        config = with_values(config, named)
+def from_json(text: str, where: str = "") -> Config:
+    """Return the config of a JSON text; raise UserError, which begins with ``where``, if a field cannot work."""
     try:
-        validate(config)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        config = _CHECKER.validate_json(text)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part.isidentifier())
+        reason = f"{first['msg'][0].lower()}{first['msg'][1:]}".replace("unexpected keyword argument", "unknown field")
+        raise UserError(f"{where}{name}={first['input']!r}: {reason}" if name else f"{where}{reason}") from error
+    if conflict := _conflict(config):
+        raise UserError(where + conflict)
     return config
 
 
-def _checker(section: type) -> type[pydantic.BaseModel]:
-    """Return the model that checks types, finiteness and ranges of a section's fields."""
-    fields: dict[str, Any] = {}
-    parts = {part.name: part for part in dataclasses.fields(section)}
-    for name, hint in typing.get_type_hints(section).items():
-        bounds = parts[name].metadata.get("bounds", {})
-        is_section = isinstance(hint, type) and dataclasses.is_dataclass(hint)
-        fields[name] = (_checker(hint), ...) if is_section else (hint, pydantic.Field(**bounds))
-    how = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-    return pydantic.create_model(section.__name__, __config__=how, **fields)
+def _conflict(config: Config) -> str:
+    """Return in what settings contradict each other, or an empty string."""
+    size, stride, search = config.model.image_size, config.pooling.stride, config.search
+    if size & (size - 1):
+        return f"model.image_size={size}: must be 8, 16, 32, 64, ..."
+    if stride is not None and stride > size:
+        return f"pooling.stride={stride}: must be at most model.image_size={size}, or pixels are left out"
+    layers = hidden_layers(size)
+    for name, layer in (("search", search.feature_layer), ("encoder", config.encoder.feature_layer)):
+        if not -layers <= layer < layers:
+            return (
+                f"{name}.feature_layer={layer}: the discriminator for {size}x{size} pixels has {layers} hidden layers, "
+                f"0 to {layers - 1}"
+            )
+    if search.start == "encoder" and not config.encoder.steps:
+        return "encoder.steps=0: search.start=encoder needs an encoder; train with --config.encoder.steps=2000"
+    if search.start == "encoder" and search.starts > 1:
+        return f"search.starts={search.starts}: an encoder gives one start; set search.starts=1"
+    if config.data.normal is not None and config.data.anomalous is not None:
+        return "data.normal and data.anomalous are both set: give one"
+    return ""
+
+
+_CHECKER = pydantic.TypeAdapter(Config)

@@ -29,7 +29,6 @@ from anogan_jax.models import GAN, Variables, Weights, make_encoder, make_gan
 from anogan_jax.queries import score_queries
 from anogan_jax.scoring import Model, Score, Scorer, make_scorer
 from anogan_jax.search import make_search
-from anogan_jax.tiles import pool
 from anogan_jax.version import __version__
 
 log = logging.getLogger(__name__)
@@ -86,7 +85,7 @@ class Detector(NamedTuple):
           UserError: a training setting differs, an encoder is asked for that was not trained, or held-out images are
             needed and were not kept.
         """
-        configs.validate(config)
+        config = configs.validate(config)
         mine, theirs = configs.to_fields(self.config), configs.to_fields(config)
         changed = [name for name in mine if mine[name] != theirs[name]]
         for name in changed:
@@ -181,7 +180,7 @@ def load(folder: str | Path) -> Detector:
         parts = np.split(pixels, np.cumsum([np.prod(shape) for shape in shapes])[:-1])
         held_out = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
     return make_detector(
-        configs.from_json(facts["config"], str(path / "detector.json")),
+        configs.from_json(json.dumps(facts["config"]), f"{path / 'detector.json'}: "),
         Weights(variables["generator"], variables["discriminator"]),
         variables.get("encoder"),
         Bank(**arrays["bank.npz"]),
@@ -242,7 +241,7 @@ def _calibrated(detector: Detector) -> Detector:
     images = from_list(held_out, config.model.channels, "held-out images")
     as_resized = dataclasses.replace(config, patches=dataclasses.replace(config.patches, scale=1.0))
     findings = score_queries(scorer_of(detector), images, as_resized, "calibrating")
-    pairs = [(finding.score, pool(finding.anomaly_map, "quantile", 0.01)) for finding in findings]
+    pairs = [(finding.score, float(np.quantile(finding.anomaly_map, 0.99))) for finding in findings]
     calibration = Calibration(*(np.array(values) for values in zip(*pairs, strict=True)))
     return detector._replace(calibration=calibration, held_out=held_out if config.data.keep_held_out else None)
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import math
 import time
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from anogan_jax.baselines import baseline_scores
-from anogan_jax.calibration import images_needed
+from anogan_jax.calibration import alpha_obstacle
 from anogan_jax.config import PRESETS, differences, with_preset
 from anogan_jax.data import Images, OneClass, as_array, is_readable, load_one_class, read_ahead
 from anogan_jax.detector import Detector, scorer_of
@@ -20,7 +19,7 @@ from anogan_jax.errors import UserError
 from anogan_jax.figures import HeatScale
 from anogan_jax.journal import Journal
 from anogan_jax.queries import score_queries
-from anogan_jax.report import print_defects, print_table, record, write_comparison, write_report
+from anogan_jax.report import print_summary, print_table, record, write_comparison, write_report
 from anogan_jax.scoring import make_discriminator_scorer
 from anogan_jax.version import __version__
 
@@ -34,11 +33,8 @@ def score_test_split(detector: Detector, folder: Path, heatmaps: bool = False, m
       UserError: the data set is missing or has no test split.
     """
     data = load_one_class(detector.config)
-    queries = test_split(data)
-    has_both = queries.labels is not None and len(set(queries.labels.tolist())) > 1
-    baselines = baselines_of(detector, data) if has_both and is_first() else {}
-    facts = {"warning": data.warning} if data.warning else {}
-    return score_to_folder(detector, queries, folder, data.origin, facts, baselines, heatmaps, maps)
+    baselines = baselines_of(detector, data) if _has_both(test_split(data)) and is_first() else {}
+    return score_to_folder(detector, test_split(data), folder, data.origin, data.warning, baselines, heatmaps, maps)
 
 
 def score_to_folder(
@@ -46,7 +42,7 @@ def score_to_folder(
     queries: Images,
     folder: Path,
     origin: str,
-    facts: dict[str, Any] | None = None,
+    warning: str = "",
     baselines: dict[str, np.ndarray] | None = None,
     heatmaps: bool = False,
     maps: bool = False,
@@ -60,7 +56,7 @@ def score_to_folder(
       queries: the images.
       folder: gets the files that ``write_report`` lists.
       origin: what the images are, for summary.json.
-      facts: further entries of summary.json; one called "warning" is shown too.
+      warning: why they may not be the intended images; it is shown, and written to summary.json.
       baselines: by name, other detectors' scores of the images.
       heatmaps: write heatmaps/<name>.png, each query under its anomaly map.
       maps: write maps/<name>.npy, each anomaly map (H, W) float32.
@@ -69,16 +65,11 @@ def score_to_folder(
       The content of summary.json; on other processes than the first the number of unreadable images alone.
     """
     check_masks(queries)
-    facts, config = dict(facts or {}), detector.config
-    if (few := len(detector.calibration.scores)) < (needed := images_needed(config.alpha)):
-        text = (
-            f"alpha={config.alpha:g}: too low for {few} held-out images, nothing can be called an anomaly; it takes "
-            f"{needed} (train with more images), or --config.alpha={math.ceil(1000 / (few + 1)) / 1000:g}"
-        )
-        facts["warning"] = "; ".join(filter(None, [facts.get("warning"), text]))
-    if "warning" in facts:
-        log.warning("%s", facts["warning"])
-    scale = HeatScale.of(detector.calibration.map_levels, config.alpha)
+    config, calibration = detector.config, detector.calibration
+    warning = "; ".join(filter(None, [warning, alpha_obstacle(len(calibration.scores), config.alpha)]))
+    if warning:
+        log.warning("%s", warning)
+    scale = HeatScale.of(calibration.map_levels, config.alpha)
     made_with = (__version__, config, detector.step, scale, origin, heatmaps, maps, list(queries.names))
     name = hashlib.sha256(repr(made_with).encode()).hexdigest()
     journal = Journal(folder / ".unfinished.sqlite", name) if is_first() else None
@@ -92,20 +83,13 @@ def score_to_folder(
     folders = [folder / each if wanted else None for each, wanted in (("heatmaps", heatmaps), ("maps", maps))]
     record(journal, findings, queries, scale, *folders)
     seconds = time.monotonic() - began
-    facts = {
-        "data": origin,
-        "search": ", ".join(f"{name} {value}" for name, value in vars(config.search).items() if value is not None),
-        "training_steps": detector.step,
-        "seconds": seconds,
-        "images_per_second": (len(queries.names) - done) / seconds,
-    } | facts
-    calibration = detector.calibration.scores
-    summary = write_report(folder, journal, calibration, config.alpha, scale, facts, baselines or {})
+    facts: dict[str, Any] = {"data": origin} | ({"warning": warning} if warning else {})
+    facts["search"] = ", ".join(f"{name} {value}" for name, value in vars(config.search).items() if value is not None)
+    facts |= {"training_steps": detector.step, "seconds": seconds}
+    facts["images_per_second"] = (len(queries.names) - done) / seconds
+    summary = write_report(folder, journal, calibration.scores, config.alpha, scale, facts, baselines or {})
     journal.remove()
-    shown = {name.replace("_", " "): value for name, value in summary.items() if name != "defects"}
-    print_table(f"Results in {folder}", shown)
-    if "defects" in summary:
-        print_defects(summary["defects"])
+    print_summary(f"Results in {folder}", summary)
     return summary
 
 
@@ -122,7 +106,7 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
     if data.warning:
         log.warning("%s", data.warning)
     test = test_split(data)
-    if test.labels is None or len(set(test.labels.tolist())) < 2:
+    if not _has_both(test):
         raise UserError(f"--compare: needs a test split with normal and anomalous images; {data.origin} has none")
     scores: dict[str, np.ndarray] = {}
     labels = np.zeros(0)
@@ -176,3 +160,8 @@ def test_split(data: OneClass) -> Images:
     if data.test is None:
         raise UserError(f"give --input=IMAGES; the training data, {data.origin}, has no test split")
     return data.test
+
+
+def _has_both(images: Images) -> bool:
+    """Return whether normal and anomalous images are known."""
+    return images.labels is not None and set(images.labels.tolist()) == {0, 1}

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from anogan_jax import config as configs
 from anogan_jax.bank import Bank, draw_bank, make_index
-from anogan_jax.calibration import images_needed
+from anogan_jax.calibration import alpha_obstacle
 from anogan_jax.config import Config, DataConfig, ModelConfig, TrainConfig
 from anogan_jax.data import Images, from_user, load_one_class, make_draw, read_ahead, resized_images, to_model_range
 from anogan_jax.detector import Detector, gan_of, load, make_detector
@@ -66,7 +66,7 @@ def fit(images: Any = None, config: Config | None = None, workdir: str | Path | 
         # The name holds the images' digest, so that a work directory refuses to resume with other images.
         name = f"{len(given.names)} images, sha256 {_digest(given)[:16]}"
         config = replace(config, data=replace(config.data, source="arrays", name=name))
-    configs.validate(config)
+    config = configs.validate(config)
     if workdir is not None:
         return _fit(config, Path(workdir), given)
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +105,10 @@ def _fit(config: Config, workdir: Path, given: Images | None) -> Detector:
     images = _readable(data.train)
     log.info("training on %d normal images (%s); %d held out", len(images.names), data.origin, len(data.held_out.names))
     held_out = resized_images(data.held_out, config)
-    _check_held_out(config, len(held_out))
+    if not held_out:
+        raise UserError("data.held_out: none of the held-out images can be read")
+    if warning := alpha_obstacle(len(held_out), config.alpha):
+        log.warning("%s", warning)
     mesh = make_mesh(jax.devices())
     if config.train.batch_size % mesh.size:
         raise UserError(f"train.batch_size={config.train.batch_size}: must be a multiple of the {mesh.size} devices")
@@ -225,19 +228,6 @@ def _refuse_another(workdir: Path, config: Config) -> None:
         raise UserError(
             f"{workdir}: holds a run with another config ({'; '.join(changed)}); give another --workdir, or that "
             "config. Settings that score (search, pooling, alpha) are given to score.py"
-        )
-
-
-def _check_held_out(config: Config, count: int) -> None:
-    if not count:
-        raise UserError("data.held_out: none of the held-out images can be read")
-    if count < images_needed(config.alpha):
-        log.warning(
-            "with %d held-out images nothing can be called an anomaly at alpha=%g; it takes %d: give more images, or a "
-            "larger data.held_out or alpha",
-            count,
-            config.alpha,
-            images_needed(config.alpha),
         )
 
 

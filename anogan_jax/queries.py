@@ -17,7 +17,7 @@ from anogan_jax.data.images import resize
 from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
 from anogan_jax.scoring import Score
-from anogan_jax.tiles import Mosaic, cut_tiles, pool, tile_corners
+from anogan_jax.tiles import Mosaic, cut_tiles, pool
 
 log = logging.getLogger(__name__)
 _READ_AHEAD = 8  # images
@@ -109,19 +109,18 @@ class _Query:
         self.tiles: list[np.ndarray] = []  # with content; a whole image is one tile
         self._image = image
         self._config = config
-        self._corners: list[np.ndarray] = []
+        self._corners: list[tuple[int, int]] = []
         self._terms: list[tuple[float, float, float]] = []
         if image is None:
             return
         resized, size = make_resize(config)(image), config.model.image_size
         self._resized_shape = resized.shape
         padded = pad_to(resized, size)
-        height, width, channels = padded.shape
-        corners = tile_corners(height, width, size, config.pooling.stride or size // 2)
-        for corner, tile in zip(corners, cut_tiles(padded, corners, size), strict=True):
+        for row, column, tile in cut_tiles(padded, size, config.pooling.stride or size // 2):
             if not config.patches.enabled or has_content(tile, config.patches.min_contrast):
                 self.tiles.append(tile)
-                self._corners.append(corner)
+                self._corners.append((row, column))
+        height, width, channels = padded.shape
         self._mosaic = Mosaic(height, width, channels + 1, size)
 
     def is_done(self) -> bool:
@@ -143,7 +142,7 @@ class _Query:
         score, residual, discrimination = np.mean(self._terms or [(0.0, 0.0, 0.0)], axis=0).tolist()
         both = self._mosaic.blended()[: self._resized_shape[0], : self._resized_shape[1]]
         if self._config.patches.enabled:
-            score = pool(both[..., -1], self._config.pooling.method, self._config.pooling.share)
+            score = pool(both[..., -1], self._config.pooling.share)
         both = resize(both, *self._image.shape[:2])
         reconstruction = np.rint(np.clip(both[..., :-1], 0, 255)).astype(np.uint8)
         return Finding(name, label, kind, self._image, reconstruction, both[..., -1], score, residual, discrimination)

@@ -123,20 +123,22 @@ def write_comparison(path: Path, labels: np.ndarray, scores: dict[str, np.ndarra
     return {name: f"AUROC {row['auroc']:.4f}  AP {row['average_precision']:.4f}" for name, row in rows.items()}
 
 
-def print_table(title: str, rows: dict[str, Any]) -> None:
-    """Print names and values in two columns."""
-    table = Table(title=title, show_header=False, title_justify="left")
-    for name, value in rows.items():
-        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console(file=sys.stdout, soft_wrap=True).print(table)
+def print_summary(title: str, summary: Mapping[str, Any]) -> None:
+    """Print the content of summary.json, with a table of the kinds of defects if there are any."""
+    defects = summary.get("defects", {})
+    print_table(title, {name.replace("_", " "): value for name, value in summary.items() if name != "defects"})
+    if defects:
+        heads = ("defect", *(name.replace("_", " ") for name in defects["all"]))
+        rows = {kind: list(values.values()) for kind, values in defects.items()}
+        print_table("By defect, against the good images", rows, heads)
 
 
-def print_defects(defects: Mapping[str, Mapping[str, float]]) -> None:
-    """Print a row for each kind of defect."""
-    names = ("defect", *(name.replace("_", " ") for name in defects["all"]))
-    table = Table(*names, title="By defect, against the good images", title_justify="left")
-    for kind, values in defects.items():
-        table.add_row(kind, *(f"{value:.4g}" for value in values.values()))
+def print_table(title: str, rows: Mapping[str, Any], heads: Sequence[str] = ()) -> None:
+    """Print a row for each name: its value, or its values under their heads."""
+    table = Table(*heads, title=title, show_header=bool(heads), title_justify="left")
+    for name, row in rows.items():
+        values = row if isinstance(row, list) else [row]
+        table.add_row(name, *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values))
     Console(file=sys.stdout, soft_wrap=True).print(table)
 
 

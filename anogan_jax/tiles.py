@@ -1,27 +1,21 @@
 """Images larger than the model: cut into overlapping tiles, whose maps are blended into one."""
 
 from collections.abc import Iterator
-from typing import Literal, get_args
 
 import numpy as np
 
-Pooling = Literal["max", "quantile", "top"]
 
+def cut_tiles(image: np.ndarray, size: int, stride: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield row, column and pixels (size, size, C) of tiles that cover an image (H, W, C).
 
-def tile_corners(height: int, width: int, size: int, stride: int) -> np.ndarray:
-    """Return the upper left corners (n, 2) of tiles that cover every pixel, evenly spaced, at most ``stride`` apart.
+    They are evenly spaced, at most ``stride`` apart.
 
     Raises:
       ValueError: the image is smaller than a tile.
     """
-    rows, columns = _places(height, size, stride), _places(width, size, stride)
-    return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
-
-
-def cut_tiles(image: np.ndarray, corners: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Yield the tiles (size, size, C) of an image (H, W, C) at these corners."""
-    for row, column in corners:
-        yield image[row : row + size, column : column + size]
+    for row in _places(image.shape[0], size, stride):
+        for column in _places(image.shape[1], size, stride):
+            yield row, column, image[row : row + size, column : column + size]
 
 
 class Mosaic:
@@ -47,29 +41,20 @@ class Mosaic:
         return self._sum / np.maximum(self._weights, 1)
 
 
-def pool(anomaly_map: np.ndarray, method: Pooling, share: float) -> float:
-    """Return an image's score from its anomaly map.
+def pool(anomaly_map: np.ndarray, share: float) -> float:
+    """Return an image's score from its anomaly map of any shape: the mean of its highest values, a share of the pixels.
 
-    Args:
-      anomaly_map: of any shape.
-      method: "max"; "quantile", the value that a ``share`` of the pixels reaches; or "top", the mean of those pixels.
-      share: of the pixels; at least one pixel is taken.
+    At least one pixel is taken.
 
-    Raises:
-      ValueError: an unknown method.
-
-    >>> pool(np.array([0.0, 1.0, 2.0, 3.0]), "top", share=0.5)
+    >>> pool(np.array([0.0, 1.0, 2.0, 3.0]), share=0.5)
     2.5
     """
-    if method not in get_args(Pooling):
-        raise ValueError(f"{method!r}: must be one of {', '.join(get_args(Pooling))}")
-    count = 1 if method == "max" else max(1, round(share * anomaly_map.size))
-    top = np.partition(anomaly_map.ravel(), -count)[-count:]
-    return float(top.min() if method == "quantile" else top.mean(dtype=np.float64))
+    count = max(1, round(share * anomaly_map.size))
+    return float(np.partition(anomaly_map.ravel(), -count)[-count:].mean(dtype=np.float64))
 
 
-def _places(length: int, size: int, stride: int) -> np.ndarray:
+def _places(length: int, size: int, stride: int) -> list[int]:
     if length < size:
         raise ValueError(f"an image of {length} pixels holds no tile of {size}")
     count = -(-(length - size) // stride) + 1
-    return np.rint(np.linspace(0, length - size, count)).astype(int)
+    return np.rint(np.linspace(0, length - size, count)).astype(int).tolist()

@@ -113,7 +113,7 @@ TINY: dict[str, Any] = {
     "encoder.steps": 4,
     "bank.size": 64,
     "bank.inverted": 32,
-    "bank.max_deviation": 1e9,  # no outliers: all tiny banks have one size and share compiled programs
+    "bank.max_deviation": 1e6,  # no outliers: all tiny banks have one size and share compiled programs
     "search.steps": 2,
     "search.starts": 2,
     "data.test_limit": 40,

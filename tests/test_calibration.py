@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anogan_jax import p_values, threshold
-from anogan_jax.calibration import images_needed
+from anogan_jax.calibration import alpha_obstacle
 from anogan_jax.metrics import decision_metrics, ranking_metrics
 
 small = st.integers(0, 9).map(float)  # many ties
@@ -37,7 +37,12 @@ def test_metrics_by_counting():
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.2, 0.1, 0.05, 0.03, 0.01, 0.001])
-def test_images_needed_is_the_least_number_with_a_finite_threshold(alpha):
-    enough = images_needed(alpha)
-    assert np.isfinite(threshold(np.arange(float(enough)), alpha))
-    assert not np.isfinite(threshold(np.arange(float(enough - 1)), alpha))
+def test_alpha_is_too_low_exactly_where_the_threshold_is_infinite(alpha):
+    for count in {1, 2, *(round(1 / alpha) + offset for offset in (-2, -1, 0, 1))}:
+        assert bool(alpha_obstacle(count, alpha)) == (not np.isfinite(threshold(np.arange(float(count)), alpha)))
+
+
+def test_proposed_alpha_is_high_enough():
+    for count in (1, 3, 7, 18, 333):
+        proposed = float(alpha_obstacle(count, 1e-4).rsplit("=", 1)[1])
+        assert alpha_obstacle(count, proposed) == ""

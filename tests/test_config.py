@@ -100,17 +100,24 @@ def test_missing_file_is_named(tmp_path):
         ("search.discrimination", "sigmoid"),
         ("search.feature_layer", 3),
         ("search.discrimination_weight", -0.1),
-        ("pooling.method", "most"),
         ("pooling.share", 0.0),
         ("pooling.stride", 33),
         ("alpha", 0.0),
         ("alpha", True),
         ("seed", -1),
         ("seed", "0"),
+        ("seed", 2**64),
+        ("patches.scale", 1e9),
+        ("model.latent_size", 10**12),
+        ("model.image_size", 2**30),
+        ("search.steps", 10**30),
+        ("train.batch_size", 10**12),
+        ("data.dir", ROOT),
+        ("model", None),
+        ("search", 3),
     ],
 )
 def test_value_that_cannot_work_is_refused_by_name(name, value):
-    assert name in to_fields(Config())
     with pytest.raises(UserError, match=name.replace(".", r"\.")) as raised:
         validate(with_values(Config(), {name: value}))
     assert "\n" not in str(raised.value)
@@ -127,6 +134,14 @@ def test_value_that_cannot_work_is_refused_by_name(name, value):
 def test_values_that_contradict_each_other_are_refused(values, message):
     with pytest.raises(UserError, match=message):
         validate(with_values(Config(), values))
+
+
+def test_every_number_has_an_upper_bound():
+    """A number out of all reach is refused at once, before it fills the memory."""
+    for name, value in to_fields(Config()).items():
+        if type(value) in (int, float):
+            with pytest.raises(UserError, match=name.replace(".", r"\.")):
+                validate(with_values(Config(), {name: 10**400 if type(value) is int else 1e300}))
 
 
 def test_values_are_set_in_a_copy():

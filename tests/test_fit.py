@@ -261,7 +261,7 @@ def test_bank_holds_inverted_training_images_without_outliers(gan, weights, blob
     """Of 96 normal images and 4 anomalous ones, the anomalous ones are left out, and few normal ones."""
     seen = np.concatenate([blobs[:96], -blobs[96:100]])
     images = from_user(to_pixels(seen, seen), 1)
-    everything = make_bank(config_of_blobs(max_deviation=1e9), gan, weights, images)
+    everything = make_bank(config_of_blobs(max_deviation=1e6), gan, weights, images)
     bank = make_bank(config_of_blobs(), gan, weights, images)
     draw = make_draw(images, config_of_blobs())
     drawn = to_model_range(np.stack([draw(place) for place in range(100)]))
