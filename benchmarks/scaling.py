@@ -31,10 +31,7 @@ def main() -> None:
         print(json.dumps(measure(_ONE.value)))
         return
     for count, found in each_apart("benchmarks.scaling", _COUNTS.value):
-        print(
-            f"{count:7,} images: {found['milliseconds']:7.2f} ms an image, {found['megabytes']:6,.0f} MB",
-            flush=True,
-        )
+        print(f"{count:7,} images: {found['milliseconds']:7.2f} ms an image, {found['megabytes']:6,.0f} MB", flush=True)
 
 
 def measure(count: int) -> dict[str, float]:

@@ -11,7 +11,7 @@ The pixels of every source are converted alike:
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -106,15 +106,15 @@ def from_user(images: Any, channels: int) -> Images:
     """
     if isinstance(images, str | Path):
         return read_input(Path(images), channels)
-    arrays = [np.asarray(image) for image in images] if isinstance(images, list | tuple) else np.asarray(images)
-    if not (len(arrays) if isinstance(arrays, list) else arrays.size):
+    if isinstance(images, Sized) and not len(images):
         raise UserError("images: empty; give at least one")
     try:
-        if isinstance(arrays, list):
-            return from_list([_from_model_range(array) for array in arrays], channels, "images")
-        if arrays.ndim not in (3, 4):
-            raise UserError(f"images: shape {arrays.shape} is not (N, H, W) or (N, H, W, C)")
-        return from_array(_from_model_range(arrays), channels, "images")
+        if isinstance(images, list | tuple):
+            return from_list([_from_model_range(np.asarray(image)) for image in images], channels, "images")
+        array = np.asarray(images)
+        if array.ndim not in (3, 4):
+            raise UserError(f"images: shape {array.shape} is not (N, H, W) or (N, H, W, C)")
+        return from_array(_from_model_range(array), channels, "images")
     except ValueError as error:
         raise UserError(f"images: {str(error).removeprefix('images ')}") from error
 
@@ -126,23 +126,22 @@ def from_array(array: np.ndarray, channels: int, where: str, labels: np.ndarray 
     """
     if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4) and array.shape[1] > 4):
         array = array[None]  # one image, grey or colour
-    images = array[..., None] if array.ndim == 3 else array
-    if images.ndim != 4 or 0 in images.shape:
-        raise UserError(f"{where}: shape {images.shape} is not (N, H, W) or (N, H, W, C) images")
-    if labels is not None and (labels.ndim != 1 or len(labels) != len(images)):
-        raise UserError(f"{where}: {len(images)} images but labels of shape {labels.shape}")
-    names = [str(i) for i in range(len(images))]
-    return Images(names, labels, lambda i: _convert(images[i], channels, f"{where}, image {i}"))
+    if array.ndim not in (3, 4) or not array.size:
+        raise UserError(f"{where}: shape {array.shape} is not (N, H, W) or (N, H, W, C) images")
+    if labels is not None and labels.shape != (len(array),):
+        raise UserError(f"{where}: {len(array)} images but labels of shape {labels.shape}")
+    return from_list(array, channels, where, labels)
 
 
-def from_list(arrays: Sequence[np.ndarray], channels: int, where: str, labels: np.ndarray | None = None) -> Images:
-    """Return the images of arrays (H, W) or (H, W, C), of the same shape or of different ones."""
-    images = [array[..., None] if array.ndim == 2 else array for array in arrays]
-    for i, image in enumerate(images):
-        if image.ndim != 3 or 0 in image.shape:
-            raise UserError(f"{where}, image {i}: shape {arrays[i].shape} is not (H, W) or (H, W, C)")
-    names = [str(i) for i in range(len(images))]
-    return Images(names, labels, lambda i: _convert(images[i], channels, f"{where}, image {i}"))
+def from_list(
+    arrays: Sequence[np.ndarray] | np.ndarray, channels: int, where: str, labels: np.ndarray | None = None
+) -> Images:
+    """Return the images of arrays (H, W) or (H, W, C) of any sizes; raise UserError if a shape is another."""
+    for i, array in enumerate(arrays):
+        if array.ndim not in (2, 3) or not array.size:
+            raise UserError(f"{where}, image {i}: shape {array.shape} is not (H, W) or (H, W, C)")
+    names = [str(i) for i in range(len(arrays))]
+    return Images(names, labels, lambda i: _convert(np.atleast_3d(arrays[i]), channels, f"{where}, image {i}"))
 
 
 def from_folder(folder: Path, channels: int) -> Images:
@@ -216,24 +215,23 @@ def read_input(path: Path, channels: int) -> Images:
         images = Images([path.name], None, lambda _: read_image(path, channels))
     else:
         raise UserError(f"{path}: no such file or folder")
+    if any(is_readable(images, i) for i in range(len(images.names))):
+        return images
     try:
         images.read(0)
     except UserError as error:
-        count = len(images.names)
-        if count == 1:
+        if len(images.names) == 1:
             raise
-        if not any(is_readable(images, i) for i in range(1, count)):
-            raise UserError(f"{path}: none of its {count} images can be read; the first: {error}") from error
+        raise UserError(f"{path}: none of its {len(images.names)} images can be read; the first: {error}") from error
     return images
 
 
 def is_readable(images: Images, i: int) -> bool:
     """Return whether image i can be read."""
     try:
-        images.read(i)
+        return images.read(i) is not None
     except UserError:
         return False
-    return True
 
 
 def cached(read: Callable[[int], np.ndarray], max_bytes: int = 2**30) -> Callable[[int], np.ndarray]:

@@ -43,12 +43,9 @@ def load_splits(data: DataConfig, model: ModelConfig, given: Images | None = Non
 
 def load_auto(data: DataConfig, model: ModelConfig) -> Splits:
     """Load the first available: prepared by TFDS, idx files, a TFDS download, images of an installed package."""
-    if tfds_is_prepared(data):
-        return load_tfds(data, model)
-    if find_idx(data):
+    if find_idx(data) and not tfds_is_prepared(data):
         return load_idx(data, model)
-    obstacle = _download_obstacle()
-    if not obstacle:
+    if tfds_is_prepared(data) or not (obstacle := _download_obstacle()):
         return load_tfds(data, model)
     missing = (
         f"{data.name} is neither prepared by TFDS nor in idx files under data.dir={data.dir!r}, "
@@ -187,7 +184,7 @@ def _tfds_builder(data: DataConfig) -> Any:
 
 def _refuse_other_layouts(folder: Path) -> None:
     """Raise UserError if a folder without train/ has another layout, whose images would all count as normal."""
-    inside = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    inside = sorted(path.name for path in folder.glob("*/"))
     if sets := [name for name in inside if (folder / name / "train").is_dir()]:
         raise UserError(f"{folder}: holds several data sets; give one, such as --config.data.dir={folder / sets[0]}")
     if tests := [name for name in inside if name in ("test", "ground_truth")]:
@@ -196,25 +193,20 @@ def _refuse_other_layouts(folder: Path) -> None:
 
 def _masks(folder: Path, test: Images) -> Callable[[int], np.ndarray]:
     """Return ``mask(i)``, the defective pixels (H, W) bool of test image i; none in a good image."""
-    paths = {
-        i: (folder / "ground_truth" / name).with_name(f"{Path(name).stem}_mask.png")
-        for i, name in enumerate(test.names)
-        if not name.startswith("good/")
-    }
-    for path in paths.values():
-        if not path.is_file():
+    paths = [(folder / "ground_truth" / name).with_name(f"{Path(name).stem}_mask.png") for name in test.names]
+    is_good = [name.startswith("good/") for name in test.names]
+    for path, good in zip(paths, is_good, strict=True):
+        if not good and not path.is_file():
             raise UserError(f"{path}: missing; every defective image needs its mask, or remove ground_truth/")
 
     def mask(i: int) -> np.ndarray:
         height, width = test.read(i).shape[:2]
-        if i not in paths:
-            return np.zeros((height, width), bool)
-        path, found = paths[i], read_mask(paths[i])
+        found, image = np.zeros((height, width), bool) if is_good[i] else read_mask(paths[i]), f"test/{test.names[i]}"
         if found.shape != (height, width):
             size = f"{found.shape[1]}x{found.shape[0]}"
-            raise UserError(f"{path}: {size} pixels, but its image test/{test.names[i]} has {width}x{height}")
-        if not found.any():
-            raise UserError(f"{path}: is all black, but its image test/{test.names[i]} is said to have a defect")
+            raise UserError(f"{paths[i]}: {size} pixels, but its image {image} has {width}x{height}")
+        if not (is_good[i] or found.any()):
+            raise UserError(f"{paths[i]}: is all black, but its image {image} is said to have a defect")
         return found
 
     return mask
