@@ -16,7 +16,6 @@ from anogan_jax.data import Images, OneClass, as_array, is_readable, load_one_cl
 from anogan_jax.detector import Detector, scorer_of
 from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
-from anogan_jax.figures import HeatScale
 from anogan_jax.journal import Journal
 from anogan_jax.queries import score_queries
 from anogan_jax.report import print_summary, print_table, record, write_comparison, write_report
@@ -69,8 +68,8 @@ def score_to_folder(
     warning = "; ".join(filter(None, [warning, alpha_obstacle(len(calibration.scores), config.alpha)]))
     if warning:
         log.warning("%s", warning)
-    scale = HeatScale.of(calibration.map_levels, config.alpha)
-    made_with = (__version__, config, detector.step, scale, origin, heatmaps, maps, list(queries.names))
+    level = max(float(np.quantile(calibration.map_levels, 1 - config.alpha)), 1e-6)
+    made_with = (__version__, config, detector.step, level, origin, heatmaps, maps, list(queries.names))
     name = hashlib.sha256(repr(made_with).encode()).hexdigest()
     journal = Journal(folder / ".unfinished.sqlite", name) if is_first() else None
     done = int(gather(np.array(journal.count if journal else 0))[0])
@@ -81,13 +80,13 @@ def score_to_folder(
         return {"unreadable": sum(not finding.is_readable for finding in findings)}
     began = time.monotonic()
     folders = [folder / each if wanted else None for each, wanted in (("heatmaps", heatmaps), ("maps", maps))]
-    record(journal, findings, queries, scale, *folders)
+    record(journal, findings, queries, level, *folders)
     seconds = time.monotonic() - began
     facts: dict[str, Any] = {"data": origin} | ({"warning": warning} if warning else {})
     facts["search"] = ", ".join(f"{name} {value}" for name, value in vars(config.search).items() if value is not None)
     facts |= {"training_steps": detector.step, "seconds": seconds}
     facts["images_per_second"] = (len(queries.names) - done) / seconds
-    summary = write_report(folder, journal, calibration.scores, config.alpha, scale, facts, baselines or {})
+    summary = write_report(folder, journal, calibration.scores, config.alpha, level, facts, baselines or {})
     journal.remove()
     print_summary(f"Results in {folder}", summary)
     return summary

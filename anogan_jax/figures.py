@@ -3,7 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
@@ -40,34 +40,21 @@ def save_grid(path: Path, images: np.ndarray, columns: int = 8) -> np.ndarray:
     return np.asarray(picture)
 
 
-class HeatScale(NamedTuple):
-    """The colour scale of anomaly maps, the same for all images of a model."""
+def overlay(image: np.ndarray, anomaly_map: np.ndarray, level: float) -> np.ndarray:
+    """Return the query (H, W, C) under its heatmap, (H, W, 3) uint8.
 
-    level: float  # rarely exceeded by the map of a normal image
-
-    @property
-    def top(self) -> float:
-        """The value at which the colours saturate."""
-        return 2 * self.level
-
-    @staticmethod
-    def of(highs: np.ndarray, alpha: float) -> "HeatScale":
-        """Return the scale whose level a share of alpha of ``highs`` (M,) exceeds, the normal maps' 99 % quantiles."""
-        return HeatScale(max(float(np.quantile(highs, 1 - alpha)), 1e-6))
-
-
-def overlay(image: np.ndarray, anomaly_map: np.ndarray, scale: HeatScale) -> np.ndarray:
-    """Return the query (H, W, C) under its heatmap, (H, W, 3) uint8."""
-    heat = _HEAT(np.clip(anomaly_map / scale.top, 0, 1))
+    The colours saturate at twice ``level``, which the map of a normal image rarely exceeds.
+    """
+    heat = _HEAT(np.clip(anomaly_map / (2 * level), 0, 1))
     grey = np.atleast_3d(_displayable(image))
     return np.rint(grey * (1 - heat[..., 3:]) + 255 * heat[..., :3] * heat[..., 3:]).astype(np.uint8)
 
 
-def triptych(image: np.ndarray, generated: np.ndarray, anomaly_map: np.ndarray, scale: HeatScale) -> bytes:
+def triptych(image: np.ndarray, generated: np.ndarray, anomaly_map: np.ndarray, level: float) -> bytes:
     """Return query, reconstruction and heatmap side by side as a small WebP picture."""
     shrink = min(1.0, _PICTURE / max(image.shape[:2]))
     height, width = (max(1, round(shrink * length)) for length in image.shape[:2])
-    parts = [np.atleast_3d(_displayable(part)) for part in (image, generated)] + [overlay(image, anomaly_map, scale)]
+    parts = [np.atleast_3d(_displayable(part)) for part in (image, generated)] + [overlay(image, anomaly_map, level)]
     strip = [resize(np.broadcast_to(part, (*part.shape[:2], 3)), height, width) for part in parts]
     buffer = io.BytesIO()
     small = max(height, width) <= _LOSSLESS
@@ -75,30 +62,24 @@ def triptych(image: np.ndarray, generated: np.ndarray, anomaly_map: np.ndarray, 
     return buffer.getvalue()
 
 
-def save_heatmap(path: Path, title: str, image: np.ndarray, anomaly_map: np.ndarray, scale: HeatScale) -> None:
+def save_heatmap(path: Path, title: str, image: np.ndarray, anomaly_map: np.ndarray, level: float) -> None:
     """Save the query under its heatmap, with a legend; small images are enlarged."""
     height, width = image.shape[:2]
     inches = 6.0 / max(height, width)
     figure = Figure(figsize=(max(2.0, inches * width) + 1.6, max(2.0, inches * height) + 0.5), layout="constrained")
     axis = figure.subplots()
-    axis.imshow(overlay(image, anomaly_map, scale), interpolation="nearest")
+    axis.imshow(overlay(image, anomaly_map, level), interpolation="nearest")
     axis.set(xticks=[], yticks=[], frame_on=False)
     axis.set_title(title, fontsize=9)
-    _add_legend(figure, axis, scale, "difference; the mark: seldom reached by normal images")
+    _add_legend(figure, axis, level, "difference; the mark: seldom reached by normal images")
     _save(figure, path)
 
 
-class Panel(NamedTuple):
-    """One query of ``save_panels``."""
+def save_panels(path: Path, groups: Mapping[str, Sequence[tuple[str, bytes]]], level: float) -> None:
+    """Save queries in titled groups, one column each: query, reconstruction, and the query under its heatmap.
 
-    name: str
-    score: float
-    p_value: float
-    picture: bytes  # from ``triptych``
-
-
-def save_panels(path: Path, groups: Mapping[str, Sequence[Panel]], scale: HeatScale) -> None:
-    """Save queries in titled groups, one column each: query, reconstruction, and the query under its heatmap."""
+    Each query is a title and its ``triptych``.
+    """
     columns = max(2, *(len(panels) for panels in groups.values()))
     figure = Figure(figsize=(1.35 * columns + 1.7, 4.9 * len(groups)), layout="constrained")
     blocks = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
@@ -109,14 +90,13 @@ def save_panels(path: Path, groups: Mapping[str, Sequence[Panel]], scale: HeatSc
             axis.set(xticks=[], yticks=[], frame_on=False)
         for axis, label in zip(axes[:, 0], ("query", "reconstruction", "difference"), strict=True):
             axis.set_ylabel(label)
-        for column, panel in zip(axes.T, panels, strict=False):  # a group may have fewer panels than columns
-            name = panel.name if len(panel.name) <= 18 else "…" + panel.name[-17:]
-            column[0].set_title(f"{name}\n{panel.score:.4g}, p={panel.p_value:.3f}", fontsize=8)
-            with Image.open(io.BytesIO(panel.picture)) as picture:
-                strip = np.asarray(picture.convert("RGB"))
+        for column, (name, picture) in zip(axes.T, panels, strict=False):  # a group may have fewer than columns
+            column[0].set_title(name, fontsize=8)
+            with Image.open(io.BytesIO(picture)) as opened:
+                strip = np.asarray(opened.convert("RGB"))
             for axis, part in zip(column, np.split(strip, 3, axis=1), strict=True):
                 axis.imshow(part)
-        _add_legend(block, list(axes[2]), scale, "difference", fraction=0.05, pad=0.01)
+        _add_legend(block, list(axes[2]), level, "difference", fraction=0.05, pad=0.01)
     _save(figure, path)
 
 
@@ -159,11 +139,11 @@ def _heat_colours() -> ListedColormap:
 _HEAT = _heat_colours()
 
 
-def _add_legend(figure: Any, axes: Any, scale: HeatScale, label: str, **where: float) -> None:
-    colours = ScalarMappable(Normalize(0, scale.top), _HEAT)
+def _add_legend(figure: Any, axes: Any, level: float, label: str, **where: float) -> None:
+    colours = ScalarMappable(Normalize(0, 2 * level), _HEAT)
     bar = figure.colorbar(colours, ax=axes, label=label, extend="max", **where)
     bar.ax.set_facecolor("0.6")  # a grey background, as of a query
-    bar.ax.axhline(scale.level, color="black", linewidth=1.5)
+    bar.ax.axhline(level, color="black", linewidth=1.5)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from anogan_jax.calibration import p_values, threshold
 from anogan_jax.data import Images
-from anogan_jax.figures import HeatScale, Panel, save_heatmap, save_histogram, save_panels, save_roc, triptych
+from anogan_jax.figures import save_heatmap, save_histogram, save_panels, save_roc, triptych
 from anogan_jax.files import replacing
 from anogan_jax.journal import Entry, Journal
 from anogan_jax.metrics import count_pixels, decision_metrics, pixel_metrics, ranking_metrics
@@ -32,7 +32,7 @@ def record(
     journal: Journal,
     findings: Iterable[Finding],
     queries: Images,
-    scale: HeatScale,
+    level: float,
     heatmaps: Path | None = None,
     maps: Path | None = None,
 ) -> None:
@@ -42,7 +42,7 @@ def record(
       journal: the entries of earlier findings; the new ones are appended.
       findings: of the queries, in their order.
       queries: the scored images, with masks if there are any.
-      scale: the colour scale of the heatmaps.
+      level: of the heatmaps' colours, see ``overlay``.
       heatmaps: the folder for a PNG of each query.
       maps: the folder for each anomaly map, .npy, (H, W) float32.
     """
@@ -51,11 +51,11 @@ def record(
         if found.is_readable:
             if heatmaps:
                 title = f"{found.name}   score {found.score:.4g}"
-                save_heatmap(heatmaps / f"{found.name}.png", title, found.image, found.anomaly_map, scale)
+                save_heatmap(heatmaps / f"{found.name}.png", title, found.image, found.anomaly_map, level)
             if maps:
                 with replacing(maps / f"{found.name}.npy") as temporary:
                     np.save(temporary, found.anomaly_map)
-            picture = triptych(found.image, found.reconstruction, found.anomaly_map, scale)
+            picture = triptych(found.image, found.reconstruction, found.anomaly_map, level)
             pixels = None if queries.mask is None else count_pixels(found.anomaly_map, queries.mask(number))
         label, kind = -1 if found.label is None else found.label, found.kind or ""
         journal.add(Entry(found.name, label, kind, found.score, found.residual, found.discrimination, picture), pixels)
@@ -67,7 +67,7 @@ def write_report(
     journal: Journal,
     held_out: np.ndarray,
     alpha: float,
-    scale: HeatScale,
+    level: float,
     facts: dict[str, Any],
     baselines: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def write_report(
       journal: the entries of all queries, at least one of them readable.
       held_out: (M,) scores of held-out normal images.
       alpha: the false-alarm rate; an image is called an anomaly at p-value <= alpha.
-      scale: the colour scale of the heatmaps.
+      level: of the heatmaps' colours, see ``overlay``.
       facts: further entries of summary.json, which come first.
       baselines: by name, other detectors' scores of the queries, for their AUROC.
 
@@ -109,7 +109,7 @@ def write_report(
     save_histogram(folder / "histogram.png", scores, known, bound)
     order = np.argsort(-every, kind="stable")[: len(scores)].tolist()  # unreadable ones come last
     _write_scores(folder / "scores.csv", journal, p, is_anomaly)
-    _write_panels(folder / "panels.png", journal, order, p, scale)
+    _write_panels(folder / "panels.png", journal, order, p, level)
     with replacing(folder / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     _write_page(folder, journal, summary, set(order[:_IN_GALLERY]), p, is_anomaly)
@@ -178,15 +178,14 @@ def _write_scores(path: Path, journal: Journal, p: np.ndarray, is_anomaly: np.nd
     _write_csv(path, COLUMNS, map(row, journal.entries(), p.tolist(), is_anomaly.tolist()))
 
 
-def _write_panels(path: Path, journal: Journal, order: list[int], p: np.ndarray, scale: HeatScale) -> None:
+def _write_panels(path: Path, journal: Journal, order: list[int], p: np.ndarray, level: float) -> None:
     chosen = {"Most anomalous": order[:_SHOWN], "Least anomalous": order[_SHOWN:][-_SHOWN:]}
-    wanted = {i for numbers in chosen.values() for i in numbers}
-    panels = {
-        i: Panel(entry.name, entry.score, float(p[i]), entry.picture)
-        for i, entry in enumerate(journal.entries())
-        if i in wanted
-    }
-    save_panels(path, {title: [panels[i] for i in numbers] for title, numbers in chosen.items() if numbers}, scale)
+    panels = {}
+    for i, entry in enumerate(journal.entries()):
+        if any(i in numbers for numbers in chosen.values()):
+            name = entry.name if len(entry.name) <= 18 else "…" + entry.name[-17:]
+            panels[i] = (f"{name}\n{entry.score:.4g}, p={p[i]:.3f}", entry.picture)
+    save_panels(path, {title: [panels[i] for i in numbers] for title, numbers in chosen.items() if numbers}, level)
 
 
 def _write_page(

@@ -85,85 +85,81 @@ def make_train_step(
       gan: the model, made for the same objective.
       optimizer: the optimizer of both networks.
       ema_decay: the decay of the generator's moving average.
-      mesh: the devices over which the batch is divided; N must be a multiple of their number. Averages are over the
-        whole batch, so the step is the same on any number of devices, up to rounding.
-      objective: "gan", or "wgan_gp": the critic is updated in each step, under its gradient penalty, and the generator
-        in every fifth (Gulrajani et al. 2017, algorithm 1); Adam's beta1 should then be 0.
+      mesh: the devices that divide the batch, by default one; N must be a multiple of their number. Averages are over
+        the whole batch, so the step is the same on any number of devices, up to rounding.
+      objective: "gan", or "wgan_gp", which updates the generator in every fifth step only and wants Adam's beta1 to be
+        0 (Gulrajani et al. 2017, algorithm 1).
     """
     is_critic = objective == "wgan_gp"
-    loss_of_discriminator = critic_loss if is_critic else discriminator_loss
+    discriminator_gradient = _make_discriminator_gradient(gan, is_critic)
     loss_of_generator = critic_generator_loss if is_critic else generator_loss
 
-    def discriminate(params: dict, statistics: dict, images: Array) -> tuple[Array, dict]:
-        variables = {"params": params, "batch_stats": statistics}
-        (logits, _), updates = gan.discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
-        return logits, updates.get("batch_stats", {})
+    def update(network: Variables, gradients: dict, moments: optax.OptState) -> tuple[Any, optax.OptState]:
+        updates, moments = optimizer.update(gradients, moments)
+        return optax.apply_updates(network["params"], updates), moments
 
     def step(state: TrainState, images: Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         z = sample_latent(gan, key, (images.shape[0],))
-
-        def generate(params: dict) -> tuple[Array, dict]:
-            variables = {"params": params, "batch_stats": state.generator["batch_stats"]}
-            fake, updates = gan.generator.apply(variables, z, train=True, mutable=["batch_stats"])
-            return fake, updates["batch_stats"]
-
+        generate = partial(_generate, gan, state.generator, z)
         fake, pull_back, generator_statistics = jax.vjp(generate, state.generator["params"], has_aux=True)
-
-        def loss_d(params: dict) -> tuple[Array, tuple[dict, Array, Array]]:
-            real_logits, statistics = discriminate(params, state.discriminator["batch_stats"], images)
-            fake_logits, statistics = discriminate(params, statistics, fake)
-            loss = loss_of_discriminator(real_logits, fake_logits)
-            if is_critic:
-                share = jax.random.uniform(jax.random.fold_in(key, 1), (images.shape[0], 1, 1, 1))
-                between = share * images + (1.0 - share) * fake
-                loss += _PENALTY * gradient_penalty(lambda x: discriminate(params, statistics, x)[0], between)
-            return loss, (statistics, real_logits, fake_logits)
-
-        (d_loss, (statistics, real_logits, fake_logits)), d_grads = jax.value_and_grad(loss_d, has_aux=True)(
-            state.discriminator["params"]
-        )
+        (d_loss, (statistics, *logits)), d_grads = discriminator_gradient(state.discriminator, images, fake, key)
         d_grads = jax.tree.map(materialize, d_grads)
-        d_updates, d_optimizer = optimizer.update(d_grads, state.discriminator_optimizer)
-        d_params = optax.apply_updates(state.discriminator["params"], d_updates)
-
-        def loss_g(fake: Array) -> Array:
-            return loss_of_generator(discriminate(d_params, statistics, fake)[0])
-
-        g_loss, fake_grads = jax.value_and_grad(loss_g)(fake)
+        d_params, d_optimizer = update(state.discriminator, d_grads, state.discriminator_optimizer)
+        discriminator = {"params": d_params, "batch_stats": statistics}
+        loss_g = jax.value_and_grad(lambda fake: loss_of_generator(_discriminate(gan, discriminator, fake)[0]))
+        g_loss, fake_grads = loss_g(fake)
         g_grads = jax.tree.map(materialize, *pull_back(fake_grads))
-        g_updates, g_optimizer = optimizer.update(g_grads, state.generator_optimizer)
-        g_params = optax.apply_updates(state.generator["params"], g_updates)
-
+        g_params, g_optimizer = update(state.generator, g_grads, state.generator_optimizer)
         if is_critic:  # the generator waits until the critic has converged
             waits = (state.step + 1) % _CRITIC_STEPS != 0
             old, new = (state.generator["params"], state.generator_optimizer), (g_params, g_optimizer)
             g_params, g_optimizer = jax.tree.map(partial(jnp.where, waits), old, new)
-
         # The decay is small at first, so that the average forgets the initial parameters.
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        new_state = TrainState(
-            step=state.step + 1,
-            key=state.key,
-            generator={"params": g_params, "batch_stats": generator_statistics},
-            discriminator={"params": d_params, "batch_stats": statistics},
-            generator_ema=optax.incremental_update(g_params, state.generator_ema, 1.0 - decay),
-            generator_optimizer=g_optimizer,
-            discriminator_optimizer=d_optimizer,
-        )
-        metrics = Metrics(
-            discriminator_loss=d_loss,
-            generator_loss=g_loss,
-            real_probability=jnp.mean(jax.nn.sigmoid(real_logits)),
-            fake_probability=jnp.mean(jax.nn.sigmoid(fake_logits)),
-            gradient_norm=optax.tree.norm((d_grads, g_grads)),
-        )
+        averaged = optax.incremental_update(g_params, state.generator_ema, 1.0 - decay)
+        generator = {"params": g_params, "batch_stats": generator_statistics}
+        real_probability, fake_probability = (jnp.mean(jax.nn.sigmoid(each)) for each in logits)
+        metrics = Metrics(d_loss, g_loss, real_probability, fake_probability, optax.tree.norm((d_grads, g_grads)))
+        new_state = TrainState(state.step + 1, state.key, generator, discriminator, averaged, g_optimizer, d_optimizer)
         return new_state, metrics
 
     if mesh is None:
         return jax.jit(step, donate_argnums=0)
     everywhere = replicated(mesh)
     return jax.jit(step, donate_argnums=0, in_shardings=(everywhere, sharded(mesh)), out_shardings=everywhere)
+
+
+def _make_discriminator_gradient(gan: GAN, is_critic: bool) -> Callable[..., Any]:
+    """Return ``gradient(discriminator, images, fake, key)``: (loss, (statistics, real and fake logits)), gradients."""
+
+    def gradient(discriminator: Variables, images: Array, fake: Array, key: Array) -> Any:
+        def loss_d(params: dict) -> tuple[Array, tuple[dict, Array, Array]]:
+            real_logits, statistics = _discriminate(gan, {**discriminator, "params": params}, images)
+            fake_logits, statistics = _discriminate(gan, {"params": params, "batch_stats": statistics}, fake)
+            if not is_critic:
+                return discriminator_loss(real_logits, fake_logits), (statistics, real_logits, fake_logits)
+            share = jax.random.uniform(jax.random.fold_in(key, 1), (images.shape[0], 1, 1, 1))
+            variables = {"params": params, "batch_stats": statistics}
+            between = share * images + (1.0 - share) * fake
+            penalty = gradient_penalty(lambda x: _discriminate(gan, variables, x)[0], between)
+            return critic_loss(real_logits, fake_logits) + _PENALTY * penalty, (statistics, real_logits, fake_logits)
+
+        return jax.value_and_grad(loss_d, has_aux=True)(discriminator["params"])
+
+    return gradient
+
+
+def _generate(gan: GAN, generator: Variables, z: Array, params: Any) -> tuple[Array, dict]:
+    """Return the images of a batch that normalises itself, with these parameters, and the updated statistics."""
+    fake, updates = gan.generator.apply({**generator, "params": params}, z, train=True, mutable=["batch_stats"])
+    return fake, updates["batch_stats"]
+
+
+def _discriminate(gan: GAN, variables: Variables, images: Array) -> tuple[Array, dict]:
+    """Return the logits (N,) of a batch that normalises itself, and the updated statistics."""
+    (logits, _), updates = gan.discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
+    return logits, updates.get("batch_stats", {})
 
 
 def inference_weights(gan: GAN, state: TrainState, batches: int = 16, batch_size: int = 128) -> Weights:

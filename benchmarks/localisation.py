@@ -31,7 +31,6 @@ from anogan_jax.config import Config
 from anogan_jax.data import Images, load_one_class, make_draw, read_ahead, to_model_range
 from anogan_jax.detector import Detector, scorer_of
 from anogan_jax.errors import UserError
-from anogan_jax.figures import HeatScale
 from anogan_jax.files import replacing
 from anogan_jax.journal import Journal
 from anogan_jax.queries import score_queries
@@ -59,7 +58,7 @@ def main() -> None:
         if journal.count < len(data.test.names):
             score = scoring_of(method, detector, data.train)
             findings = score_queries(score, data.test, config, method, first=journal.count)
-            record(journal, findings, data.test, HeatScale(1.0), maps=folder / "maps")
+            record(journal, findings, data.test, 1.0, maps=folder / "maps")
         rows += [{"method": method, "defect": defect, **found} for defect, found in by_defect(journal).items()]
         peaks[method] = peaks_inside(data.test, folder / "maps", config)
     with replacing(RESULTS / f"{workdir.name.replace('_', '-')}.json") as temporary:

@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from anogan_jax.figures import HeatScale, triptych
+from anogan_jax.figures import overlay, triptych
 from anogan_jax.journal import Entry, Journal
 from anogan_jax.report import write_comparison, write_report
 
@@ -22,12 +22,12 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     journal = Journal(folder / "unfinished", "")
     square = np.random.default_rng(0).integers(80, 170, (16, 16, 1), np.uint8)
-    picture = triptych(square, square, square[..., 0] / 255, HeatScale(1.0))
+    picture = triptych(square, square, square[..., 0] / 255, 1.0)
     for i in range(10_050):
         name = f"<b>{i}</b>.png" if i == 61 else f"{i:05d}.png"
         journal.add(Entry(name, int(i % 10 == 0), "", float(i), 0.0, 0.0, picture))
     journal.flush()
-    write_report(folder, journal, np.arange(100.0) * 100, 0.05, HeatScale(1.0), {"data": "</script>"})
+    write_report(folder, journal, np.arange(100.0) * 100, 0.05, 1.0, {"data": "</script>"})
     return folder / "report.html"
 
 
@@ -36,6 +36,15 @@ def test_page_refers_to_no_other_file(page):
     assert not re.search(r"(?:src|href)=[\"']?(?!data:)", text.replace("src: ", ""))
     assert "http" not in text
     assert text.count("</script>") == 3
+
+
+@pytest.mark.parametrize("level", [0.05, 1.0, 20.0])
+def test_colours_saturate_at_twice_the_level(level):
+    query = np.full((1, 4, 1), 100, np.uint8)
+    normal, reached, saturated, beyond = overlay(query, level * np.array([[0.0, 1.0, 2.0, 9.0]]), level)[0]
+    assert normal.tolist() == [100, 100, 100]
+    assert (saturated == beyond).all()
+    assert not (reached == saturated).all()
 
 
 def test_comparison_has_a_row_for_each_method(tmp_path):
