@@ -89,19 +89,18 @@ class Detector(NamedTuple):
         mine, theirs = configs.to_fields(self.config), configs.to_fields(config)
         changed = [name for name in mine if mine[name] != theirs[name]]
         for name in changed:
+            given = f"{name}={theirs[name]!r}"
             if not configs.is_scoring(name):
+                raise UserError(f"{given}: is fixed by training, with {mine[name]!r}; train again to change it")
+            if name.startswith(("search.", "pooling.")) and self.held_out is None:
                 raise UserError(
-                    f"{name}={theirs[name]!r}: is fixed by training, with {mine[name]!r}; train again to change it"
+                    f"{given}: needs another calibration, but the detector keeps no held-out images "
+                    f"(data.keep_held_out=False); it scores with {mine[name]!r} only"
                 )
-        if not (recalibrate := [name for name in changed if name.startswith(("search.", "pooling."))]):
-            return self._replace(config=config)
-        if self.held_out is None:
-            raise UserError(
-                f"{recalibrate[0]}={theirs[recalibrate[0]]!r}: needs another calibration, but the detector keeps no "
-                f"held-out images (data.keep_held_out=False); it scores with {mine[recalibrate[0]]!r} only"
-            )
-        log.info("calibrating again for %s", ", ".join(f"{name}={theirs[name]}" for name in recalibrate))
-        return _calibrated(_configured(self, config))
+        if recalibrate := [name for name in changed if name.startswith(("search.", "pooling."))]:
+            log.info("calibrating again for %s", ", ".join(f"{name}={theirs[name]}" for name in recalibrate))
+            return _calibrated(_configured(self, config))
+        return self._replace(config=config)
 
     def with_preset(self, name: str) -> "Detector":
         """Return the detector with the search settings of a preset, such as "nearest"; see ``with_config``."""
@@ -170,24 +169,20 @@ def load(folder: str | Path) -> Detector:
     if not (path / "detector.json").is_file():
         raise UserError(f"{folder}: holds no trained detector; run train.py first, or again if it was interrupted")
     facts = _facts(path / "detector.json")
-    arrays = {
-        name: read_arrays(path / name) for name in facts["files"] if _is_intact(path / name, facts["files"][name])
-    }
+    for name, known in facts["files"].items():
+        if not (path / name).is_file() or digest(path / name) != known:
+            raise UserError(f"{path / name}: damaged or missing; copy the folder again, or train again")
+    arrays = {name: read_arrays(path / name) for name in facts["files"]}
     variables: Any = unflatten_dict(arrays["weights.npz"], sep="/")
     held_out = None
     if "held_out.npz" in arrays:
         pixels, shapes = arrays["held_out.npz"]["pixels"], arrays["held_out.npz"]["shapes"]
-        parts = np.split(pixels, np.cumsum([np.prod(shape) for shape in shapes])[:-1])
+        parts = np.split(pixels, np.cumsum(shapes.prod(axis=1))[:-1])
         held_out = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-    return make_detector(
-        configs.from_json(json.dumps(facts["config"]), f"{path / 'detector.json'}: "),
-        Weights(variables["generator"], variables["discriminator"]),
-        variables.get("encoder"),
-        Bank(**arrays["bank.npz"]),
-        facts["step"],
-        held_out,
-        Calibration(**arrays["calibration.npz"]),
-    )
+    config = configs.from_json(json.dumps(facts["config"]), f"{path / 'detector.json'}: ")
+    weights, bank = Weights(variables["generator"], variables["discriminator"]), Bank(**arrays["bank.npz"])
+    calibration = Calibration(**arrays["calibration.npz"])
+    return make_detector(config, weights, variables.get("encoder"), bank, facts["step"], held_out, calibration)
 
 
 def gan_of(config: Config) -> GAN:
@@ -197,10 +192,8 @@ def gan_of(config: Config) -> GAN:
 
 def scorer_of(detector: Detector) -> Callable[[Iterable[np.ndarray]], Iterator[Score]]:
     """Return the detector's scorer of images of the model's size, on all devices of this process."""
-    config = detector.config
-    settings = dataclasses.astuple(config.search)
-    devices = tuple(jax.local_devices())
-    scorer = _scorer(detector.gan, config.model.channels, settings, config.seed, devices)
+    config, devices = detector.config, tuple(jax.local_devices())
+    scorer = _scorer(detector.gan, config.model.channels, dataclasses.astuple(config.search), config.seed, devices)
     return partial(scorer, detector.model)
 
 
@@ -209,18 +202,10 @@ def _scorer(gan: GAN, channels: int, settings: tuple, seed: int, devices: tuple[
     """Return the compiled scorer for these settings, the same one whenever they are the same."""
     of, size = SearchConfig(*settings), gan.generator.image_size
     features, retrieval = (make_features(space, size, channels) for space in (of.features, of.retrieval or of.features))
-    chosen = ("steps", "optimizer", "learning_rate", "discrimination", "discrimination_weight", "feature_layer")
-    search = make_search(gan, features, **{name: getattr(of, name) for name in chosen})
-    return make_scorer(
-        gan,
-        search,
-        start=of.start,
-        starts=of.starts,
-        retrieval=retrieval,
-        encoder=make_encoder(gan),
-        seed=seed,
-        mesh=make_mesh(devices),
-    )
+    names = ("steps", "optimizer", "learning_rate", "discrimination", "discrimination_weight", "feature_layer")
+    search = make_search(gan, features, **{name: getattr(of, name) for name in names})
+    encoder, mesh = make_encoder(gan), make_mesh(devices)
+    return make_scorer(gan, search, of.start, of.starts, retrieval=retrieval, encoder=encoder, seed=seed, mesh=mesh)
 
 
 def _configured(detector: Detector, config: Config) -> Detector:
@@ -250,7 +235,7 @@ def _write(detector: Detector, folder: Path) -> None:
     """Write a detector's files into an empty folder, the description with their digests last."""
     model = jax.device_get(detector.model._replace(bank_index=None))
     variables = model.weights._asdict() | ({"encoder": model.encoder} if model.encoder else {})
-    files: dict[str, dict[str, Any]] = {
+    files = {
         "weights.npz": flatten_dict(jax.tree.map(np.asarray, variables), sep="/"),
         "bank.npz": detector.bank._asdict(),
         "calibration.npz": detector.calibration._asdict(),
@@ -278,10 +263,10 @@ def _facts(path: Path) -> dict[str, Any]:
     """Return the description of a saved detector; raise UserError if it is damaged or of another format."""
     try:
         facts = json.loads(path.read_text())
-        known = facts.pop("digest")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: damaged; copy the folder again, or train again") from error
-    if known != _digest(facts):
+        is_intact = facts.pop("digest") == _digest(facts)
+    except (OSError, ValueError, KeyError, AttributeError):
+        is_intact = False
+    if not is_intact:
         raise UserError(f"{path}: damaged; copy the folder again, or train again")
     if facts["format"] != _FORMAT:
         raise UserError(f"{path}: has format {facts['format']}, this version reads {_FORMAT}; train again")
@@ -290,15 +275,6 @@ def _facts(path: Path) -> dict[str, Any]:
 
 def _digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _is_intact(path: Path, expected: str) -> bool:
-    """Return True, or raise UserError if a file is missing or its digest is another."""
-    if not path.is_file():
-        raise UserError(f"{path}: missing; copy the folder again, or train again")
-    if digest(path) != expected:
-        raise UserError(f"{path}: damaged; copy the folder again, or train again")
-    return True
 
 
 def _stacked(values: list[Any]) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 
 from anogan_jax.baselines import baseline_scores
 from anogan_jax.calibration import alpha_obstacle
-from anogan_jax.config import PRESETS, differences, with_preset
+from anogan_jax.config import PRESETS, with_preset
 from anogan_jax.data import Images, OneClass, as_array, is_readable, load_one_class, read_ahead
 from anogan_jax.detector import Detector, scorer_of
 from anogan_jax.devices import gather, is_first
@@ -107,14 +107,12 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
     test = test_split(data)
     if not _has_both(test):
         raise UserError(f"--compare: needs a test split with normal and anomalous images; {data.origin} has none")
-    scores: dict[str, np.ndarray] = {}
-    labels = np.zeros(0)
-    for name, of in detectors_of(detector).items():
-        findings = score_queries(scorer_of(of), test, of.config, name)
+    scorers = {name: scorer_of(of) for name, of in detectors_of(detector).items()}
+    scorers["P_D: the discriminator's output alone"] = partial(make_discriminator_scorer(detector.gan), detector.model)
+    labels, scores = np.zeros(0), {}
+    for name, scorer in scorers.items():
+        findings = score_queries(scorer, test, detector.config, name)
         labels, scores[name] = np.array([(f.label, f.score) for f in findings if f.is_readable]).T
-    scorer = partial(make_discriminator_scorer(detector.gan), detector.model)
-    found = score_queries(scorer, test, detector.config, "P_D")
-    scores["P_D: the discriminator's output alone"] = np.array([f.score for f in found if f.is_readable])
     if is_first():
         scores |= baselines_of(detector, data)
         print_table(f"{len(labels)} test images of {data.origin}, in {path}", write_comparison(path, labels, scores))
@@ -123,15 +121,13 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
 
 def detectors_of(detector: Detector) -> dict[str, Detector]:
     """Return the detector as configured and with each other preset that it can run, not calibrated, by description."""
-    found = {"as configured": detector}
+    found = {}
     for name, preset in PRESETS.items():
-        config = with_preset(detector.config, name)
-        is_possible = config.search.start != "encoder" or detector.model.encoder is not None
-        if not differences(config, detector.config):
-            found = {f"{name}: {preset.summary}": detector} | {k: v for k, v in found.items() if k != "as configured"}
-        elif is_possible:
-            found[f"{name}: {preset.summary}"] = detector.with_search(config.search)
-    return found
+        search = with_preset(detector.config, name).search
+        if search.start != "encoder" or detector.model.encoder is not None:
+            is_configured = search == detector.config.search
+            found[f"{name}: {preset.summary}"] = detector if is_configured else detector.with_search(search)
+    return found if any(of is detector for of in found.values()) else {"as configured": detector} | found
 
 
 def baselines_of(detector: Detector, data: OneClass) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,10 +24,10 @@ from anogan_jax.detector import Detector, gan_of, load, make_detector
 from anogan_jax.devices import gather, is_first, make_mesh, wait_for_all
 from anogan_jax.encoding import EncoderState, init_encoder_state, make_encoder_step
 from anogan_jax.errors import UserError
-from anogan_jax.features import Features, make_features
+from anogan_jax.features import FeatureSpace, make_features
 from anogan_jax.loop import advance, make_sampler, restored
 from anogan_jax.models import GAN, Weights
-from anogan_jax.scoring import Model, Scorer, make_scorer
+from anogan_jax.scoring import Model, Score, make_scorer
 from anogan_jax.search import make_search
 from anogan_jax.training import TrainState, inference_weights, init_state, make_optimizer, make_train_step
 
@@ -130,14 +130,13 @@ def _fit(config: Config, workdir: Path, given: Images | None) -> Detector:
 
 def train_gan(config: Config, workdir: Path, images: Images, mesh: Mesh) -> TrainState:
     """Train the GAN to its last step, or resume; return the final state, replicated on the mesh."""
-    gan, train = gan_of(config), config.train
+    gan, train, key = gan_of(config), config.train, jax.random.key(config.seed)
     optimizer = make_optimizer(train.learning_rate, train.beta1)
-    init = partial(init_state, gan, optimizer, jax.random.key(config.seed), channels=config.model.channels)
-    state = restored(workdir, init, mesh)
+    state = restored(workdir, partial(init_state, gan, optimizer, key, channels=config.model.channels), mesh)
     if int(state.step) >= train.steps:
         return state
     train_step = make_train_step(gan, optimizer, train.ema_decay, mesh, train.objective)
-    draw_samples = make_sampler(gan, _SAMPLES, jax.random.key(config.seed))
+    draw_samples = make_sampler(gan, _SAMPLES, key)
     return advance(config, workdir, train.steps, state, train_step, make_draw(images, config), draw_samples)
 
 
@@ -174,11 +173,8 @@ def make_bank(config: Config, gan: GAN, weights: Weights, images: Images) -> Ban
             yield to_model_range(image[None], config.data.normalize_contrast)[0]
 
     inverted = invert(gan, weights, random, examples(), count)
-    size = (config.model.image_size, config.model.channels)
-    features = make_features("structure", *size)
-    nearest = _bank_scorer(gan, features, starts=8, steps=0)
-    model = Model(weights, bank_index=make_index(random, features, features))
-    scores = np.array([score.score for score in nearest(model, examples())])
+    nearest = _score_by_bank(gan, weights, random, "structure", examples(), starts=8, steps=0)
+    scores = np.array([score.score for score in nearest])
     deviations = np.abs(scores - np.median(scores))
     is_outlier = scores > np.median(scores) + config.bank.max_deviation * 1.4826 * np.median(deviations)
     log.info("left %d outliers out of the bank", is_outlier.sum())
@@ -195,19 +191,21 @@ def invert(gan: GAN, weights: Weights, bank: Bank, images: Iterable[np.ndarray],
       images: each (S, S, C) in [-1, 1].
       count: how many images, for the progress bar.
     """
-    features = make_features("pixels", *bank.images.shape[2:])
-    scorer = _bank_scorer(gan, features, starts=1, steps=_INVERSION_STEPS)
-    scores = scorer(Model(weights, bank_index=make_index(bank, features, features)), images)
+    scores = _score_by_bank(gan, weights, bank, "pixels", images, starts=1, steps=_INVERSION_STEPS)
     silent = None if is_first() else True
     with tqdm(scores, total=count, desc="inverting", unit="image", disable=silent, dynamic_ncols=True) as found:
         pairs = [(score.z[0], score.reconstruction.astype(np.float16)) for score in found]
     return Bank(*(np.stack(part) for part in zip(*pairs, strict=True)))
 
 
-def _bank_scorer(gan: GAN, features: Features, starts: int, steps: int) -> Scorer:
-    """Return the scorer that starts at the nearest images of a bank in these features, on this process's devices."""
+def _score_by_bank(
+    gan: GAN, weights: Weights, bank: Bank, space: FeatureSpace, images: Iterable[np.ndarray], starts: int, steps: int
+) -> Iterator[Score]:
+    """Score images by searches from their nearest neighbours in a bank, on this process's devices."""
+    features = make_features(space, *bank.images.shape[2:])
     search, mesh = make_search(gan, features, steps=steps), make_mesh(jax.local_devices())
-    return make_scorer(gan, search, start="bank", starts=starts, mesh=mesh)
+    index = make_index(bank, features, features)
+    return make_scorer(gan, search, "bank", starts, mesh=mesh)(Model(weights, bank_index=index), images)
 
 
 def _digest(images: Images) -> str:

@@ -47,7 +47,7 @@ class Journal:
           UserError: the file cannot be written, or is not a journal.
         """
         self._path = path
-        self._sums: dict[str, np.ndarray] = {}
+        self.pixels: dict[str, np.ndarray] = {}  # sums of ``count_pixels`` (3, 2^15) by kind
         self._pending: list[Entry] = []
         self._committed = time.monotonic()
         with self._user_errors():
@@ -61,13 +61,13 @@ class Journal:
                 self._database.commit()
             self.count = int(self._database.execute("SELECT COUNT(*) FROM entries").fetchone()[0])  # committed
             for kind, counts in self._database.execute("SELECT kind, counts FROM pixels"):
-                self._sums[kind] = np.frombuffer(counts).reshape(3, -1)
+                self.pixels[kind] = np.frombuffer(counts).reshape(3, -1)
 
     def add(self, entry: Entry, pixels: np.ndarray | None = None) -> None:
         """Add the next entry, and its ``count_pixels`` if it has a mask."""
         self._pending.append(entry)
         if pixels is not None:
-            self._sums[entry.kind] = self._sums.get(entry.kind, 0.0) + pixels
+            self.pixels[entry.kind] = self.pixels.get(entry.kind, 0.0) + pixels
         if len(self._pending) == _ENTRIES or time.monotonic() - self._committed > _SECONDS:
             self.flush()
 
@@ -75,7 +75,7 @@ class Journal:
         """Commit the entries that are not on disk yet."""
         with self._user_errors(), self._database:
             self._database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", self._pending)
-            sums = [(kind, counts.astype(np.float64).tobytes()) for kind, counts in self._sums.items()]
+            sums = [(kind, counts.astype(np.float64).tobytes()) for kind, counts in self.pixels.items()]
             self._database.executemany("INSERT OR REPLACE INTO pixels VALUES (?, ?)", sums)
         self.count += len(self._pending)
         self._pending, self._committed = [], time.monotonic()
@@ -84,10 +84,6 @@ class Journal:
         """Yield all committed entries, with few in memory at a time."""
         for row in self._database.execute("SELECT * FROM entries ORDER BY rowid"):
             yield Entry._make(np.nan if value is None else value for value in row)  # SQLite keeps NaN as NULL
-
-    def pixels(self) -> dict[str, np.ndarray]:
-        """Return the sums of ``count_pixels`` (3, 2^15) by kind."""
-        return self._sums
 
     def remove(self) -> None:
         """Close and delete the file."""

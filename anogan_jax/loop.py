@@ -145,14 +145,11 @@ def _event_writer(folder: Path, config: Config, step: int) -> AbstractContextMan
 
 
 def _drop_metrics_after(path: Path, step: int) -> None:
-    """Remove the lines after the checkpoint, which will be logged again."""
-    if not path.exists():
-        return
+    """Remove the lines after the checkpoint, which will be logged again, and a line cut short by a kill."""
     kept = []
-    for line in path.read_text().splitlines():
-        with suppress(ValueError):  # a line cut short when the process was killed
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        with suppress(ValueError, TypeError, KeyError):
+            kept += [line + "\n"] if json.loads(line)["step"] <= step else []
     with replacing(path) as temporary:
         temporary.write_text("".join(kept))
 
@@ -173,11 +170,11 @@ def _stop_signal() -> Iterator[Callable[[bool], int]]:
         return int(gather(np.int32(mine)).max()) if ask else 0
 
     numbers = (signal.SIGTERM, signal.SIGINT)
-    previous = {number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers}
+    previous = [signal.signal(number, lambda number, _: received.append(number)) for number in numbers]
     try:
         yield stop_signal
     finally:
-        for number, handler in previous.items():
+        for number, handler in zip(numbers, previous, strict=True):
             signal.signal(number, handler)
 
 

@@ -151,7 +151,7 @@ def by_defect(journal: Journal) -> dict[str, dict[str, float]]:
     good = scores.pop("good", [])
     if not (good and scores):
         return {}
-    pixels, found = journal.pixels(), {}
+    pixels, found = journal.pixels, {}
     for name, kinds in ({"all": list(scores)} | {kind: [kind] for kind in sorted(scores)}).items():
         bad = [score for kind in kinds for score in scores[kind]]
         labels = np.repeat([0, 1], [len(good), len(bad)])

@@ -54,9 +54,9 @@ def slots_of(mesh: Mesh) -> int:
 def make_scorer(
     gan: GAN,
     search: Search,
-    *,
     start: Start,
     starts: int = 1,
+    *,
     retrieval: Features | None = None,
     encoder: Encoder | None = None,
     seed: int = 0,

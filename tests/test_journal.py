@@ -25,8 +25,8 @@ def test_entries_are_read_back_as_they_were_added(tmp_path):
         journal.flush()
     assert list(journal.entries()) == entries
     odd = np.array([each.kind == "crack" for each in entries])
-    np.testing.assert_array_equal(journal.pixels()["crack"], counts[odd].sum(axis=0))
-    np.testing.assert_array_equal(journal.pixels()["good"], counts[~odd].sum(axis=0))
+    np.testing.assert_array_equal(journal.pixels["crack"], counts[odd].sum(axis=0))
+    np.testing.assert_array_equal(journal.pixels["good"], counts[~odd].sum(axis=0))
 
 
 def test_unreadable_query_has_nan_and_no_picture(tmp_path):
@@ -45,7 +45,7 @@ def test_entries_that_were_not_flushed_are_lost_and_no_others(tmp_path):
         journal.add(entry(i), np.ones((3, 4)))
     again = Journal(tmp_path / "journal", "a")
     assert list(again.entries()) == [entry(i) for i in range(1, 257)]
-    assert sum(counts[0, 0] for counts in again.pixels().values()) == 256
+    assert sum(counts[0, 0] for counts in again.pixels.values()) == 256
 
 
 def test_journal_of_another_run_is_started_anew(tmp_path):
@@ -53,7 +53,7 @@ def test_journal_of_another_run_is_started_anew(tmp_path):
     journal.add(entry(1), np.ones((3, 4)))
     journal.flush()
     other = Journal(tmp_path / "journal", "b")
-    assert (other.count, list(other.entries()), other.pixels()) == (0, [], {})
+    assert (other.count, list(other.entries()), other.pixels) == (0, [], {})
     assert Journal(tmp_path / "journal", "a").count == 0
 
 
