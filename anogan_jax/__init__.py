@@ -19,7 +19,6 @@ from anogan_jax.losses import (
     feature_matching_loss,
     generator_loss,
     gradient_penalty,
-    residual_loss,
 )
 from anogan_jax.models import GAN, Discriminator, Encoder, Generator, Weights, make_encoder, make_gan, sample_latent
 from anogan_jax.scoring import Model, Score, make_scorer, score_images

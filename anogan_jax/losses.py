@@ -37,11 +37,6 @@ def gradient_penalty(critic: Callable[[Array], Array], images: Array) -> Array:
     return jnp.mean((norms - 1.0) ** 2)
 
 
-def residual_loss(image: Array, generated: Array) -> Array:
-    """Return R(z) = sum |x - G(z)| over one image (Schlegl et al. 2017, eq. 3)."""
-    return jnp.sum(jnp.abs(image - generated))
-
-
 def feature_matching_loss(image_features: Array, generated_features: Array) -> Array:
     """Return D(z) = sum |f(x) - f(G(z))| over one layer's features (Schlegl et al. 2017, eq. 5)."""
     return jnp.sum(jnp.abs(image_features - generated_features))

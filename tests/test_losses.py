@@ -9,7 +9,6 @@ from anogan_jax import (
     discriminator_loss,
     feature_matching_loss,
     generator_loss,
-    residual_loss,
 )
 
 RNG = np.random.default_rng(0)
@@ -41,10 +40,6 @@ def test_generator_loss():
 def test_critic_losses():
     agree(critic_loss(f32(REAL), f32(FAKE)), FAKE.mean() - REAL.mean())
     agree(critic_generator_loss(f32(FAKE)), -FAKE.mean())
-
-
-def test_residual_loss():
-    agree(residual_loss(f32(X), f32(G)), np.abs(X - G).sum())
 
 
 def test_feature_matching_loss():
