@@ -27,9 +27,8 @@ class Index(NamedTuple):
 
     z: Array  # (B, latent)
     images: Array  # (B, S, S, C) float32
-    keys: Array  # (B, K) retrieval features
-    squares: Array  # (B,) squared norms of the keys
-    features: Array  # (B, F) features that are compared
+    features: Array  # (B, F)
+    squares: Array  # (B,) squared norms of the features
 
 
 def draw_bank(gan: GAN, weights: Weights, key: Array, size: int) -> Bank:
@@ -46,24 +45,20 @@ def draw_bank(gan: GAN, weights: Weights, key: Array, size: int) -> Bank:
     return Bank(z, images)
 
 
-def make_index(bank: Bank, retrieval: Features, features: Features) -> Index:
-    """Describe a bank in the feature space of retrieval and in that of comparison."""
+def make_index(bank: Bank, features: Features) -> Index:
+    """Describe a bank in a feature space."""
     images = jnp.asarray(bank.images, jnp.float32)
-    keys, described = (_describe(space, images) for space in (retrieval, features))
-    return Index(jnp.asarray(bank.z), images, keys, jnp.sum(keys**2, axis=1), described)
+    described = jax.jit(lambda images: lax.map(features.describe, images, batch_size=_BATCH))(images)
+    return Index(jnp.asarray(bank.z), images, described, jnp.sum(described**2, axis=1))
 
 
-def retrieve(index: Index, keys: Array, count: int) -> Array:
+def retrieve(index: Index, described: Array, count: int) -> Array:
     """Return the places (N, count) in the bank of the nearest neighbours of N queries, nearest first.
 
     Args:
       index: of B images.
-      keys: (N, K) the queries' retrieval features; the distance is Euclidean.
+      described: (N, F) the queries' features; the distance is Euclidean.
       count: how many; a smaller bank gives all it has.
     """
-    nearness = 2.0 * keys @ index.keys.T - index.squares[None]
+    nearness = 2.0 * described @ index.features.T - index.squares[None]
     return lax.top_k(nearness, min(count, len(index.squares)))[1]
-
-
-def _describe(features: Features, images: Array) -> Array:
-    return jax.jit(lambda images: lax.map(features.describe, images, batch_size=_BATCH))(images)

@@ -114,8 +114,7 @@ class SearchConfig(_Checked):
     start: Start = setting("bank", "where searches start: nearest images of the bank, random z, or the encoder's z")
     starts: int = setting(8, "starts per image; their mean in feature space is compared", ge=1, le=1024)
     steps: int = setting(8, "gradient steps from each start; 0 compares the starts themselves", ge=0, le=10**6)
-    features: FeatureSpace = setting("structure", "feature space of the residual loss: edge structure, or pixels")
-    retrieval: FeatureSpace | None = setting(None, "feature space in which the bank is searched; None: features")
+    features: FeatureSpace = setting("structure", "feature space of retrieval and residual: edge structure, or pixels")
     optimizer: Optimizer = setting("soap", "of z: soap with a decaying rate, or adam at a constant one")
     learning_rate: float = setting(0.01, "of z", gt=0, le=1e3)
     discrimination: Discrimination = setting("feature_matching", "discrimination loss; cross_entropy: Yeh et al. 2016")
@@ -185,7 +184,7 @@ def get_config() -> Config:
 
 
 def with_preset(config: Config, name: str) -> Config:
-    """Return the config with the search settings of a preset; retrieval and feature layer stay.
+    """Return the config with the search settings of a preset; the feature layer stays.
 
     >>> with_preset(Config(), "nearest").search.steps
     0

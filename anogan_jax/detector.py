@@ -201,11 +201,11 @@ def scorer_of(detector: Detector) -> Callable[[Iterable[np.ndarray]], Iterator[S
 def _scorer(gan: GAN, channels: int, settings: tuple, seed: int, devices: tuple[jax.Device, ...]) -> Scorer:
     """Return the compiled scorer for these settings, the same one whenever they are the same."""
     of, size = SearchConfig(*settings), gan.generator.image_size
-    features, retrieval = (make_features(space, size, channels) for space in (of.features, of.retrieval or of.features))
+    features = make_features(of.features, size, channels)
     names = ("steps", "optimizer", "learning_rate", "discrimination", "discrimination_weight", "feature_layer")
     search = make_search(gan, features, **{name: getattr(of, name) for name in names})
     encoder, mesh = make_encoder(gan), make_mesh(devices)
-    return make_scorer(gan, search, of.start, of.starts, retrieval=retrieval, encoder=encoder, seed=seed, mesh=mesh)
+    return make_scorer(gan, search, of.start, of.starts, encoder=encoder, seed=seed, mesh=mesh)
 
 
 def _configured(detector: Detector, config: Config) -> Detector:
@@ -214,9 +214,9 @@ def _configured(detector: Detector, config: Config) -> Detector:
     if search.start == "encoder" and detector.model.encoder is None:
         raise UserError("search.start=encoder: the detector has no encoder; train with --config.encoder.steps=2000")
     if search.start == "bank":
-        spaces = (search.retrieval or search.features, search.features)
-        size = (config.model.image_size, config.model.channels)
-        index = make_index(detector.bank, *(make_features(space, *size) for space in spaces))
+        index = make_index(
+            detector.bank, make_features(search.features, config.model.image_size, config.model.channels)
+        )
     return detector._replace(config=config, model=detector.model._replace(bank_index=index))
 
 

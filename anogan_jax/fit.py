@@ -204,7 +204,7 @@ def _score_by_bank(
     """Score images by searches from their nearest neighbours in a bank, on this process's devices."""
     features = make_features(space, *bank.images.shape[2:])
     search, mesh = make_search(gan, features, steps=steps), make_mesh(jax.local_devices())
-    index = make_index(bank, features, features)
+    index = make_index(bank, features)
     return make_scorer(gan, search, "bank", starts, mesh=mesh)(Model(weights, bank_index=index), images)
 
 

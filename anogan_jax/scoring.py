@@ -57,7 +57,6 @@ def make_scorer(
     start: Start,
     starts: int = 1,
     *,
-    retrieval: Features | None = None,
     encoder: Encoder | None = None,
     seed: int = 0,
     mesh: Mesh | None = None,
@@ -75,7 +74,6 @@ def make_scorer(
       start: "bank", the nearest neighbours in the index; "random", draws of the prior, whose key is made from the
         image's pixels; or "encoder", E(x) (f-AnoGAN, Schlegl et al. 2019).
       starts: number of starts for each image; of an encoder there is one.
-      retrieval: the feature space in which neighbours are retrieved; None: the search's. As in the model's index.
       encoder: the network of start "encoder".
       seed: of random starts.
       mesh: the devices of this process to score on, by default one; scores are the same up to rounding.
@@ -83,7 +81,7 @@ def make_scorer(
     mesh = mesh or make_mesh()
     features, weight = search.features, search.discrimination_weight
     slots = slots_of(mesh)
-    find_starts = _make_starts(gan, start, starts, retrieval or features, encoder, seed)
+    find_starts = _make_starts(gan, start, starts, features, encoder, seed)
     reconstruct = _make_reconstruct(search, slots)
 
     @jax.jit
@@ -142,14 +140,14 @@ def score_images(scorer: Scorer, model: Model, images: np.ndarray) -> Score:
 
 
 def _make_starts(
-    gan: GAN, start: Start, starts: int, retrieval: Features, encoder: Encoder | None, seed: int
+    gan: GAN, start: Start, starts: int, features: Features, encoder: Encoder | None, seed: int
 ) -> Callable[[Model, Array], tuple[Array, Array | None]]:
     """Return ``find_starts(model, images)``: z (n, starts, latent), and their places (n, starts) if in the bank."""
 
     def find_starts(model: Model, images: Array) -> tuple[Array, Array | None]:
         if start == "bank":
             assert model.bank_index is not None
-            places = retrieve(model.bank_index, jax.vmap(retrieval.describe)(images), starts)
+            places = retrieve(model.bank_index, jax.vmap(features.describe)(images), starts)
             return model.bank_index.z[places], places
         if start == "encoder":
             assert encoder is not None

@@ -81,7 +81,7 @@ def against_banks(
 ) -> dict[str, np.ndarray]:
     """Return the distances to the nearest image of each bank."""
     return {
-        name: timed_scores(with_neighbours(detector, bank, starts=1, features=space, retrieval=space), images)[0]
+        name: timed_scores(with_neighbours(detector, bank, starts=1, features=space), images)[0]
         for name, bank in banks.items()
     }
 

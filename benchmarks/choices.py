@@ -26,7 +26,6 @@ _TRIED: dict[str, tuple[Any, ...]] = {
     "search.starts": (1, 4, 8, 16),
     "search.steps": (0, 1, 4, 8, 16, 64),
     "search.learning_rate": (0.01, 0.02, 0.05, 0.1, 0.3),
-    "search.retrieval": ("pixels", "structure"),
     "search.features": ("pixels",),
 }
 _NORMAL, _ANOMALOUS = 500, 100  # images at most; anomalous ones of each class
@@ -75,7 +74,6 @@ def main() -> None:
 def choices(config: Config) -> dict[str, Config]:
     """Return the choices by name: the config itself, in bold, and others that change one of its settings."""
     fields = to_fields(config)
-    fields["search.retrieval"] = fields["search.retrieval"] or fields["search.features"]
     tried = _TRIED | {"bank.inverted": (0 if config.bank.inverted else BankConfig.inverted,)}
     found = {f"**{', '.join(_shown(name, fields[name]) for name in tried)}**": config}
     for name, values in tried.items():

@@ -51,7 +51,7 @@ def main() -> None:
         return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(*z.shape[:2], *leaf.shape[1:]), found)
 
     bank = draw_bank(gan, weights, jax.random.key(config.seed), config.bank.size)
-    index = make_index(bank, pixels, pixels)
+    index = make_index(bank, pixels)
     starts = {
         "bank": index.z[retrieve(index, queries.reshape(_QUERIES, -1), max(_STARTS))],
         "paper": sample_latent(gan, jax.random.key(3), (_QUERIES, max(_STARTS))),

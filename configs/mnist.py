@@ -17,5 +17,5 @@ def get_config() -> Config:
     return Config(
         data=DataConfig(source="auto", name="mnist", normal=0, normalize_contrast=True),
         encoder=EncoderConfig(feature_layer=0),
-        search=SearchConfig(retrieval="pixels", feature_layer=0),
+        search=SearchConfig(feature_layer=0),
     )

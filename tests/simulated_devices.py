@@ -79,7 +79,7 @@ def main(path):
             )
             variables = jax.jit(lambda: encoder.init(jax.random.key(2), images[:1], train=False))()
             bank = draw_bank(gan, weights, jax.random.key(1), 256)
-            model = jax.device_get(Model(weights, variables, make_index(bank, features, features)))
+            model = jax.device_get(Model(weights, variables, make_index(bank, features)))
         for name, (steps, settings) in SCORERS.items():
             search = make_search(gan, features, steps=steps, learning_rate=0.1)
             scorer = make_scorer(gan, search, encoder=encoder, mesh=mesh, **settings)

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from anogan_jax.config import BankConfig, Config, SearchConfig, differences
+from anogan_jax.config import BankConfig, Config, differences
 from benchmarks.choices import choices
 from benchmarks.choices import table as choices_table
 from benchmarks.one_class_table import table
@@ -24,11 +24,11 @@ def test_mean_needs_all_classes_of_whole_seeds():
 
 
 def test_choices_change_one_setting_of_the_config():
-    for config in (Config(), Config(search=SearchConfig(retrieval="pixels"), bank=BankConfig(inverted=0))):
+    for config in (Config(), Config(bank=BankConfig(inverted=0))):
         names, (own, *others) = zip(*choices(config).items(), strict=True)
         assert names[0].startswith("**")
         assert own == config
-        assert len(others) == 3 + 5 + 4 + 1 + 1 + 1  # starts, steps, learning rate, retrieval, features, bank
+        assert len(others) == 3 + 5 + 4 + 1 + 1  # starts, steps, learning rate, features, bank
         assert all(len(differences(other, config)) == 1 for other in others)
 
 

@@ -107,16 +107,16 @@ def test_finished_run_is_found_by_train_again(tiny_run, run_main):
 def test_preset_alpha_and_search_overrides_are_obeyed(tiny_run, run_main, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16), np.uint8)
     np.save(tmp_path / "images.npy", images)
-    flags = ("--preset=nearest", "--config.search.starts=3", "--config.search.retrieval=pixels", "--config.alpha=0.5")
+    flags = ("--preset=nearest", "--config.search.starts=3", "--config.search.features=pixels", "--config.alpha=0.5")
     base = ("--workdir", tiny_run.workdir, "--input", tmp_path / "images.npy", "--output", tmp_path / "output")
     done = run_main(score.main, *base, *flags)
     assert done.code == 0, done.errors
     summary = json.loads((tmp_path / "output" / "summary.json").read_text())
-    for text in ("steps 0", "starts 3", "retrieval pixels"):
+    for text in ("steps 0", "starts 3", "features pixels"):
         assert text in summary["search"]
     assert summary["alpha"] == 0.5
     config = tiny_run.detector.with_preset("nearest").config
-    config.search.starts, config.search.retrieval, config.alpha = 3, "pixels", 0.5
+    config.search.starts, config.search.features, config.alpha = 3, "pixels", 0.5
     expected = tiny_run.detector.with_config(config).score(images)
     rows = rows_of(tmp_path / "output" / "scores.csv")
     np.testing.assert_array_equal([float(row["score"]) for row in rows], expected.score)

@@ -95,7 +95,6 @@ def test_missing_file_is_named(tmp_path):
         ("search.starts", 0),
         ("search.steps", -1),
         ("search.features", "miles"),
-        ("search.retrieval", "miles"),
         ("search.optimizer", "sgd"),
         ("search.discrimination", "sigmoid"),
         ("search.feature_layer", 3),
@@ -153,11 +152,11 @@ def test_values_are_set_in_a_copy():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_changes_search_settings_alone_and_is_valid(name):
-    config = with_values(Config(), {"encoder.steps": 5, "search.retrieval": "pixels", "search.feature_layer": 0})
+    config = with_values(Config(), {"encoder.steps": 5, "search.feature_layer": 0})
     preset = with_preset(config, name)
     validate(preset)
     assert replace(preset, search=config.search) == config
-    assert (preset.search.retrieval, preset.search.feature_layer) == ("pixels", 0)
+    assert preset.search.feature_layer == 0
     unused = {} if preset.search.steps else {"optimizer": "soap", "learning_rate": 0.1}
     again = with_preset(with_preset(config, "paper"), name)
     assert replace(again.search, **unused) == replace(preset.search, **unused)  # nothing is left of an earlier preset

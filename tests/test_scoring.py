@@ -33,20 +33,12 @@ SETTINGS = {
 }
 
 
-def bind(gan, *, start, starts, steps, optimizer, features, weight, seed=0, retrieval=None):
+def bind(gan, *, start, starts, steps, optimizer, features, weight, seed=0):
     space = make_features(features, 16, 1)
     search = make_search(
         gan, space, steps=steps, optimizer=optimizer, learning_rate=0.1, discrimination_weight=weight, feature_layer=0
     )
-    return make_scorer(
-        gan,
-        search,
-        start=start,
-        starts=starts,
-        retrieval=retrieval and make_features(retrieval, 16, 1),
-        encoder=make_encoder(gan),
-        seed=seed,
-    )
+    return make_scorer(gan, search, start, starts, encoder=make_encoder(gan), seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +52,7 @@ def model(gan, weights, bank):
     structure = make_features("structure", 16, 1)
     init = jax.jit(partial(make_encoder(gan).init, train=False))
     encoder = init(jax.random.key(7), np.zeros((1, 16, 16, 1), np.float32))
-    return Model(weights, encoder, make_index(bank, structure, structure))
+    return Model(weights, encoder, make_index(bank, structure))
 
 
 @pytest.fixture(scope="module", params=SETTINGS)
@@ -129,18 +121,15 @@ def test_score_is_the_distance_to_the_mean_of_the_starts(gan, model, queries, na
     np.testing.assert_allclose(found.score, (1 - weight) * np.array(residual) + weight * expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("space", "retrieval"), [("structure", None), ("pixels", None), ("structure", "pixels")])
-def test_without_steps_the_score_is_the_distance_to_the_mean_of_the_nearest(
-    gan, model, bank, queries, space, retrieval
-):
-    spaces = [make_features(name, 16, 1) for name in (retrieval or space, space)]
-    indexed = model._replace(bank_index=make_index(bank, *spaces))
-    scorer = bind(gan, **SETTINGS["nearest"] | {"features": space}, retrieval=retrieval)
+@pytest.mark.parametrize("space", ["structure", "pixels"])
+def test_without_steps_the_score_is_the_distance_to_the_mean_of_the_nearest(gan, model, bank, queries, space):
+    indexed = model._replace(bank_index=make_index(bank, make_features(space, 16, 1)))
+    scorer = bind(gan, **SETTINGS["nearest"] | {"features": space})
     found = score_images(scorer, indexed, queries[:20])
     images = bank.images.astype(np.float32)
     certain = 0
     for i, query in enumerate(queries[:20]):
-        places, is_clear = reference.nearest(retrieval or space, query, images, 8)
+        places, is_clear = reference.nearest(space, query, images, 8)
         if not is_clear:  # which image is the eighth nearest is decided by rounding
             continue
         certain += 1
