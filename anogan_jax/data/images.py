@@ -2,17 +2,20 @@
 
 The pixels of every source are converted alike:
   - 16-bit grey is divided by 257; other integers must lie in 0..255; floats in [0, 1] are multiplied by 255.
+  - A file with several pictures (animations, pages) is refused.
   - Palettes, CMYK and other colour spaces become RGB; transparency is composited over black.
   - A one-channel model sees colours as grey (ITU-R 601 luma); a three-channel model sees grey as RGB.
   - The camera's orientation tag is applied.
   - Resizing is bilinear, with antialiasing when it shrinks.
 """
 
+import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,11 +25,13 @@ from PIL import Image, ImageOps
 
 from anogan_jax.errors import UserError
 
+log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _CONTRASTS_IN_RANGE = np.float32(8)  # mean absolute deviations from the mean to the end of the range
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601
 _THREADS = min(8, os.cpu_count() or 1)
+MAX_PIXELS = 2**26  # of an image file; scoring takes about 30 bytes for each
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm")
 
 
@@ -156,18 +161,27 @@ def from_folder(folder: Path, channels: int) -> Images:
 
 
 def read_image(path: Path, channels: int) -> np.ndarray:
-    """Read an image file as (H, W, C) uint8; raise UserError if it cannot be read."""
+    """Read an image file as (H, W, C) uint8; raise UserError if it cannot be read or holds several pictures."""
+    _check_is_file(path)
     try:
         with Image.open(path) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise UserError(f"{path}: {opened.width}x{opened.height} pixels, at most {MAX_PIXELS:,} are read")
+            if (count := getattr(opened, "n_frames", 1)) > 1 and opened.format != "MPO":  # a photo and its previews
+                raise UserError(f"{path}: holds {count} pictures; save each as a file of its own")
             image = ImageOps.exif_transpose(opened)
-            if image.mode in ("I", "I;16", "I;16B", "I;16L"):
+            if image.mode.startswith("I;16"):
                 array = np.asarray(image).astype(np.uint16)
-            elif image.mode in ("L", "F"):
+            elif image.mode in ("L", "F", "I"):
                 array = np.asarray(image)
             else:
                 black = Image.new("RGBA", image.size, (0, 0, 0, 255))
                 array = np.asarray(Image.alpha_composite(black, image.convert("RGBA")).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow raise many types; it must cost this file only
+        if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+            raise UserError(f"{path}: too large, at most {MAX_PIXELS:,} pixels are read") from error
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a readable image"
         raise UserError(f"{path}: {reason} ({type(error).__name__})") from error
     return _convert(np.atleast_3d(array), channels, str(path))
@@ -186,17 +200,27 @@ def read_mask(path: Path) -> np.ndarray:
     return pixels > 0
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an .npz by key, or an .npy as the memory map "images"; raise UserError if unreadable."""
+def read_arrays(path: Path, keys: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Read the arrays of an .npz with these keys, by default all, or an .npy as a memory map called by the first key.
+
+    Raises:
+      UserError: the file cannot be read, or lacks the first key.
+    """
+    _check_is_file(path)
+    first = next(iter(keys or ("images",)))
     try:
         if path.suffix.lower() == ".npy":
-            return {"images": np.lib.format.open_memmap(path, mode="r")}
-        with path.open("rb") as file:
-            return dict(np.load(file, allow_pickle=False))
+            return {first: np.lib.format.open_memmap(path, mode="r")}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            names = list(found)
+            arrays = {name: found[name] for name in names if keys is None or name in keys}
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or 'not a NumPy file'}") from error
     except Exception as error:  # zipfile and NumPy raise many types for a damaged file
         raise UserError(f"{path}: not a readable .npy or .npz file ({type(error).__name__})") from error
+    if keys and first not in arrays:
+        raise UserError(f"{path}: has no array {first!r} (it has: {', '.join(names) or 'none'})")
+    return arrays
 
 
 def read_input(path: Path, channels: int) -> Images:
@@ -207,14 +231,10 @@ def read_input(path: Path, channels: int) -> Images:
     if path.is_dir():
         images = from_folder(path, channels)
     elif path.suffix.lower() in (".npy", ".npz"):
-        arrays = read_arrays(path)
-        if "images" not in arrays:
-            raise UserError(f"{path}: has no array 'images' (it has: {', '.join(arrays) or 'none'})")
-        images = from_array(arrays["images"], channels, str(path))
-    elif path.exists():
-        images = Images([path.name], None, lambda _: read_image(path, channels))
+        images = from_array(read_arrays(path, ("images",))["images"], channels, str(path))
     else:
-        raise UserError(f"{path}: no such file or folder")
+        _check_is_file(path)
+        images = Images([path.name], None, lambda _: read_image(path, channels))
     if any(is_readable(images, i) for i in range(len(images.names))):
         return images
     try:
@@ -273,6 +293,12 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)) for plane in planes], axis=-1)
 
 
+def _check_is_file(path: Path) -> None:
+    """Raise UserError unless this is a regular file; reading a pipe would wait for ever."""
+    if not path.is_file():
+        raise UserError(f"{path}: {'not a regular file' if path.exists() else 'no such file or folder'}")
+
+
 def _from_model_range(array: np.ndarray) -> np.ndarray:
     """Return floats in [-1, 1] as uint8, other dtypes unchanged; ``from_array`` checks them."""
     if array.dtype.kind != "f":
@@ -303,16 +329,25 @@ def _convert(array: np.ndarray, channels: int, where: str) -> np.ndarray:
     raise UserError(f"{where}: images of {have} channels, but model.channels={channels}")
 
 
+@cache
+def _warn_of_dark_images(where: str) -> None:
+    """Warn once for each folder or file."""
+    log.warning("%s: uses less than an eighth of the 16-bit range, few grey levels are left; scale it first", where)
+
+
 def _to_uint8(array: np.ndarray, where: str) -> np.ndarray:
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255
     if array.dtype == np.uint16:
+        if array.max() < 2**13:
+            _warn_of_dark_images(os.path.dirname(where) or where)
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if array.dtype.kind not in "iuf":
         raise UserError(f"{where}: pixels of type {array.dtype}; uint8, uint16 or float is needed")
-    if not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UserError(f"{where}: has pixels that are not finite (NaN or infinite)")
     top = 1 if array.dtype.kind == "f" else 255
     if array.min() < 0 or array.max() > top:

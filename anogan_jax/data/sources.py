@@ -98,16 +98,19 @@ def load_idx(data: DataConfig, model: ModelConfig) -> Splits:
 
 def load_npz(data: DataConfig, model: ModelConfig) -> Splits:
     """Load an .npy of normal images, or an .npz of train_images and optional train_labels, test_images, test_labels."""
+    if not data.dir:
+        raise UserError("data.dir: names no file; give --config.data.dir=FILE.npz")
     path = Path(data.dir)
-    arrays = read_arrays(path)
-    if path.suffix == ".npy":
-        arrays = {"train_images": arrays["images"]}
-    if "train_images" not in arrays:
-        raise UserError(f"{path}: has no array 'train_images' (it has: {', '.join(arrays) or 'none'})")
+    arrays = read_arrays(path, [f"{split}_{what}" for split in ("train", "test") for what in ("images", "labels")])
 
     def read(split: str) -> Images:
-        labels = arrays.get(f"{split}_labels")
-        labels = None if labels is None else labels.reshape(len(labels), -1)[:, 0].astype(int)
+        where, labels = f"{path}: {split}_labels", arrays.get(f"{split}_labels")
+        if labels is not None:
+            labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+            is_whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and (labels % 1 == 0).all())
+            if labels.ndim != 1 or not is_whole:
+                raise UserError(f"{where}: {labels.dtype} of shape {labels.shape}; (N,) whole numbers are needed")
+            labels = labels.astype(int)
         return from_array(arrays[f"{split}_images"], model.channels, f"{path}: {split}_images", labels)
 
     return Splits(read("train"), read("test") if "test_images" in arrays else None, f"arrays in {path}")
