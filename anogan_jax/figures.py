@@ -17,6 +17,7 @@ from anogan_jax.files import replacing
 
 _NORMAL, _ANOMALOUS, _UNKNOWN = "#2a6f97", "#d1495b", "#6c757d"
 _PICTURE = 96  # longer side in pixels, at most, of each image of a triptych
+_HEATMAP = 1024  # longer side in pixels, at most, of a heatmap
 _LOSSLESS = 32  # longer side up to which lossy compression would be visible
 
 
@@ -52,25 +53,25 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, level: float) -> np.ndar
 
 def triptych(image: np.ndarray, generated: np.ndarray, anomaly_map: np.ndarray, level: float) -> bytes:
     """Return query, reconstruction and heatmap side by side as a small WebP picture."""
-    shrink = min(1.0, _PICTURE / max(image.shape[:2]))
-    height, width = (max(1, round(shrink * length)) for length in image.shape[:2])
-    parts = [np.atleast_3d(_displayable(part)) for part in (image, generated)] + [overlay(image, anomaly_map, level)]
-    strip = [resize(np.broadcast_to(part, (*part.shape[:2], 3)), height, width) for part in parts]
-    buffer = io.BytesIO()
-    small = max(height, width) <= _LOSSLESS
+    image, generated, shrunk = (_shrunk(part, _PICTURE) for part in (image, generated, anomaly_map[..., None]))
+    parts = [np.atleast_3d(_displayable(part)) for part in (image, generated)]
+    parts.append(overlay(image, shrunk[..., 0], level))
+    strip = [np.broadcast_to(part, (*part.shape[:2], 3)) for part in parts]
+    buffer, small = io.BytesIO(), max(image.shape[:2]) <= _LOSSLESS
     Image.fromarray(np.concatenate(strip, axis=1)).save(buffer, "WEBP", lossless=small, quality=85, method=2)
     return buffer.getvalue()
 
 
 def save_heatmap(path: Path, title: str, image: np.ndarray, anomaly_map: np.ndarray, level: float) -> None:
-    """Save the query under its heatmap, with a legend; small images are enlarged."""
+    """Save the query under its heatmap, with a legend; small images are enlarged, large ones shrunk."""
+    image, anomaly_map = _shrunk(image, _HEATMAP), _shrunk(anomaly_map[..., None], _HEATMAP)[..., 0]
     height, width = image.shape[:2]
     inches = 6.0 / max(height, width)
     figure = Figure(figsize=(max(2.0, inches * width) + 1.6, max(2.0, inches * height) + 0.5), layout="constrained")
     axis = figure.subplots()
     axis.imshow(overlay(image, anomaly_map, level), interpolation="nearest")
     axis.set(xticks=[], yticks=[], frame_on=False)
-    axis.set_title(title, fontsize=9)
+    axis.set_title(title, fontsize=9, parse_math=False)
     _add_legend(figure, axis, level, "difference; the mark: seldom reached by normal images")
     _save(figure, path)
 
@@ -91,7 +92,7 @@ def save_panels(path: Path, groups: Mapping[str, Sequence[tuple[str, bytes]]], l
         for axis, label in zip(axes[:, 0], ("query", "reconstruction", "difference"), strict=True):
             axis.set_ylabel(label)
         for column, (name, picture) in zip(axes.T, panels, strict=False):  # a group may have fewer than columns
-            column[0].set_title(name, fontsize=8)
+            column[0].set_title(name, fontsize=8, parse_math=False)
             with Image.open(io.BytesIO(picture)) as opened:
                 strip = np.asarray(opened.convert("RGB"))
             for axis, part in zip(column, np.split(strip, 3, axis=1), strict=True):
@@ -149,6 +150,12 @@ def _add_legend(figure: Any, axes: Any, level: float, label: str, **where: float
 def _save(figure: Figure, path: Path) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
+
+
+def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
+    """Return an image (H, W, C), shrunk if it has a longer side than this."""
+    factor = min(1.0, longest / max(image.shape[:2]))
+    return resize(image, *(max(1, round(factor * length)) for length in image.shape[:2]))
 
 
 def _displayable(image: np.ndarray) -> np.ndarray:

@@ -143,9 +143,9 @@ class _Query:
         both = self._mosaic.blended()[: self._resized_shape[0], : self._resized_shape[1]]
         if self._config.patches.enabled:
             score = pool(both[..., -1], self._config.pooling.share)
-        both = resize(both, *self._image.shape[:2])
-        reconstruction = np.rint(np.clip(both[..., :-1], 0, 255)).astype(np.uint8)
-        return Finding(name, label, kind, self._image, reconstruction, both[..., -1], score, residual, discrimination)
+        *reconstruction, anomaly_map = (resize(both[..., [i]], *self._image.shape[:2]) for i in range(both.shape[-1]))
+        pixels = np.concatenate([np.rint(np.clip(plane, 0, 255)).astype(np.uint8) for plane in reconstruction], axis=-1)
+        return Finding(name, label, kind, self._image, pixels, anomaly_map[..., 0], score, residual, discrimination)
 
 
 def _gathered(mine: Iterator[Finding], count: int) -> Iterator[Finding]:

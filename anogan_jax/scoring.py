@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from anogan_jax.bank import Index, retrieve
 from anogan_jax.data import check_model_range
 from anogan_jax.devices import REPLICATED, SHARDED, make_mesh, replicated, sharded
+from anogan_jax.errors import UserError
 from anogan_jax.features import Features
 from anogan_jax.losses import cross_entropy_loss
 from anogan_jax.models import GAN, Encoder, Variables, Weights, sample_latent
@@ -97,7 +98,8 @@ def make_scorer(
         model = jax.device_put(model, replicated(mesh))
         for block, padded in _blocks(images, slots * mesh.size):
             placed = jax.block_until_ready(jax.device_put(padded, sharded(mesh)))  # see cli.keep_memory
-            found = jax.device_get(score_block(model, placed))
+            found = Score(*jax.device_get(score_block(model, placed)))
+            _check_finite(found.score, found.anomaly_map)
             for i in range(len(block)):
                 yield Score(*(field[i] for field in found))
 
@@ -117,7 +119,9 @@ def make_discriminator_scorer(gan: GAN, mesh: Mesh | None = None) -> Scorer:
     def score(model: Model, images: Iterable[np.ndarray]) -> Iterator[Score]:
         weights = jax.device_put(model.weights, replicated(mesh))
         for block, padded in _blocks(images, slots_of(mesh) * mesh.size):
-            for image, loss in zip(block, np.asarray(losses(weights, padded)), strict=False):
+            found = np.asarray(losses(weights, padded))
+            _check_finite(found)
+            for image, loss in zip(block, found, strict=False):
                 nothing = np.zeros_like(loss)
                 yield Score(loss, nothing, loss, np.zeros_like(image), np.full(image.shape[:2], loss), nothing)
 
@@ -183,6 +187,12 @@ def _make_reconstruct(search: Search, slots: int) -> Callable[..., tuple[Array, 
         return mean(found.image), mean(found_features), mean(found.discrimination), found.z.reshape(z.shape)
 
     return reconstruct
+
+
+def _check_finite(*arrays: np.ndarray) -> None:
+    """Raise UserError unless every value is finite: the weights of a diverged model give no scores."""
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise UserError("the scores are not finite: the model is damaged, untrained or has diverged; train again")
 
 
 def _digests(images: Array) -> Array:

@@ -183,7 +183,7 @@ def inference_weights(gan: GAN, state: TrainState, batches: int = 16, batch_size
     statistics = jax.tree.map(lambda leaf: leaf / batches / (1 - STATISTICS_MOMENTUM), total)
     updates = 2 * state.step  # a real and a generated batch in each step
     memory = 1 - STATISTICS_MOMENTUM ** updates.astype(jnp.float32)
-    running = jax.tree.map(lambda leaf: leaf / memory, state.discriminator["batch_stats"])
+    running = jax.tree.map(lambda leaf: leaf / jnp.maximum(memory, 1e-6), state.discriminator["batch_stats"])
     return Weights(
         {"params": state.generator_ema, "batch_stats": statistics},
         {"params": state.discriminator["params"], "batch_stats": running},
