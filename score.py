@@ -11,7 +11,7 @@ from anogan_jax import cli
 from anogan_jax.config import PRESETS, with_preset, with_values
 from anogan_jax.data import read_input
 from anogan_jax.detector import load
-from anogan_jax.evaluation import compare, score_test_split, score_to_folder
+from anogan_jax.evaluation import check_apart, compare, folder_of_input, score_test_split, score_to_folder
 
 _INPUT = flags.DEFINE_string(
     "input", None, "Images to score: a file, a folder, an .npy or .npz. Default: the data set's test split."
@@ -43,9 +43,10 @@ def main() -> int:
         summary = score_test_split(detector, output, heatmaps, maps)
     else:
         source = Path(_INPUT.value)
-        output = output if _OUTPUT.value else workdir / "inputs" / source.stem
+        output = Path(_OUTPUT.value) if _OUTPUT.value else folder_of_input(workdir, source)
+        check_apart(source, output)
         queries = read_input(source, config.model.channels)
-        summary = score_to_folder(detector, queries, output, str(source), heatmaps=heatmaps, maps=maps)
+        summary = score_to_folder(detector, queries, output, str(source.resolve()), heatmaps=heatmaps, maps=maps)
     return cli.EXIT_UNREADABLE if summary["unreadable"] else 0
 
 

@@ -162,6 +162,9 @@ def _parse_flags() -> None:
         sys.exit(_complain(f"{missing[1]} is needed" if missing else _last_line(error), EXIT_USAGE))
     except Exception as error:  # raised by the config file
         sys.exit(_complain(f"--config: cannot be loaded: {_last_line(error)}", EXIT_USAGE))
+    for name in ("workdir", "input", "output"):
+        if name in flags.FLAGS and flags.FLAGS[name].value == "":
+            sys.exit(_complain(f"--{name}: is empty; is a shell variable not set?", EXIT_USAGE))
     if len(unparsed) > 1:
         sys.exit(_complain(f"unexpected argument {unparsed[1]!r}; flags begin with --", EXIT_USAGE))
 

@@ -2,7 +2,10 @@
 
 import hashlib
 import logging
+import os
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,10 @@ from anogan_jax.data import Images, OneClass, as_array, is_readable, load_one_cl
 from anogan_jax.detector import Detector, scorer_of
 from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
+from anogan_jax.files import claim, claimed, locked, remove_leftovers
 from anogan_jax.journal import Journal
 from anogan_jax.queries import score_queries
-from anogan_jax.report import print_summary, print_table, record, write_comparison, write_report
+from anogan_jax.report import REPORT, print_summary, print_table, read_names, record, write_comparison, write_report
 from anogan_jax.scoring import make_discriminator_scorer
 from anogan_jax.version import __version__
 
@@ -69,27 +73,64 @@ def score_to_folder(
     if warning:
         log.warning("%s", warning)
     level = max(float(np.quantile(calibration.map_levels, 1 - config.alpha)), 1e-6)
-    made_with = (__version__, config, detector.step, level, origin, heatmaps, maps, list(queries.names))
-    name = hashlib.sha256(repr(made_with).encode()).hexdigest()
-    journal = Journal(folder / ".unfinished.sqlite", name) if is_first() else None
-    done = int(gather(np.array(journal.count if journal else 0))[0])
-    if done:
-        log.info("resuming: %d of %d images were scored before", done, len(queries.names))
-    findings = score_queries(scorer_of(detector), queries, config, "scoring", first=done)
-    if journal is None:
-        return {"unreadable": sum(not finding.is_readable for finding in findings)}
-    began = time.monotonic()
+    made_with = (__version__, config, detector.step, level, origin, heatmaps, maps, queries.stamp, list(queries.names))
     folders = [folder / each if wanted else None for each, wanted in (("heatmaps", heatmaps), ("maps", maps))]
-    record(journal, findings, queries, level, *folders)
-    seconds = time.monotonic() - began
-    facts: dict[str, Any] = {"data": origin} | ({"warning": warning} if warning else {})
-    facts["search"] = ", ".join(f"{name} {value}" for name, value in vars(config.search).items() if value is not None)
-    facts |= {"training_steps": detector.step, "seconds": seconds}
-    facts["images_per_second"] = (len(queries.names) - done) / seconds
-    summary = write_report(folder, journal, calibration.scores, config.alpha, level, facts, baselines or {})
-    journal.remove()
+    with _writing(folder, [*REPORT, *(each.name for each in folders if each)], origin):
+        journal = _open_journal(folder, hashlib.sha256(repr(made_with).encode()).hexdigest()) if is_first() else None
+        done = int(gather(np.array(journal.count if journal else 0))[0])
+        if done:
+            log.info("resuming: %d of %d images were scored before", done, len(queries.names))
+        findings = score_queries(scorer_of(detector), queries, config, "scoring", first=done)
+        if journal is None:
+            return {"unreadable": sum(not finding.is_readable for finding in findings)}
+        began = time.monotonic()
+        record(journal, findings, queries, level, *folders)
+        seconds = time.monotonic() - began
+        facts: dict[str, Any] = {"data": origin} | ({"warning": warning} if warning else {})
+        facts["search"] = ", ".join(f"{name} {value}" for name, value in vars(config.search).items())
+        facts |= {"training_steps": detector.step, "seconds": seconds}
+        facts["images_per_second"] = (len(queries.names) - done) / seconds
+        summary = write_report(folder, journal, calibration.scores, config.alpha, level, facts, baselines or {})
+        journal.remove()
     print_summary(f"Results in {folder}", summary)
     return summary
+
+
+def folder_of_input(workdir: Path, source: Path) -> Path:
+    """Return the folder for results of an input, by its name; another one if that holds results of another input."""
+    source = source.resolve()
+    folder = workdir / "inputs" / (source.name if source.is_dir() else source.stem)
+    if claimed(folder)["origin"] in (None, str(source)):
+        return folder
+    return folder.with_name(f"{folder.name}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}")
+
+
+def check_apart(source: Path, output: Path) -> None:
+    """Raise UserError if results in the output folder would be among the images to score, now or the next time."""
+    source, output = source.resolve(), output.resolve()
+    if output.is_relative_to(source) or any(source.is_relative_to(output / name) for name in ("heatmaps", "maps")):
+        raise UserError(f"{output}: the results would be among the images of {source}; give --output outside of it")
+
+
+@contextmanager
+def _writing(folder: Path, names: Iterable[str], origin: str) -> Iterator[None]:
+    """Hold a folder for results and claim files in it, on the first process."""
+    with locked(folder, "scoring") if is_first() else nullcontext():
+        if is_first():
+            remove_leftovers(folder)
+            claim(folder, names, origin)
+        yield
+
+
+def _open_journal(folder: Path, made_with: str) -> Journal:
+    """Open the journal of a scoring run; if it starts anew, remove the heatmaps and maps of earlier runs."""
+    journal, scores = Journal(folder / ".unfinished.sqlite", made_with), folder / "scores.csv"
+    earlier = set(journal.earlier) | (read_names(scores) if scores.exists() and not journal.count else set())
+    for name in earlier:
+        for path in (folder / "heatmaps" / f"{name}.png", folder / "maps" / f"{name}.npy"):
+            if ".." not in path.parts:
+                path.unlink(missing_ok=True)
+    return journal
 
 
 def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
@@ -115,7 +156,9 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
         labels, scores[name] = np.array([(f.label, f.score) for f in findings if f.is_readable]).T
     if is_first():
         scores |= baselines_of(detector, data)
-        print_table(f"{len(labels)} test images of {data.origin}, in {path}", write_comparison(path, labels, scores))
+        with _writing(path.parent, [path.name], data.origin):
+            rows = write_comparison(path, labels, scores)
+        print_table(f"{len(labels)} test images of {data.origin}, in {path}", rows)
     return scores
 
 

@@ -1,6 +1,7 @@
 """Pictures for people: samples, heatmaps, panels and plots of scores."""
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,8 @@ def _add_legend(figure: Any, axes: Any, level: float, label: str, **where: float
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a glyph that the font lacks is drawn as a box
         figure.savefig(temporary, dpi=120)
 
 

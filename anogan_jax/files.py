@@ -1,20 +1,28 @@
-"""Writing files atomically, and digests that detect damage."""
+"""Writing files atomically, locks between processes, and digests that detect damage."""
 
 import hashlib
+import json
 import os
+import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import filelock
 
 from anogan_jax.errors import UserError
+
+_CLAIMED = ".anogan_jax.json"
+_TEMPORARY = ".anogan_jax-"  # how the names of temporary files begin
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` to write to; move it to ``path`` when the block succeeds.
 
-    A process killed inside the block leaves ``path`` unchanged.
+    A process killed inside the block leaves ``path`` unchanged, and a file that ``remove_leftovers`` removes.
 
     Raises:
       UserError: the file cannot be written (permission, full disk).
@@ -22,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -37,6 +45,65 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder and below; call it under the folder's lock."""
+    for path in folder.rglob(f"{_TEMPORARY}*"):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Hold the folder's lock; the operating system releases it when the process ends, however it ends.
+
+    Args:
+      folder: is made if necessary.
+      what: the verb, "training" or "scoring"; each has a lock of its own.
+
+    Raises:
+      UserError: another process holds it, or the folder cannot be written.
+    """
+    holder = folder / f".{what}.process"
+    lock = filelock.FileLock(folder / f".{what}.lock", blocking=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+    except filelock.Timeout as error:
+        other = holder.read_text() if holder.is_file() else "another process"
+        raise UserError(f"{folder}: {other} is {what} here; wait for it, or give another folder") from error
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def claim(folder: Path, names: Iterable[str], origin: str) -> None:
+    """Register files and folders that are about to be written as this program's; call it under the folder's lock.
+
+    Raises:
+      UserError: one exists and was not written by this program.
+    """
+    owned = set(claimed(folder)["files"])
+    for name in names:
+        if name not in owned and (folder / name).exists():
+            raise UserError(f"{folder / name}: was not written by this program; give another --output")
+    with replacing(folder / _CLAIMED) as temporary:
+        temporary.write_text(json.dumps({"origin": origin, "files": sorted(owned | set(names))}))
+
+
+def claimed(folder: Path) -> dict[str, Any]:
+    """Return what this program wrote into a folder: {"files": names, "origin": what they are results of, or None}."""
+    try:
+        return json.loads((folder / _CLAIMED).read_text())
+    except FileNotFoundError:
+        return {"origin": None, "files": []}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / _CLAIMED}: damaged; give another --output") from error
 
 
 def digest(path: Path) -> str:

@@ -1,6 +1,7 @@
 """The entries of a scoring run in a database file, so that a run that was killed resumes."""
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ _ENTRIES, _SECONDS = 256, 10.0  # entries are committed after so many or so long
 _TABLES = """
 CREATE TABLE IF NOT EXISTS anogan_jax_run (made_with TEXT);
 CREATE TABLE IF NOT EXISTS entries (
-    name TEXT, label INTEGER, kind TEXT, score REAL, residual REAL, discrimination REAL, picture BLOB);
+    name BLOB, label INTEGER, kind TEXT, score REAL, residual REAL, discrimination REAL, picture BLOB);
 CREATE TABLE IF NOT EXISTS pixels (kind TEXT PRIMARY KEY, counts BLOB);
 """
 
@@ -43,11 +44,14 @@ class Journal:
     def __init__(self, path: Path, made_with: str) -> None:
         """Resume from the file's entries if they were made with the same settings (a text); otherwise start anew.
 
+        Then ``earlier`` are the names of the entries that were dropped.
+
         Raises:
           UserError: the file cannot be written, or is not a journal.
         """
         self._path = path
         self.pixels: dict[str, np.ndarray] = {}  # sums of ``count_pixels`` (3, 2^15) by kind
+        self.earlier: list[str] = []
         self._pending: list[Entry] = []
         self._committed = time.monotonic()
         with self._user_errors():
@@ -55,6 +59,7 @@ class Journal:
             self._database = sqlite3.connect(path)
             self._database.executescript(_TABLES)
             if self._database.execute("SELECT made_with FROM anogan_jax_run").fetchone() != (made_with,):
+                self.earlier = [entry.name for entry in self.entries()]
                 for table in ("anogan_jax_run", "entries", "pixels"):
                     self._database.execute(f"DELETE FROM {table}")
                 self._database.execute("INSERT INTO anogan_jax_run VALUES (?)", (made_with,))
@@ -74,7 +79,10 @@ class Journal:
     def flush(self) -> None:
         """Commit the entries that are not on disk yet."""
         with self._user_errors(), self._database:
-            self._database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", self._pending)
+            self._database.executemany(
+                "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(os.fsencode(entry.name), *entry[1:]) for entry in self._pending],
+            )
             sums = [(kind, counts.astype(np.float64).tobytes()) for kind, counts in self.pixels.items()]
             self._database.executemany("INSERT OR REPLACE INTO pixels VALUES (?, ?)", sums)
         self.count += len(self._pending)
@@ -83,7 +91,8 @@ class Journal:
     def entries(self) -> Iterator[Entry]:
         """Yield all committed entries, with few in memory at a time."""
         for row in self._database.execute("SELECT * FROM entries ORDER BY rowid"):
-            yield Entry._make(np.nan if value is None else value for value in row)  # SQLite keeps NaN as NULL
+            entry = Entry._make(np.nan if value is None else value for value in row)  # SQLite keeps NaN as NULL
+            yield entry._replace(name=os.fsdecode(entry.name))
 
     def remove(self) -> None:
         """Close and delete the file."""
@@ -95,4 +104,4 @@ class Journal:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise UserError(f"{self._path}: cannot be written: {error}") from error
+            raise UserError(f"{self._path}: cannot be written: {error}; remove it, or give another --output") from error

@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import logging
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,16 +13,20 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from anogan_jax.calibration import p_values, threshold
 from anogan_jax.data import Images
+from anogan_jax.errors import UserError, printable
 from anogan_jax.figures import save_heatmap, save_histogram, save_panels, save_roc, triptych
 from anogan_jax.files import replacing
 from anogan_jax.journal import Entry, Journal
 from anogan_jax.metrics import count_pixels, decision_metrics, pixel_metrics, ranking_metrics
 from anogan_jax.queries import Finding
 
+log = logging.getLogger(__name__)
+REPORT = ("scores.csv", "summary.json", "panels.png", "histogram.png", "roc.png", "report.html")  # files of a report
 COLUMNS = ("name", "label", "score", "residual", "discrimination", "p_value", "is_anomaly")
 _SHOWN = 8  # most anomalous queries in panels.png, and as many least anomalous ones
 _IN_GALLERY = 10_000  # most anomalous queries in report.html
@@ -49,15 +54,13 @@ def record(
     for number, found in enumerate(findings, start=journal.count):
         picture, pixels = b"", None
         if found.is_readable:
-            if heatmaps:
-                title = f"{found.name}   score {found.score:.4g}"
-                save_heatmap(heatmaps / f"{found.name}.png", title, found.image, found.anomaly_map, level)
-            if maps:
-                with replacing(maps / f"{found.name}.npy") as temporary:
-                    np.save(temporary, found.anomaly_map)
+            try:
+                _write_pictures(found, level, heatmaps, maps)
+            except UserError as error:  # such as a name that is too long
+                log.warning("no picture of %s: %s", found.name, error)
             picture = triptych(found.image, found.reconstruction, found.anomaly_map, level)
             pixels = None if queries.mask is None else count_pixels(found.anomaly_map, queries.mask(number))
-        label, kind = -1 if found.label is None else found.label, found.kind or ""
+        label, kind = -1 if found.label is None else found.label, printable(found.kind or "")
         journal.add(Entry(found.name, label, kind, found.score, found.residual, found.discrimination, picture), pixels)
     journal.flush()
 
@@ -135,10 +138,11 @@ def print_summary(title: str, summary: Mapping[str, Any]) -> None:
 
 def print_table(title: str, rows: Mapping[str, Any], heads: Sequence[str] = ()) -> None:
     """Print a row for each name: its value, or its values under their heads."""
-    table = Table(*heads, title=title, show_header=bool(heads), title_justify="left")
+    table = Table(*heads, title=escape(printable(title)), show_header=bool(heads), title_justify="left")
     for name, row in rows.items():
         values = row if isinstance(row, list) else [row]
-        table.add_row(name, *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values))
+        texts = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in (name, *values)]
+        table.add_row(*(escape(printable(text)) for text in texts))
     Console(file=sys.stdout, soft_wrap=True).print(table)
 
 
@@ -161,8 +165,26 @@ def by_defect(journal: Journal) -> dict[str, dict[str, float]]:
     return found
 
 
+def read_names(path: Path) -> set[str]:
+    """Return the names in a scores.csv."""
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return {row["name"] for row in csv.DictReader(file) if row.get("name")}
+
+
+def _write_pictures(found: Finding, level: float, heatmaps: Path | None, maps: Path | None) -> None:
+    if heatmaps:
+        title = printable(f"{found.name}   score {found.score:.4g}")
+        save_heatmap(heatmaps / f"{found.name}.png", title, found.image, found.anomaly_map, level)
+    if maps:
+        with replacing(maps / f"{found.name}.npy") as temporary:
+            np.save(temporary, found.anomaly_map)
+
+
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
@@ -170,10 +192,12 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]])
 
 def _write_scores(path: Path, journal: Journal, p: np.ndarray, is_anomaly: np.ndarray) -> None:
     def row(entry: Entry, p_value: float, anomaly: bool) -> list[Any]:
+        # "./" changes no path, and keeps a spreadsheet from running a name as a formula.
+        name = f"./{entry.name}" if entry.name.startswith(("=", "+", "-", "@", "\t", "\r")) else entry.name
         label = "" if entry.label < 0 else entry.label
         if not entry.is_readable:
-            return [entry.name, label, "", "", "", "", "unreadable"]
-        return [entry.name, label, entry.score, entry.residual, entry.discrimination, p_value, int(anomaly)]
+            return [name, label, "", "", "", "", "unreadable"]
+        return [name, label, entry.score, entry.residual, entry.discrimination, p_value, int(anomaly)]
 
     _write_csv(path, COLUMNS, map(row, journal.entries(), p.tolist(), is_anomaly.tolist()))
 
@@ -183,7 +207,8 @@ def _write_panels(path: Path, journal: Journal, order: list[int], p: np.ndarray,
     panels = {}
     for i, entry in enumerate(journal.entries()):
         if any(i in numbers for numbers in chosen.values()):
-            name = entry.name if len(entry.name) <= 18 else "…" + entry.name[-17:]
+            name = printable(entry.name)
+            name = name if len(name) <= 18 else "…" + name[-17:]
             panels[i] = (f"{name}\n{entry.score:.4g}, p={p[i]:.3f}", entry.picture)
     save_panels(path, {title: [panels[i] for i in numbers] for title, numbers in chosen.items() if numbers}, level)
 
@@ -197,11 +222,13 @@ def _write_page(
     charts = {name: base64.b64encode((folder / f"{name}.png").read_bytes()).decode() for name in names}
     facts = {name: value for name, value in summary.items() if name != "defects"}
     if unreadable := [entry.name for entry in journal.entries() if not entry.is_readable]:
-        facts["unreadable"] = f"{len(unreadable)}: {', '.join(unreadable[:5])}{', ...' if unreadable[5:] else ''}"
+        facts["unreadable"] = printable(
+            f"{len(unreadable)}: {', '.join(unreadable[:5])}{', ...' if unreadable[5:] else ''}"
+        )
     if summary["images"] > len(shown):
         facts["in this gallery"] = f"the {len(shown)} most anomalous"
     rows = (
-        [e.name, e.label, e.kind, e.score, p[i], int(is_anomaly[i]), base64.b64encode(e.picture).decode()]
+        [printable(e.name), e.label, e.kind, e.score, p[i], int(is_anomaly[i]), base64.b64encode(e.picture).decode()]
         for i, e in enumerate(journal.entries())
         if i in shown
     )

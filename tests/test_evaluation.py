@@ -14,6 +14,7 @@ from anogan_jax import evaluation, p_values
 from anogan_jax.data import from_user
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import compare, score_test_split, score_to_folder
+from anogan_jax.report import REPORT
 
 RNG = np.random.default_rng(0)
 
@@ -59,8 +60,7 @@ def test_scores_and_summary_agree(scored, tiny_run):
 
 def test_pictures_and_nothing_unfinished_are_left(scored):
     output, _ = scored
-    expected = {"scores.csv", "summary.json", "panels.png", "histogram.png", "roc.png", "report.html"}
-    assert {path.name for path in output.iterdir()} == expected
+    assert {path.name for path in output.iterdir()} == {*REPORT, ".anogan_jax.json", ".scoring.lock"}
     for picture in ("panels.png", "histogram.png", "roc.png"):
         with Image.open(output / picture) as image:
             assert min(image.size) > 300

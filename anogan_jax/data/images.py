@@ -9,6 +9,7 @@ The pixels of every source are converted alike:
   - Resizing is bilinear, with antialiasing when it shrinks.
 """
 
+import hashlib
 import logging
 import os
 import threading
@@ -43,6 +44,7 @@ class Images(NamedTuple):
     read: Callable[[int], np.ndarray]  # image i, (H, W, C) uint8 of its own size; UserError if unreadable
     kinds: Sequence[str] | None = None  # kind of defect of each, such as "crack"; "good" for a normal image
     mask: Callable[[int], np.ndarray] | None = None  # mask i, (H, W) bool, True where anomalous
+    stamp: str = ""  # changes when a file changes: digest of sizes and times of modification
 
     def take(self, indices: np.ndarray) -> "Images":
         """Return the images at these indices."""
@@ -53,6 +55,7 @@ class Images(NamedTuple):
             read=lambda i: read(indices[i]),
             kinds=None if self.kinds is None else [self.kinds[i] for i in indices],
             mask=None if mask is None else lambda i: mask(indices[i]),
+            stamp=self.stamp,
         )
 
 
@@ -157,7 +160,13 @@ def from_folder(folder: Path, channels: int) -> Images:
     if not paths:
         raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
     names = [path.relative_to(folder).as_posix() for path in paths]
-    return Images(names, None, lambda i: read_image(paths[i], channels))
+    return Images(names, None, lambda i: read_image(paths[i], channels), stamp=stamp_of(paths))
+
+
+def stamp_of(paths: Sequence[Path]) -> str:
+    """Return a digest of the files' sizes and times of modification."""
+    stats = [path.stat() for path in paths]
+    return hashlib.sha256(repr([(stat.st_size, stat.st_mtime_ns) for stat in stats]).encode()).hexdigest()
 
 
 def read_image(path: Path, channels: int) -> np.ndarray:
@@ -232,9 +241,10 @@ def read_input(path: Path, channels: int) -> Images:
         images = from_folder(path, channels)
     elif path.suffix.lower() in (".npy", ".npz"):
         images = from_array(read_arrays(path, ("images",))["images"], channels, str(path))
+        images = images._replace(stamp=stamp_of([path]))
     else:
         _check_is_file(path)
-        images = Images([path.name], None, lambda _: read_image(path, channels))
+        images = Images([path.name], None, lambda _: read_image(path, channels), stamp=stamp_of([path]))
     if any(is_readable(images, i) for i in range(len(images.names))):
         return images
     try:

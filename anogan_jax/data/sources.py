@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anogan_jax.config import DataConfig, ModelConfig
-from anogan_jax.data.images import Images, from_array, from_folder, from_list, read_arrays, read_mask
+from anogan_jax.data.images import Images, from_array, from_folder, from_list, read_arrays, read_mask, stamp_of
 from anogan_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,8 @@ def load_idx(data: DataConfig, model: ModelConfig) -> Splits:
 
     def read(images: str, labels: str) -> Images:
         array, classes = _read_idx(folder, images), _read_idx(folder, labels)
-        return from_array(array, model.channels, str(folder / images), classes.astype(int))
+        found = from_array(array, model.channels, str(folder / images), classes.astype(int))
+        return found._replace(stamp=stamp_of([path for name in (images, labels) if (path := _idx_file(folder, name))]))
 
     train = read(*_IDX_TRAIN)
     return Splits(train, read(*_IDX_TEST) if _idx_file(folder, _IDX_TEST[0]) else None, f"idx files in {folder}")
@@ -111,7 +112,8 @@ def load_npz(data: DataConfig, model: ModelConfig) -> Splits:
             if labels.ndim != 1 or not is_whole:
                 raise UserError(f"{where}: {labels.dtype} of shape {labels.shape}; (N,) whole numbers are needed")
             labels = labels.astype(int)
-        return from_array(arrays[f"{split}_images"], model.channels, f"{path}: {split}_images", labels)
+        images = from_array(arrays[f"{split}_images"], model.channels, f"{path}: {split}_images", labels)
+        return images._replace(stamp=stamp_of([path]))
 
     return Splits(read("train"), read("test") if "test_images" in arrays else None, f"arrays in {path}")
 
