@@ -1,5 +1,6 @@
 """Saving and restoring training states with orbax."""
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from orbax.checkpoint.checkpoint_managers import LatestN
 from anogan_jax.devices import is_first, wait_for_all
 from anogan_jax.encoding import EncoderState
 from anogan_jax.errors import UserError
+from anogan_jax.files import digest, replacing
 from anogan_jax.training import TrainState
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,11 @@ def save_state(folder: Path, state: State) -> None:
                     manager.delete(step)
                 manager.save(step, args=ocp.args.StandardSave(arrays))
                 manager.wait_until_finished()
+                kept = manager.all_steps()
+            with replacing(_digest_file(folder, step)) as temporary:
+                temporary.write_text(_digest(folder / str(step)))
+            for old in set(saved_steps(folder)) - set(kept):
+                _digest_file(folder, old).unlink()
         except Exception as error:  # orbax raises many types for a full disk or a missing permission
             raise UserError(f"{folder}: the checkpoint cannot be saved: {_reason(error)}") from error
     wait_for_all("checkpoint saved")
@@ -53,10 +60,10 @@ def restore_state(folder: Path, like: State) -> State | None:
     steps = saved_steps(folder)
     for step in reversed(steps):
         try:
+            if _digest(folder / str(step)) != _digest_file(folder, step).read_text():
+                raise ValueError("a file's digest does not agree")
             with _manager(folder) as manager:
                 state = manager.restore(step, args=ocp.args.StandardRestore(like._replace(key=raw_key)))
-            if int(state.step) != step:
-                raise ValueError(f"holds step {int(state.step)}")
             return state._replace(key=jax.random.wrap_key_data(state.key))
         except Exception as error:  # damage raises many types
             log.warning("%s: damaged, falling back to the one before: %s", folder / str(step), _reason(error))
@@ -66,8 +73,19 @@ def restore_state(folder: Path, like: State) -> State | None:
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """Return the saved steps, ascending."""
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+    """Return the saved steps, ascending; a digest marks a checkpoint as complete."""
+    return sorted(int(path.stem) for path in folder.glob("*.sha256") if path.stem.isdecimal())
+
+
+def _digest(folder: Path) -> str:
+    """Return the digest of all files below a folder; orbax may read other weights out of a damaged file."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [f"{path.relative_to(folder)} {digest(path)}" for path in files]
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def _digest_file(folder: Path, step: int) -> Path:
+    return folder / f"{step}.sha256"
 
 
 def _manager(folder: Path, alone: bool = False) -> ocp.CheckpointManager:

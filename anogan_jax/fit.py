@@ -1,9 +1,11 @@
 """From normal images to a finished detector: train the GAN, the encoder, make the bank, calibrate, save."""
 
 import hashlib
+import json
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,12 +21,21 @@ from anogan_jax import config as configs
 from anogan_jax.bank import Bank, draw_bank, make_index
 from anogan_jax.calibration import alpha_obstacle
 from anogan_jax.config import Config, DataConfig, ModelConfig, TrainConfig
-from anogan_jax.data import Images, from_user, load_one_class, make_draw, read_ahead, resized_images, to_model_range
+from anogan_jax.data import (
+    Images,
+    from_user,
+    load_one_class,
+    make_draw,
+    read_ahead,
+    resized_images,
+    to_model_range,
+)
 from anogan_jax.detector import Detector, gan_of, load, make_detector
 from anogan_jax.devices import gather, is_first, make_mesh, wait_for_all
 from anogan_jax.encoding import EncoderState, init_encoder_state, make_encoder_step
 from anogan_jax.errors import UserError
 from anogan_jax.features import FeatureSpace, make_features
+from anogan_jax.files import locked, replacing
 from anogan_jax.loop import advance, make_sampler, restored
 from anogan_jax.models import GAN, Weights
 from anogan_jax.scoring import Model, Score, make_scorer
@@ -63,9 +74,7 @@ def fit(images: Any = None, config: Config | None = None, workdir: str | Path | 
         config = replace(config, data=replace(config.data, source=source, dir=str(images)))
     elif images is not None:
         given = from_user(images, config.model.channels)
-        # The name holds the images' digest, so that a work directory refuses to resume with other images.
-        name = f"{len(given.names)} images, sha256 {_digest(given)[:16]}"
-        config = replace(config, data=replace(config.data, source="arrays", name=name))
+        config = replace(config, data=replace(config.data, source="arrays"))
     config = configs.validate(config)
     if workdir is not None:
         return _fit(config, Path(workdir), given)
@@ -96,24 +105,46 @@ def default_config(images: Any) -> Config:
 
 def _fit(config: Config, workdir: Path, given: Images | None) -> Detector:
     _refuse_another(workdir, config)
-    if (workdir / "detector").exists():
-        log.info("%s: the detector is finished", workdir)
+    is_finished = (workdir / "detector").exists()
+    try:
+        data = load_one_class(config, given)
+    except UserError as error:
+        if not is_finished:
+            raise
+        log.warning("cannot compare with the images of training: %s", error)
         return load(workdir)
-    data = load_one_class(config, given)
+    if config.data.source == "folder" and workdir.resolve().is_relative_to(Path(config.data.dir).resolve()):
+        raise UserError(f"{workdir}: lies in data.dir, so its pictures would be trained on; give another --workdir")
     if data.warning:
         log.warning("%s", data.warning)
-    images = _readable(data.train)
-    log.info("training on %d normal images (%s); %d held out", len(images.names), data.origin, len(data.held_out.names))
-    held_out = resized_images(data.held_out, config)
-    if not held_out:
-        raise UserError("data.held_out: none of the held-out images can be read")
-    if warning := alpha_obstacle(len(held_out), config.alpha):
+    train, held_out = _digests(data.train), _digests(data.held_out)
+    digest = hashlib.sha256(train.tobytes() + held_out.tobytes()).hexdigest()
+    known = workdir / "data.json"
+    if known.exists() and digest not in known.read_text(errors="replace"):
+        raise UserError(f"{workdir}: was trained on other images; give another --workdir, or the images of then")
+    if is_finished:
+        log.info("%s: the detector is finished", workdir)
+        return load(workdir)
+    images = data.train.take(_readable(data.train, train, 2))
+    kept = data.held_out.take(_readable(data.held_out, held_out, 1))
+    log.info("training on %d normal images (%s); %d held out", len(images.names), data.origin, len(kept.names))
+    if warning := alpha_obstacle(len(kept.names), config.alpha):
         log.warning("%s", warning)
     mesh = make_mesh(jax.devices())
     if config.train.batch_size % mesh.size:
         raise UserError(f"train.batch_size={config.train.batch_size}: must be a multiple of the {mesh.size} devices")
-    if is_first() and not (workdir / "config.json").exists():
-        configs.save(config, workdir / "config.json")
+    with locked(workdir, "training") if is_first() else nullcontext():
+        if is_first() and not (workdir / "config.json").exists():
+            with replacing(known) as temporary:
+                temporary.write_text(json.dumps({"sha256": digest}) + "\n")
+            configs.save(config, workdir / "config.json")
+        detector = _train(config, workdir, images, resized_images(kept, config), mesh)
+    log.info("finished; next: python score.py --workdir %s%s", workdir, "" if data.test else " --input IMAGES")
+    return detector
+
+
+def _train(config: Config, workdir: Path, images: Images, held_out: list[np.ndarray], mesh: Mesh) -> Detector:
+    """Train what the work directory lacks, and leave the detector in it."""
     state = train_gan(config, workdir, images, mesh)
     gan = gan_of(config)
     weights: Weights = jax.jit(inference_weights, static_argnums=0)(gan, state)
@@ -124,7 +155,6 @@ def _fit(config: Config, workdir: Path, given: Images | None) -> Detector:
     if is_first():
         detector.save(workdir)
     wait_for_all("detector saved")
-    log.info("finished; next: python score.py --workdir %s%s", workdir, "" if data.test else " --input IMAGES")
     return detector
 
 
@@ -208,15 +238,6 @@ def _score_by_bank(
     return make_scorer(gan, search, "bank", starts, mesh=mesh)(Model(weights, bank_index=index), images)
 
 
-def _digest(images: Images) -> str:
-    """Return the SHA-256 of all images' shapes and pixels."""
-    total = hashlib.sha256()
-    for image in read_ahead(images.read, range(len(images.names)), ahead=16):
-        pixels = b"" if isinstance(image, UserError) else image.tobytes()
-        total.update(f"{getattr(image, 'shape', image)}".encode() + pixels)
-    return total.hexdigest()
-
-
 def _refuse_another(workdir: Path, config: Config) -> None:
     """Raise UserError if the work directory belongs to another config."""
     path = workdir / "config.json"
@@ -229,19 +250,34 @@ def _refuse_another(workdir: Path, config: Config) -> None:
         )
 
 
-def _readable(images: Images) -> Images:
-    """Return the images that can be read; warn of the others. Each of several processes tries its share."""
+def _digests(images: Images) -> np.ndarray:
+    """Return the SHA-256 of each image's pixels, (N, 32) uint8, zeros where it cannot be read; warn of those.
+
+    Each of several processes reads its share.
+    """
     total, processes = len(images.names), jax.process_count()
     share = range(jax.process_index(), total, processes)
-    readable = np.zeros(total, bool)
-    silent = None if is_first() else True
+    digests, silent = np.zeros((total, 32), np.uint8), None if is_first() else True
     with tqdm(total=len(share), desc="reading", unit="image", disable=silent, leave=False, delay=2) as bar:
         for i, image in zip(share, read_ahead(images.read, share, ahead=16), strict=True):
-            readable[i] = not isinstance(image, UserError)
-            if not readable[i]:
+            if isinstance(image, UserError):
                 log.warning("left out %s", image)
+            else:
+                content = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).digest()
+                digests[i] = np.frombuffer(content, np.uint8)
             bar.update()
-    found = np.flatnonzero(gather(readable).any(axis=0))
-    if len(found) < 2:
-        raise UserError(f"of {total} training images {len(found)} can be read; at least 2 are needed")
-    return images.take(found)
+    return gather(digests).max(axis=0)
+
+
+def _readable(images: Images, digests: np.ndarray, needed: int) -> np.ndarray:
+    """Return the numbers of the images that have a digest; raise UserError, with a reason, if they are too few."""
+    found = np.flatnonzero(digests.any(axis=1))
+    if len(found) < needed:
+        what = "held-out" if needed == 1 else "training"
+        missing = np.flatnonzero(~digests.any(axis=1))
+        try:
+            reason = "" if not len(missing) else images.read(missing[0])
+        except UserError as error:
+            reason = f"; the first: {error}"
+        raise UserError(f"of {len(digests)} {what} images {len(found)} can be read, {needed} are needed{reason}")
+    return found

@@ -3,21 +3,25 @@
 import importlib
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from conftest import assert_trees_equal, digests, generate, tiny_config
+from conftest import ROOT, assert_trees_equal, digests, generate, tiny_config
+from PIL import Image
 
 from anogan_jax import Config, default_config, draw_bank, fit, make_mesh
-from anogan_jax import config as configs
 from anogan_jax.checkpoint import restore_state, save_state, saved_steps
 from anogan_jax.config import BankConfig, DataConfig, ModelConfig
 from anogan_jax.data import from_user, load_one_class, make_draw, to_model_range, to_pixels
 from anogan_jax.encoding import make_encoder_step
 from anogan_jax.errors import UserError
+from anogan_jax.files import locked
 from anogan_jax.fit import invert, make_bank, train_gan
 from anogan_jax.loop import Stopped, restored
 from anogan_jax.training import make_train_step
@@ -283,16 +287,88 @@ def test_bank_holds_random_images_without_inversion_or_with_patches(gan, weights
     assert_trees_equal(make_bank(config, gan, weights, images), random)
 
 
-def test_work_directory_refuses_other_images(tmp_path, monkeypatch):
-    """A run of arrays belongs to their pixels: neither a finished nor an interrupted one is taken for other images."""
-    images, configs_seen = np.random.default_rng(0).integers(0, 256, (30, 16, 16), np.uint8), []
-    with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "_fit", lambda config, *_: configs_seen.append(config))
-        fit(images, tiny_config(), tmp_path)
-        fit(images.copy(), tiny_config(), tmp_path)
-    assert configs_seen[0] == configs_seen[1]
-    configs.save(configs_seen[0], tmp_path / "config.json")
+def test_work_directory_refuses_other_images(tiny_run, tmp_path, monkeypatch):
+    """Neither an interrupted run nor a finished one is taken for one of other images."""
+    images = np.random.default_rng(0).integers(0, 256, (30, 16, 16), np.uint8)
     changed = images.copy()
     changed[-1, -1, -1] ^= 1
-    with pytest.raises(UserError, match=r"holds a run with another config \(data\.name="):
+
+    def interrupted(*_):
+        raise Stopped(15, 3)
+
+    monkeypatch.setattr(fit_module, "_train", interrupted)
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            fit(images, tiny_config(), tmp_path)
+        with pytest.raises(UserError, match="was trained on other images"):
+            fit(changed, tiny_config(), tmp_path)
+    tiny_run.detector.save(tmp_path)
+    assert fit(images, tiny_config(), tmp_path).step == tiny_run.detector.step
+    with pytest.raises(UserError, match="was trained on other images"):
         fit(changed, tiny_config(), tmp_path)
+
+
+def test_changed_folder_is_noticed_and_a_missing_one_is_said(tiny_run, tmp_path, caplog):
+    config = tiny_config({"data.source": "folder", "data.dir": str(tmp_path / "images"), "data.normal": None})
+    (tmp_path / "images").mkdir()
+    for i in range(30):
+        Image.fromarray(np.full((16, 16), i, np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_module, "_train", lambda *_: tiny_run.detector.save(tmp_path / "run"))
+        fit(config=config, workdir=tmp_path / "run")
+    fit(config=config, workdir=tmp_path / "run")
+    (tmp_path / "images" / "3.png").unlink()
+    with pytest.raises(UserError, match="was trained on other images"):
+        fit(config=config, workdir=tmp_path / "run")
+    shutil.rmtree(tmp_path / "images")
+    fit(config=config, workdir=tmp_path / "run")
+    assert "cannot compare with the images of training" in caplog.text
+
+
+def test_work_directory_among_the_images_is_refused(tmp_path):
+    config = tiny_config({"data.source": "folder", "data.dir": str(tmp_path), "data.normal": None})
+    for i in range(30):
+        Image.fromarray(np.full((16, 16), i, np.uint8)).save(tmp_path / f"{i}.png")
+    with pytest.raises(UserError, match=r"lies in data\.dir"):
+        fit(config=config, workdir=tmp_path / "runs" / "a")
+
+
+def test_second_process_that_trains_in_a_folder_is_refused(tmp_path):
+    """The lock is the operating system's: it ends with the process that holds it."""
+    code = (
+        "from pathlib import Path; from anogan_jax.files import locked\n"
+        f"with locked(Path({str(tmp_path)!r}), 'training'): print(1, flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        with (
+            pytest.raises(UserError, match=rf"process {other.pid} on .* is training"),
+            locked(tmp_path, "training"),
+        ):
+            pass
+        with locked(tmp_path, "scoring"):
+            pass
+        other.kill()
+        other.wait()
+    with locked(tmp_path, "training"):
+        pass
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_flipped_bit_in_a_checkpoint_is_noticed_or_harmless(tmp_path, trained_state, seed):
+    """In any of its files: the state is restored bit for bit, or the checkpoint before it is used."""
+    shapes, older = jax.eval_shape(lambda: trained_state), trained_state._replace(step=np.int32(10))
+    save_state(tmp_path, older)
+    save_state(tmp_path, trained_state)
+    newest = tmp_path / str(int(trained_state.step))
+    rng, files = np.random.default_rng(seed), sorted(path for path in newest.rglob("*") if path.is_file())
+    for path in rng.choice(np.array(files, dtype=object), 6):
+        content = bytearray(path.read_bytes())
+        if content:
+            place = int(rng.integers(len(content)))
+            content[place] ^= 1 << int(rng.integers(8))
+            path.write_bytes(content)
+    restored = restore_state(tmp_path, shapes)
+    assert_trees_equal(restored, trained_state if int(restored.step) == int(trained_state.step) else older)
