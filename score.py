@@ -3,6 +3,11 @@
 Scoring settings are given as --config.search.steps=64, --config.alpha=0.01 or --preset; they apply to this run alone.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends quietly; cli.run handles it later
+
 from pathlib import Path
 
 from absl import flags

@@ -1,5 +1,10 @@
 """Train a detector on normal images: python train.py --config configs/mnist.py"""
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends quietly; cli.run handles it later
+
 import logging
 
 from absl import flags

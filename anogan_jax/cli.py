@@ -6,7 +6,9 @@ import difflib
 import logging
 import os
 import re
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +20,7 @@ from ml_collections import config_flags
 from anogan_jax import config as configs
 from anogan_jax.config import Config
 from anogan_jax.devices import is_first, join_processes
-from anogan_jax.errors import UserError
+from anogan_jax.errors import UserError, printable
 
 log = logging.getLogger(__name__)
 EXIT_ERROR, EXIT_USAGE = 1, 2
@@ -33,7 +35,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the run. Defa
 
 def run(main: Callable[[], int | None]) -> None:
     """Parse the flags, run ``main`` and exit; a UserError becomes one line and an exit code, without traceback."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    signal.signal(signal.SIGINT, _interrupt)
+    logging.basicConfig(level=logging.WARNING, handlers=[_LogHandler(sys.stderr)], force=True)
     logging.getLogger("anogan_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     keep_memory()
@@ -42,9 +45,11 @@ def run(main: Callable[[], int | None]) -> None:
         _parse_flags()
         if _DISTRIBUTED.value:
             join_processes()
-            if not is_first():
-                logging.getLogger("anogan_jax").setLevel(logging.WARNING)
+        _check_devices()
+        if not is_first():
+            logging.getLogger("anogan_jax").setLevel(logging.WARNING)
         code = main() or 0
+        sys.stdout.flush()
     except UserError as error:
         code = _complain(str(error), EXIT_ERROR)
     except KeyboardInterrupt:
@@ -52,6 +57,9 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # the reader of our output exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_ERROR
+    except OSError as error:
+        code = _complain(f"{error.filename or 'the output'}: {error.strerror or error}", EXIT_ERROR)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if code in (EXIT_ERROR, EXIT_USAGE) and _DISTRIBUTED.value:
         sys.stderr.flush()
         os._exit(code)  # an orderly exit would wait for processes that wait for this one
@@ -77,8 +85,11 @@ def keep_memory() -> None:
 def keep_compiled_programs() -> None:
     """Cache compiled programs for later runs, in the user's cache folder unless JAX_COMPILATION_CACHE_DIR is set."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "anogan_jax"))
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anogan_jax"
+        with contextlib.suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            cache.chmod(0o700)  # what lies in there is run
+        jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
@@ -99,7 +110,7 @@ def given_config() -> Config | None:
         if not path.is_file():
             reason = "no such file"
         elif failure is not None:
-            reason = f"cannot be loaded: {_last_line(failure.__cause__ or failure.__context__ or failure)}"
+            reason = f"cannot be loaded: {_reason(failure.__cause__ or failure.__context__ or failure)}"
         else:
             reason = "get_config() must return an anogan_jax.config.Config"
         raise UserError(f"--config={path}: {reason}")
@@ -160,8 +171,8 @@ def _parse_flags() -> None:
     except flags.Error as error:
         missing = re.fullmatch(r"flag (--\w+)=None: .* must have a value other than None\.", _last_line(error))
         sys.exit(_complain(f"{missing[1]} is needed" if missing else _last_line(error), EXIT_USAGE))
-    except Exception as error:  # raised by the config file
-        sys.exit(_complain(f"--config: cannot be loaded: {_last_line(error)}", EXIT_USAGE))
+    except (Exception, SystemExit) as error:  # raised by the config file
+        sys.exit(_complain(f"--config: cannot be loaded: {_reason(error)}", EXIT_USAGE))
     for name in ("workdir", "input", "output"):
         if name in flags.FLAGS and flags.FLAGS[name].value == "":
             sys.exit(_complain(f"--{name}: is empty; is a shell variable not set?", EXIT_USAGE))
@@ -193,6 +204,37 @@ def _last_line(error: BaseException) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
+def _reason(error: BaseException) -> str:
+    """Return an exception's type and message, and the line of code that raised it."""
+    place = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
+    if not place and (frames := traceback.extract_tb(error.__traceback__)):
+        place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+    return f"{type(error).__name__}: {_last_line(error)}{place}"
+
+
+def _check_devices() -> None:
+    """Raise UserError if JAX does not find the devices that JAX_PLATFORMS names."""
+    try:
+        jax.local_devices()
+    except RuntimeError as error:
+        raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: {_last_line(error)}") from error
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """Raise KeyboardInterrupt, and end the process soon if something swallows it."""
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(130))
+    signal.alarm(5)
+    raise KeyboardInterrupt
+
+
+class _LogHandler(logging.StreamHandler):
+    """Show messages with control characters escaped, so that a file name forges none."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(record.getMessage())
+
+
 def _complain(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"error: {printable(message)}", file=sys.stderr)
     return code

@@ -80,9 +80,10 @@ def advance(
             progress.add(metrics)
             finished, log_due = step == steps, step % train.log_every == 0
             stopped = stop_signal(log_due or finished)
-            save = finished or stopped or step % train.checkpoint_every == 0
+            save_due = finished or step % train.checkpoint_every == 0
+            save = save_due or stopped
             if save or log_due:
-                progress.report(step)  # raises if a loss is not finite, before the state is saved
+                progress.report(step, write=save_due or log_due)  # raises if a loss is not finite, before it is saved
             if draw_samples and (finished or step % train.sample_every == 0):
                 samples = np.asarray(draw_samples(state))
                 if is_first():
@@ -192,10 +193,9 @@ class _Progress:
             jax.block_until_ready(self.pending[-1])
         self.pending.append(metrics)
 
-    def report(self, step: int) -> None:
-        """Report the metrics since the last report; raise UserError if one is not finite."""
+    def report(self, step: int, write: bool) -> None:
+        """Check the metrics since the last report, and write them; raise UserError if one is not finite."""
         series = {name: np.array([float(getattr(m, name)) for m in self.pending]) for name in self.pending[0]._fields}
-        self.pending.clear()
         for name, values in series.items():
             if not np.isfinite(values).all():
                 first = int(np.argmin(np.isfinite(values)))
@@ -203,6 +203,9 @@ class _Progress:
                     f"step {step - len(values) + 1 + first}: {name} is {values[first]}: training diverged; "
                     "the last checkpoint is intact. Try a smaller train.learning_rate in a new --workdir"
                 )
+        if not write:
+            return
+        self.pending.clear()
         if not is_first():
             return
         means = {name: float(values.mean()) for name, values in series.items()}

@@ -1,7 +1,8 @@
 """Queries of any size through a scorer: read ahead, resized or cut into tiles, divided between processes."""
 
+import io
+import json
 import logging
-import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -152,9 +153,29 @@ def _gathered(mine: Iterator[Finding], count: int) -> Iterator[Finding]:
     """Yield the findings of all processes, in the order of the queries, exchanged some at a time."""
     processes = jax.process_count()
     for first in range(0, count, processes * _EXCHANGED):
-        packed = np.frombuffer(pickle.dumps(list(islice(mine, _EXCHANGED))), np.uint8)
+        packed = _packed(list(islice(mine, _EXCHANGED)))
         sizes = gather(np.array(len(packed)))
         every = gather(np.pad(packed, (0, int(sizes.max()) - len(packed))))
-        parts = [pickle.loads(part[:size].tobytes()) for part, size in zip(every, sizes, strict=True)]
+        parts = [_unpacked(part[:size]) for part, size in zip(every, sizes, strict=True)]
         for i in range(min(processes * _EXCHANGED, count - first)):
             yield parts[i % processes][i // processes]
+
+
+def _packed(findings: list[Finding]) -> np.ndarray:
+    """Return findings as bytes, (n,) uint8: an .npz of their arrays and of the rest as JSON."""
+    buffer, rest = io.BytesIO(), []
+    arrays: dict[str, np.ndarray] = {}
+    for i, finding in enumerate(findings):
+        values = finding._asdict()
+        arrays |= {f"{name}{i}": values.pop(name) for name in ("image", "reconstruction", "anomaly_map")}
+        rest.append(values)
+    np.savez(buffer, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
+    return np.frombuffer(buffer.getvalue(), np.uint8)
+
+
+def _unpacked(packed: np.ndarray) -> list[Finding]:
+    """Return the findings of ``_packed``."""
+    found = np.load(io.BytesIO(packed.tobytes()), allow_pickle=False)
+    names = ("image", "reconstruction", "anomaly_map")
+    rest = json.loads(found["rest"].tobytes())
+    return [Finding(**values, **{name: found[f"{name}{i}"] for name in names}) for i, values in enumerate(rest)]
