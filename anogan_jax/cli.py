@@ -216,8 +216,8 @@ def _check_devices() -> None:
     """Raise UserError if JAX does not find the devices that JAX_PLATFORMS names."""
     try:
         jax.local_devices()
-    except RuntimeError as error:
-        raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: {_last_line(error)}") from error
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: no such device is found") from error
 
 
 def _interrupt(number: int, frame: Any) -> None:

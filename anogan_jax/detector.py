@@ -264,7 +264,7 @@ def _facts(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text())
         is_intact = facts.pop("digest") == _digest(facts)
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         is_intact = False
     if not is_intact:
         raise UserError(f"{path}: damaged; copy the folder again, or train again")

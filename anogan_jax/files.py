@@ -99,10 +99,11 @@ def claim(folder: Path, names: Iterable[str], origin: str) -> None:
 def claimed(folder: Path) -> dict[str, Any]:
     """Return what this program wrote into a folder: {"files": names, "origin": what they are results of, or None}."""
     try:
-        return json.loads((folder / _CLAIMED).read_text())
+        known = json.loads((folder / _CLAIMED).read_text())
+        return {"origin": known["origin"], "files": [str(name) for name in known["files"]]}
     except FileNotFoundError:
         return {"origin": None, "files": []}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{folder / _CLAIMED}: damaged; give another --output") from error
 
 

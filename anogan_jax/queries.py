@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -164,7 +164,7 @@ def _gathered(mine: Iterator[Finding], count: int) -> Iterator[Finding]:
 def _packed(findings: list[Finding]) -> np.ndarray:
     """Return findings as bytes, (n,) uint8: an .npz of their arrays and of the rest as JSON."""
     buffer, rest = io.BytesIO(), []
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for i, finding in enumerate(findings):
         values = finding._asdict()
         arrays |= {f"{name}{i}": values.pop(name) for name in ("image", "reconstruction", "anomaly_map")}
