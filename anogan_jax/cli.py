@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,7 @@ def run(main: Callable[[], int | None]) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[_LogHandler(sys.stderr)], force=True)
     logging.getLogger("anogan_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of damaged files; what matters is an error
     keep_memory()
     keep_compiled_programs()
     try:
