@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -133,6 +134,7 @@ def _fit(config: Config, workdir: Path, given: Images | None) -> Detector:
     mesh = make_mesh(jax.devices())
     if config.train.batch_size % mesh.size:
         raise UserError(f"train.batch_size={config.train.batch_size}: must be a multiple of the {mesh.size} devices")
+    _check_memory(config)
     with locked(workdir, "training") if is_first() else nullcontext():
         if is_first() and not (workdir / "config.json").exists():
             with replacing(known) as temporary:
@@ -248,6 +250,19 @@ def _refuse_another(workdir: Path, config: Config) -> None:
             f"{workdir}: holds a run with another config ({'; '.join(changed)}); give another --workdir, or that "
             "config. Settings that score (search, pooling, alpha) are given to score.py"
         )
+
+
+def _check_memory(config: Config) -> None:
+    """Raise UserError if the parameters with their moments and gradients, or the bank, exceed the machine's memory."""
+    gan, model = gan_of(config), config.model
+    init = partial(init_state, gan, make_optimizer(), jax.random.key(0), channels=model.channels)
+    state = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(init)))
+    bank = 8 * max(config.bank.size, config.bank.inverted) * model.image_size**2 * model.channels
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for fields, needed in (("model.width, model.image_size, model.latent_size", state), ("bank.size", bank)):
+        if needed > has:
+            gigabytes = f"at least {needed / 2**30:.0f} GB, this machine has {has / 2**30:.0f}"
+            raise UserError(f"{fields}: too large together, training would take {gigabytes}")
 
 
 def _digests(images: Images) -> np.ndarray:

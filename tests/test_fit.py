@@ -208,6 +208,20 @@ def test_training_needs_two_readable_images_and_one_held_out():
             fit(images, config_of_blobs())
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model.width": 1024, "model.image_size": 1024},
+        {"model.width": 1024, "model.image_size": 256, "model.latent_size": 4096},
+        {"bank.size": 2**22, "model.image_size": 512},
+    ],
+)
+def test_settings_that_exceed_the_memory_are_refused_at_once(values, tmp_path):
+    with pytest.raises(UserError, match="too large together"):
+        fit(config=tiny_config(values), workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_images_or_a_config_must_be_given():
     with pytest.raises(UserError, match="give images"):
         fit()

@@ -137,6 +137,12 @@ def load_folder(data: DataConfig, model: ModelConfig) -> Splits:
         labels = np.array([int(kind != "good") for kind in kinds])
         mask = _masks(folder, test) if (folder / "ground_truth").is_dir() else None
         test = test._replace(labels=labels, kinds=kinds, mask=mask)
+        good, masked = int(np.sum(labels == 0)), "with" if mask else "without"
+        log.info("%s: %d test images are good, %d are defective, %s masks", folder, good, len(kinds) - good, masked)
+        if not good:
+            log.warning("%s: has no folder good/, so all test images count as defective", folder / "test")
+    if unused := sorted({path.name for path in folder.iterdir()} - {"train", "test", "ground_truth"}):
+        log.warning("%s: not used: %s", folder, ", ".join(unused))
     return Splits(train, test, f"images in {folder}")
 
 
