@@ -1,7 +1,9 @@
 """Faults of input, names, files and events: nothing of the user's is lost, and each costs one line, not a traceback."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +17,11 @@ from PIL import Image
 
 import score
 import train
-from anogan_jax import UserError, evaluation, load
-from anogan_jax.data import from_user, read_input
+from anogan_jax import Config, evaluation, load
+from anogan_jax.config import DataConfig
+from anogan_jax.data import from_user, load_one_class, read_input
+from anogan_jax.data.images import read_image
+from anogan_jax.errors import UserError
 from anogan_jax.evaluation import folder_of_input, score_to_folder
 from anogan_jax.files import locked, remove_leftovers, replacing
 
@@ -298,3 +303,137 @@ def test_summary_is_json_for_any_name(tiny_run, tmp_path):
     score_to_folder(tiny_run.detector, read_input(folder, 1), tmp_path / "out", "</script>")
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["data"] == "</script>"
     assert (tmp_path / "out" / "report.html").read_text().count("</script>") == 3
+
+
+def damaged_exif(path):
+    image, exif = Image.new("L", (8, 8), 9), Image.Exif()
+    exif[0x0112] = 6
+    image.save(path, exif=exif)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"MM\x00*\x00\x00\x00\x08\x00\x01", b"MM\x00*\x00\x00\x00\x08\xff\xff"))
+
+
+def animation(path):
+    frames = [Image.new("L", (8, 8), value) for value in (1, 99, 200)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+def deep(values):
+    return lambda path: Image.fromarray(np.full((8, 8), values, np.int32)).save(path)
+
+
+FILES = {  # name: (how it is made, the grey level it is read as, or part of the error)
+    "16-bit.png": (lambda path: Image.fromarray(np.full((8, 8), 2570, np.uint16)).save(path), 10),
+    "16-bit.tif": (lambda path: Image.fromarray(np.full((8, 8), 2570, np.uint16)).save(path), 10),
+    "32-bit.tif": (deep(200), 200),
+    "32-bit high.tif": (deep(70_000), "found 70000"),
+    "32-bit negative.tif": (deep(-1), "found -1"),
+    "float.tif": (lambda path: Image.fromarray(np.full((8, 8), 0.2, np.float32)).save(path), 51),
+    "float out of range.tif": (lambda path: Image.fromarray(np.full((8, 8), 2.0, np.float32)).save(path), "[0, 1]"),
+    "not a number.tif": (lambda path: Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(path), "not finite"),
+    "one bit.png": (lambda path: Image.new("1", (8, 8), 1).save(path), 255),
+    "grey with alpha.png": (lambda path: Image.new("LA", (8, 8), (200, 0)).save(path), 0),
+    "moving.gif": (animation, "holds 3 pictures"),
+    "moving.png": (animation, "holds 3 pictures"),
+    "pages.tif": (animation, "holds 3 pictures"),
+    "moving.webp": (animation, "holds 3 pictures"),
+    "pipe.png": (os.mkfifo, "not a regular file"),
+    "folder.png": (lambda path: path.mkdir(), "not a regular file"),
+    "none.png": (lambda path: None, "no such file"),
+    "huge.png": (lambda path: Image.new("1", (9000, 8000)).save(path), "9000x8000 pixels, at most 67,108,864"),
+    "huger.png": (lambda path: Image.new("1", (14000, 13000)).save(path), "at most 67,108,864"),
+    "empty.png": (lambda path: path.write_bytes(b""), "not a readable image"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("name", FILES)
+def test_image_file_is_read_exactly_or_refused_by_name(name, tmp_path):
+    make, expected = FILES[name]
+    make(tmp_path / name)
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=re.escape(expected)) as raised:
+            read_image(tmp_path / name, 1)
+        assert name in str(raised.value)
+    else:
+        assert np.unique(read_image(tmp_path / name, 1)).tolist() == [expected]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damaged_exif_costs_that_file_at_most(tmp_path):
+    damaged_exif(tmp_path / "exif.jpg")
+    with contextlib.suppress(UserError):
+        assert read_image(tmp_path / "exif.jpg", 1).shape == (8, 8, 1)
+
+
+ARRAYS = {  # name: (array, the grey level it is read as, or part of the error)
+    "big-endian": (np.full((2, 8, 8), 2570, ">u2"), 10),
+    "bool": (np.ones((2, 8, 8), bool), 255),
+    "int8": (np.full((2, 8, 8), 99, np.int8), 99),
+    "negative": (np.full((2, 8, 8), -1, np.int16), "found -1"),
+    "int64": (np.full((2, 8, 8), 256), "found 256"),
+    "float16": (np.full((2, 8, 8), 1.0, np.float16), 255),
+    "percent": (np.full((2, 8, 8), 100.0), "[0, 1]"),
+    "complex": (np.full((2, 8, 8), 1j), "complex128"),
+    "text": (np.full((2, 8, 8), "a"), "<U1"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".NPY"])
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_array_is_read_exactly_or_refused_by_name(kind, suffix, tmp_path):
+    array, expected = ARRAYS[kind]
+    path = tmp_path / f"a{suffix}"
+    with path.open("wb") as file:
+        np.save(file, array)
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=re.escape(expected)) as raised:
+            read_input(path, 1)
+        assert path.name in str(raised.value)
+    else:
+        assert np.unique(read_input(path, 1).read(0)).tolist() == [expected]
+        config = Config(data=DataConfig(source="npz", dir=str(path)))
+        assert np.unique(load_one_class(config).train.read(0)).tolist() == [expected]
+
+
+LABELS = {
+    "strings": np.array(["ok"] * 10 + ["ng"] * 10),
+    "fractions": np.linspace(0, 1, 20),
+    "complex": np.zeros(20, complex),
+    "not a number": np.full(20, np.nan),
+    "one": np.array(0),
+    "none": np.zeros(0, int),
+    "too few": np.zeros(19, int),
+    "two columns": np.zeros((20, 2), int),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_that_are_no_whole_numbers_are_refused(kind, tmp_path):
+    np.savez(tmp_path / "a.npz", train_images=np.zeros((20, 8, 8), np.uint8), train_labels=LABELS[kind])
+    with pytest.raises(UserError, match=r"a\.npz: train_"):
+        load_one_class(Config(data=DataConfig(source="npz", dir=str(tmp_path / "a.npz"), normal=0)))
+
+
+def test_only_needed_arrays_of_an_npz_are_read(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8), np.uint8), other=np.array([None], object))  # needs a pickle
+    assert len(read_input(tmp_path / "a.npz", 1).names) == 2
+
+
+def test_few_grey_levels_of_16_bits_are_said_once(tmp_path, caplog):
+    for i in range(3):
+        Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(tmp_path / f"{i}.png")
+        read_image(tmp_path / f"{i}.png", 1)
+    assert caplog.text.count("less than an eighth of the 16-bit range") == 1
+
+
+def test_what_a_folder_holds_beside_its_splits_is_said(tmp_path, caplog):
+    for name in ("train/good/0.png", "train/good/1.png", "test/bad/0.png", "masks/bad/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        noise(tmp_path / name)
+    (tmp_path / "labels.csv").write_text("0.png,1")
+    with caplog.at_level("INFO", "anogan_jax"):
+        load_one_class(Config(data=DataConfig(source="folder", dir=str(tmp_path))))
+    assert "0 test images are good, 1 are defective, without masks" in caplog.text
+    assert "no folder good/" in caplog.text
+    assert "not used: labels.csv, masks" in caplog.text

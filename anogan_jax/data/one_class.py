@@ -39,6 +39,8 @@ def load_one_class(config: Config, given: Images | None = None) -> OneClass:
         classes = ", ".join(map(str, np.unique(labels)))
         raise UserError(f"data.normal: say which class is normal; {origin} has {classes}")
     normal, anomalous = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
+    if len(normal) < 2 and whole.labels is None:
+        raise UserError(f"{origin}: {len(normal)} to train on; at least 2 are needed")
     if len(normal) < 2:
         wanted = data.normal if data.anomalous is None else f"other than {data.anomalous}"
         raise UserError(f"data.normal: {origin} holds {len(normal)} training images of class {wanted}")
