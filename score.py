@@ -16,20 +16,17 @@ from anogan_jax import cli
 from anogan_jax.config import PRESETS, with_preset, with_values
 from anogan_jax.data import read_input
 from anogan_jax.detector import load
+from anogan_jax.errors import UserError
 from anogan_jax.evaluation import check_apart, compare, folder_of_input, score_test_split, score_to_folder
 
-_INPUT = flags.DEFINE_string(
-    "input", None, "Images to score: a file, a folder, an .npy or .npz. Default: the data set's test split."
-)
+_INPUT = flags.DEFINE_string("input", None, "Image file, folder, .npy or .npz to score. Default: the test split.")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for the results. Default: the work directory; with --input, its folder inputs/<name>."
 )
 _PRESET = flags.DEFINE_enum("preset", None, list(PRESETS), "Named search settings; the presets are listed below.")
 _HEATMAPS = flags.DEFINE_bool("heatmaps", False, "Also write heatmaps/<name>.png: each image under its anomaly map.")
 _MAPS = flags.DEFINE_bool("maps", False, "Also write maps/<name>.npy: each anomaly map at the image's size, float32.")
-_COMPARE = flags.DEFINE_bool(
-    "compare", False, "Score the test split by every preset, P_D, kNN and PCA, and write comparison.csv alone."
-)
+_COMPARE = flags.DEFINE_bool("compare", False, "Write comparison.csv: the test split by every preset, P_D, kNN, PCA.")
 
 
 def main() -> int:
@@ -40,6 +37,8 @@ def main() -> int:
     config = with_preset(detector.config, _PRESET.value) if _PRESET.value else detector.config
     detector = detector.with_config(with_values(config, cli.given_overrides()))
     output = Path(_OUTPUT.value) if _OUTPUT.value else workdir
+    if _COMPARE.value and _INPUT.value:
+        raise UserError("--compare: scores the test split; leave out --input")
     if _COMPARE.value:
         compare(detector, output / "comparison.csv")
         return 0

@@ -189,6 +189,8 @@ def with_preset(config: Config, name: str) -> Config:
     >>> with_preset(Config(), "nearest").search.steps
     0
     """
+    if name not in PRESETS:
+        raise UserError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
     return replace(config, search=replace(config.search, **PRESETS[name].search))
 
 

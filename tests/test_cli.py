@@ -45,6 +45,7 @@ MISTAKES = {
     "unknown flag": (score.main, ["--nonsense"], ["nonsense"], 2),
     "unknown preset": (score.main, ["--preset=fast"], ["--preset=fast", "anogan"], 2),
     "argument without a flag": (train.main, ["configs/digits.py"], ["configs/digits.py"], 2),
+    "comparison of an input": (score.main, [*SCORE, "--compare", "--input={bad}"], ["--compare", "--input"], 1),
     "no run": (score.main, ["--workdir={bad}/none"], ["none", "no trained detector"], 1),
     "no input": (score.main, [*SCORE, "--input={bad}/none.png"], ["none.png", "no such file"], 1),
     "no folder": (

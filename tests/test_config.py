@@ -162,6 +162,11 @@ def test_preset_changes_search_settings_alone_and_is_valid(name):
     assert replace(again.search, **unused) == replace(preset.search, **unused)  # nothing is left of an earlier preset
 
 
+def test_unknown_preset_is_named():
+    with pytest.raises(UserError, match=r"'fast'; there are anogan"):
+        with_preset(Config(), "fast")
+
+
 def test_default_search_is_the_preset_anogan():
     assert with_preset(Config(), "anogan") == Config()
 
