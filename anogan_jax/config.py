@@ -103,7 +103,7 @@ class BankConfig(_Checked):
     """Generated images, made once after training, where searches start; of images in patches all are random."""
 
     size: int = setting(32_768, "random images drawn from the generator", ge=1, le=2**22)
-    inverted: int = setting(8_192, "so many inverted training images replace them; 0: none", ge=0, le=2**22)
+    inverted: int = setting(8_192, "number of training images whose inversions replace them; 0: none", ge=0, le=2**22)
     max_deviation: float = setting(3.5, "robust standard deviations beyond which one is left out", gt=0, le=1e6)
 
 
@@ -126,7 +126,7 @@ class SearchConfig(_Checked):
 class PoolingConfig(_Checked):
     """The score of an image in patches, from its anomaly map; may be given when scoring."""
 
-    share: float = setting(0.01, "the mean of so large a share of the map's pixels, the highest", gt=0, le=1)
+    share: float = setting(0.01, "share of the map's pixels, the highest, whose mean is the score", gt=0, le=1)
     stride: int | None = setting(None, "pixels between two tiles; None: half a tile", ge=1, le=1024)
 
 

@@ -63,7 +63,7 @@ class Detector(NamedTuple):
 
         Args:
           images: uint8, or floats in [-1, 1], (N, H, W) or (N, H, W, C) of any size; a list of such images; or the
-            path of an image, a folder, an .npy or an .npz file.
+            path of an image, a folder, an .npy or an .npz file, whose floats lie in [0, 1].
 
         Raises:
           UserError: an image cannot be read, or floats are on another scale than [-1, 1].

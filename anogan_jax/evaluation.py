@@ -123,13 +123,17 @@ def _writing(folder: Path, names: Iterable[str], origin: str) -> Iterator[None]:
 
 
 def _open_journal(folder: Path, made_with: str) -> Journal:
-    """Open the journal of a scoring run; if it starts anew, remove the heatmaps and maps of earlier runs."""
-    journal, scores = Journal(folder / ".unfinished.sqlite", made_with), folder / "scores.csv"
+    """Open the journal of a scoring run; if it starts anew, remove the heatmaps and maps that earlier runs wrote."""
+    journal, scores, owned = Journal(folder / ".unfinished.sqlite", made_with), folder / "scores.csv", claimed(folder)
     earlier = set(journal.earlier) | (read_names(scores) if scores.exists() and not journal.count else set())
-    for name in earlier:
-        for path in (folder / "heatmaps" / f"{name}.png", folder / "maps" / f"{name}.npy"):
-            if ".." not in path.parts:
-                path.unlink(missing_ok=True)
+    removed = 0
+    for subfolder, suffix in (("heatmaps", "png"), ("maps", "npy")):
+        for path in (folder / subfolder / f"{name}.{suffix}" for name in earlier if subfolder in owned["files"]):
+            if path.resolve().is_relative_to((folder / subfolder).resolve()) and path.is_file():
+                path.unlink()
+                removed += 1
+    if removed:
+        log.info("removed %d heatmaps and maps of an earlier run from %s", removed, folder)
     return journal
 
 

@@ -22,15 +22,7 @@ from anogan_jax import config as configs
 from anogan_jax.bank import Bank, draw_bank, make_index
 from anogan_jax.calibration import alpha_obstacle
 from anogan_jax.config import Config, DataConfig, ModelConfig, TrainConfig
-from anogan_jax.data import (
-    Images,
-    from_user,
-    load_one_class,
-    make_draw,
-    read_ahead,
-    resized_images,
-    to_model_range,
-)
+from anogan_jax.data import Images, from_user, load_one_class, make_draw, read_ahead, resized_images, to_model_range
 from anogan_jax.detector import Detector, gan_of, load, make_detector
 from anogan_jax.devices import gather, is_first, make_mesh, wait_for_all
 from anogan_jax.encoding import EncoderState, init_encoder_state, make_encoder_step
@@ -57,7 +49,8 @@ def fit(images: Any = None, config: Config | None = None, workdir: str | Path | 
 
     Args:
       images: normal images, uint8 or floats in [-1, 1], (N, H, W) or (N, H, W, C), or a list of images of any sizes;
-        or the path of a folder, an .npz or an .npy file; None: the data set that the config names.
+        or the path of a folder, an .npz or an .npy file, whose floats lie in [0, 1]; None: the data set that the config
+        names.
       config: the settings; None: ``default_config(images)``.
       workdir: where to train; None: nothing is kept but the returned detector.
 
@@ -68,6 +61,8 @@ def fit(images: Any = None, config: Config | None = None, workdir: str | Path | 
     """
     if images is None and config is None:
         raise UserError("fit: give images, or a config that names a data set")
+    if not isinstance(config, Config | None):
+        raise UserError(f"fit: the config must be an anogan_jax.Config, not {type(config).__name__}")
     config = config or default_config(images)
     given = None
     if isinstance(images, str | Path):
@@ -289,10 +284,7 @@ def _readable(images: Images, digests: np.ndarray, needed: int) -> np.ndarray:
     found = np.flatnonzero(digests.any(axis=1))
     if len(found) < needed:
         what = "held-out" if needed == 1 else "training"
-        missing = np.flatnonzero(~digests.any(axis=1))
-        try:
-            reason = "" if not len(missing) else images.read(missing[0])
-        except UserError as error:
-            reason = f"; the first: {error}"
+        unreadable = np.flatnonzero(~digests.any(axis=1))
+        reason = "".join(f"; the first: {error}" for error in read_ahead(images.read, unreadable[:1], ahead=1))
         raise UserError(f"of {len(digests)} {what} images {len(found)} can be read, {needed} are needed{reason}")
     return found

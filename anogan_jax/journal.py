@@ -34,7 +34,7 @@ class Entry(NamedTuple):
 
     @property
     def is_readable(self) -> bool:
-        """Whether the query could be read."""
+        """True if the query was read and scored."""
         return bool(self.picture)
 
 

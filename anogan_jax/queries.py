@@ -40,7 +40,7 @@ class Finding(NamedTuple):
 
     @property
     def is_readable(self) -> bool:
-        """Whether the query could be read."""
+        """True if the query was read and scored."""
         return self.image.size > 0
 
 

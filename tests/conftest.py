@@ -1,4 +1,4 @@
-"""What the tests share: tiny models, data and a trained detector. Rank promotion and warnings are errors."""
+"""Fixtures and helpers of the tests: tiny models, data, a trained detector. Rank promotion and warnings are errors."""
 
 import csv
 import hashlib
@@ -86,7 +86,7 @@ def blobs():
 
 @pytest.fixture(scope="session")
 def trained_state(gan, blobs):
-    """That GAN after 400 steps on the blobs."""
+    """The training state of ``gan`` after 400 steps on ``blobs``."""
     optimizer = make_optimizer(learning_rate=1e-3)  # so small a model learns faster
     state = init_state(gan, optimizer, jax.random.key(0), channels=1)
     step = make_train_step(gan, optimizer, ema_decay=0.98)
@@ -98,7 +98,7 @@ def trained_state(gan, blobs):
 
 @pytest.fixture(scope="session")
 def weights(gan, trained_state) -> Weights:
-    """The weights of that GAN for inference."""
+    """The weights of ``trained_state`` for inference."""
     return infer(gan, trained_state)
 
 

@@ -469,6 +469,8 @@ def test_paths_from_python_are_read_as_input(tmp_path):
         (np.zeros((1, 2, 8, 8, 1), np.uint8), "shape"),
         (np.zeros((0, 8, 8), np.uint8), "empty"),
         ([], "empty"),
+        (np.array(5), r"shape \(\)"),
+        ({"images": 3}, r"shape \(\)"),
         (np.zeros((2, 8, 8, 5), np.uint8), "5 channels"),
         (np.full((2, 8, 8), 300), r"\[0, 255\]"),
         (np.full((2, 8, 8), "a"), "type"),

@@ -119,6 +119,27 @@ def test_other_files_of_the_user_stay(tiny_run, run_main, tmp_path, pictures):
     assert {path.name for path in (output / "heatmaps").iterdir()} == {"0.png.png", "1.png.png", "mine.png"}
 
 
+def test_earlier_pictures_are_removed_only_where_this_program_wrote_them(tiny_run, tmp_path, pictures, caplog):
+    """They stay in a folder heatmaps/ of the user, and outside of the folder whatever scores.csv says."""
+    output = tmp_path / "out"
+    score_to_folder(tiny_run.detector, read_input(pictures, 1), output, "")
+    (output / "heatmaps").mkdir()
+    (output / "heatmaps" / "0.png.png").write_text("mine")
+    score_to_folder(tiny_run.detector, read_input(pictures, 1), output, "")
+    assert (output / "heatmaps" / "0.png.png").read_text() == "mine"
+    score_to_folder(tiny_run.detector, read_input(pictures, 1), output, "", maps=True)
+    outside = [tmp_path / "outside.npy", output / "outside.npy"]
+    for path in outside:
+        path.write_text("mine")
+    rows = (output / "scores.csv").read_text()
+    (output / "scores.csv").write_text(rows + f"{tmp_path / 'outside'},,,,,,\n../outside,,,,,,\n")
+    with caplog.at_level("INFO", "anogan_jax"):
+        score_to_folder(tiny_run.detector, read_input(pictures, 1), output, "")
+    assert "removed 3 heatmaps and maps of an earlier run" in caplog.text
+    assert [path.read_text() for path in outside] == ["mine", "mine"]
+    assert not list((output / "maps").iterdir())
+
+
 @pytest.mark.parametrize("output", [".", "below", "below/it"])
 def test_output_among_the_input_is_refused(output, tiny_run, run_main, pictures):
     before = digests(pictures)
@@ -424,6 +445,11 @@ def test_few_grey_levels_of_16_bits_are_said_once(tmp_path, caplog):
     for i in range(3):
         Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(tmp_path / f"{i}.png")
         read_image(tmp_path / f"{i}.png", 1)
+    assert caplog.text.count("less than an eighth of the 16-bit range") == 1
+    caplog.clear()
+    several = from_user(np.full((3, 8, 8), 9, np.uint16), 1)
+    for i in range(3):
+        several.read(i)
     assert caplog.text.count("less than an eighth of the 16-bit range") == 1
 
 

@@ -222,6 +222,11 @@ def test_settings_that_exceed_the_memory_are_refused_at_once(values, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_config_of_another_type_is_refused():
+    with pytest.raises(UserError, match="not dict"):
+        fit(np.zeros((9, 16, 16), np.uint8), {"train": {"steps": 2}})
+
+
 def test_images_or_a_config_must_be_given():
     with pytest.raises(UserError, match="give images"):
         fit()
@@ -276,7 +281,7 @@ def test_inverted_images_are_closer_than_their_nearest_neighbours(gan, weights, 
 
 
 def test_bank_holds_inverted_training_images_without_outliers(gan, weights, blobs):
-    """Of 96 normal images and 4 anomalous ones, the anomalous ones are left out, and few normal ones."""
+    """The bank of 96 normal and 4 anomalous images holds none of the 4 and most of the 96."""
     seen = np.concatenate([blobs[:96], -blobs[96:100]])
     images = from_user(to_pixels(seen, seen), 1)
     everything = make_bank(config_of_blobs(max_deviation=1e6), gan, weights, images)

@@ -13,7 +13,7 @@ RNG = np.random.default_rng(0)
 @settings(max_examples=50, deadline=None)
 @given(st.integers(8, 60), st.integers(8, 60), st.integers(1, 8))
 def test_blended_tiles_are_the_image(height, width, stride):
-    """So tiles cover every pixel, and their weights cancel."""
+    """Tiles cover every pixel, and blending divides by the sum of their weights."""
     image = np.random.default_rng(height).normal(size=(height, width, 2)).astype(np.float32)
     mosaic, tiles = Mosaic(height, width, 2, 8), list(cut_tiles(image, 8, stride))
     for row, column, tile in tiles:

@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -106,7 +106,8 @@ def from_user(images: Any, channels: int) -> Images:
 
     Args:
       images: a path that ``read_input`` reads, an array (N, H, W) or (N, H, W, C), or a list of arrays (H, W) or
-        (H, W, C) of any sizes. Arrays are uint8, or floats in [-1, 1], which are rounded to 256 grey levels.
+        (H, W, C) of any sizes. Arrays are uint8, or floats in [-1, 1], which are rounded to 256 grey levels; floats in
+        a file lie in [0, 1].
       channels: number of channels of the model.
 
     Raises:
@@ -114,12 +115,12 @@ def from_user(images: Any, channels: int) -> Images:
     """
     if isinstance(images, str | Path):
         return read_input(Path(images), channels)
-    if isinstance(images, Sized) and not len(images):
+    array = [np.asarray(image) for image in images] if isinstance(images, list | tuple) else np.asarray(images)
+    if not (len(array) if isinstance(array, list) else array.size):
         raise UserError("images: empty; give at least one")
     try:
-        if isinstance(images, list | tuple):
-            return from_list([_from_model_range(np.asarray(image)) for image in images], channels, "images")
-        array = np.asarray(images)
+        if isinstance(array, list):
+            return from_list([_from_model_range(image) for image in array], channels, "images")
         if array.ndim not in (3, 4):
             raise UserError(f"images: shape {array.shape} is not (N, H, W) or (N, H, W, C)")
         return from_array(_from_model_range(array), channels, "images")
@@ -353,7 +354,8 @@ def _to_uint8(array: np.ndarray, where: str) -> np.ndarray:
         return array.astype(np.uint8) * 255
     if array.dtype == np.uint16:
         if array.max() < 2**13:
-            _warn_of_dark_images(os.path.dirname(where) or where)
+            source = where.partition(", image ")[0]
+            _warn_of_dark_images(os.path.dirname(source) or source)
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if array.dtype.kind not in "iuf":
         raise UserError(f"{where}: pixels of type {array.dtype}; uint8, uint16 or float is needed")

@@ -36,7 +36,9 @@ def load_splits(data: DataConfig, model: ModelConfig, given: Images | None = Non
     """Load the config's data set, or ``given`` for the source "arrays"; raise UserError if missing or malformed."""
     if data.source == "arrays":
         if given is None:
-            raise UserError("data.source=arrays: give the images to anogan_jax.fit(images), or a folder or .npz file")
+            raise UserError(
+                "data.source=arrays: the images come from Python; pass them to fit(images), or --input to score.py"
+            )
         return Splits(given, None, f"{len(given.names)} images")
     return _SOURCES[data.source](data, model)
 
