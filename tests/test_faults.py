@@ -1,7 +1,9 @@
 """Faults of input, names, files and events: nothing of the user's is lost, and each costs one line, not a traceback."""
 
 import contextlib
+import io
 import json
+import logging
 import os
 import re
 import signal
@@ -12,7 +14,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, digests, rows_of, run_script
+from conftest import ROOT, cli, digests, rows_of, run_script
 from PIL import Image
 
 import score
@@ -313,6 +315,35 @@ def test_ctrl_c_in_the_first_seconds_is_no_traceback(seconds, tiny_run):
     _, errors = process.communicate(timeout=20)
     assert process.returncode in (130, -signal.SIGINT)
     assert "Traceback" not in errors
+
+
+def test_swallowed_ctrl_c_ends_the_process_all_the_same():
+    code = (
+        "import sys, time\nfrom anogan_jax import cli\n"
+        "def main():\n    print(1, flush=True)\n    while True:\n        try:\n            time.sleep(60)\n"
+        "        except KeyboardInterrupt:\n            pass\n"
+        "sys.argv = ['score.py']\ncli.run(main)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+def test_log_line_cannot_be_forged(monkeypatch):
+    """The handler that cli.run sets shows one line for each message."""
+    given = []
+    monkeypatch.setattr(logging, "basicConfig", lambda **settings: given.extend(settings["handlers"]))
+    for name in ("keep_memory", "keep_compiled_programs"):
+        monkeypatch.setattr(cli, name, lambda: None)
+    monkeypatch.setattr(cli, "_parse_flags", sys.exit)
+    with pytest.raises(SystemExit):
+        cli.run(lambda: 0)
+    (handler,) = given
+    handler.setStream(io.StringIO())
+    handler.handle(logging.LogRecord("", logging.INFO, "", 0, "skipped %s", ("\x1b[31ma\nerror: b.png",), None))
+    assert handler.stream.getvalue() == "skipped \\x1b[31ma\\nerror: b.png\n"
 
 
 def test_summary_is_json_for_any_name(tiny_run, tmp_path):

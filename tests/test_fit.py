@@ -86,9 +86,8 @@ def test_interrupted_run_ends_with_the_same_detector(tmp_path, monkeypatch, tiny
     resumed = fit(config=tiny_config(), workdir=tmp_path)
     assert_trees_equal(arrays(resumed), arrays(tiny_run.detector))
     assert digests(tmp_path / "detector") == digests(tiny_run.workdir / "detector")
-    for folder in (tmp_path, tmp_path / "encoder"):
-        steps = logged_steps(folder)
-        assert steps == sorted(set(steps))
+    for name in (".", "encoder"):
+        assert logged_steps(tmp_path / name) == logged_steps(tiny_run.workdir / name)
     assert digests(tmp_path / "samples") == digests(tiny_run.workdir / "samples")
 
 

@@ -1,12 +1,15 @@
 """Queries of any size through a scorer: their maps, their order, their patches."""
 
+import io
+import os
+
 import numpy as np
 import pytest
 
 from anogan_jax.config import Config, ModelConfig, PatchConfig, PoolingConfig
 from anogan_jax.data import Images
 from anogan_jax.errors import UserError
-from anogan_jax.queries import score_queries
+from anogan_jax.queries import _packed, _unpacked, score_queries
 from anogan_jax.scoring import Score
 
 RNG = np.random.default_rng(0)
@@ -98,3 +101,15 @@ def test_labels_and_kinds_belong_to_their_query():
     queries = images(grey(8, 8), grey(8, 8))._replace(labels=np.array([0, 1]), kinds=["good", "crack"])
     found = list(score_queries(brightness, queries, config()))
     assert [(each.label, each.kind) for each in found] == [(0, "good"), (1, "crack")]
+
+
+def test_processes_exchange_arrays_and_no_pickles():
+    """What comes back is what was sent, for any name and unreadable queries too; a pickle is refused."""
+    two = images(grey(8, 8), None)._replace(names=["a.png", os.fsdecode(b"\xff.png")])
+    sent = list(score_queries(brightness, two, config()))
+    for mine, other in zip(sent, _unpacked(_packed(sent)), strict=True):
+        np.testing.assert_equal(mine._asdict(), other._asdict())
+    buffer = io.BytesIO()
+    np.savez(buffer, rest=np.array([{}], object))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        _unpacked(np.frombuffer(buffer.getvalue(), np.uint8))

@@ -52,6 +52,7 @@ def test_test_split_is_scored_into_the_work_directory(trained, tmp_path):
     for name in ("auroc", "precision", "recall", "sensitivity", "specificity", "average_precision", "seconds"):
         assert name in summary
         assert name.replace("_", " ") in done.stdout
+    assert (tmp_path / "cache" / "anogan_jax").stat().st_mode & 0o077 == 0  # what lies in there is run
     assert any(path.name.startswith("jit_score_block") for path in (tmp_path / "cache" / "anogan_jax").iterdir())
 
 
