@@ -8,6 +8,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -36,7 +38,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the run. Defa
 
 def run(main: Callable[[], int | None]) -> None:
     """Parse the flags, run ``main`` and exit; a UserError becomes one line and an exit code, without traceback."""
-    signal.signal(signal.SIGINT, _interrupt)
+    handle_ctrl_c()
     logging.basicConfig(level=logging.WARNING, handlers=[_LogHandler(sys.stderr)], force=True)
     logging.getLogger("anogan_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -66,6 +68,27 @@ def run(main: Callable[[], int | None]) -> None:
         sys.stderr.flush()
         os._exit(code)  # an orderly exit would wait for processes that wait for this one
     sys.exit(code)
+
+
+def handle_ctrl_c() -> None:
+    """Raise KeyboardInterrupt on Ctrl-C, and end the process after five seconds if it has not ended.
+
+    Python runs a handler only between two bytecodes of the main thread, so a long call into C delays it, and an
+    exception that it raises inside a callback from C is swallowed. A thread that reads the wakeup file sees the signal
+    in both cases. It leaves the signals alone that training handles with handlers of its own.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def end() -> None:
+        while number := os.read(reader, 1):
+            if number[0] == signal.SIGINT and signal.getsignal(signal.SIGINT) is _interrupt:
+                time.sleep(5)
+                os._exit(_complain("interrupted", 130))
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def keep_memory() -> None:
@@ -223,9 +246,6 @@ def _check_devices() -> None:
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    """Raise KeyboardInterrupt, and end the process soon if something swallows it."""
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(130))
-    signal.alarm(5)
     raise KeyboardInterrupt
 
 

@@ -165,7 +165,7 @@ def run_script(script: str, *flags: Any, timeout: float = 300, **environment: st
 @pytest.fixture
 def run_main(monkeypatch, capsys, caplog) -> Callable[..., Ended]:
     """Return ``run(main, *flags)``: a script's main function with its command line, in this process."""
-    for name in ("keep_memory", "keep_compiled_programs"):
+    for name in ("handle_ctrl_c", "keep_memory", "keep_compiled_programs"):
         monkeypatch.setattr(cli, name, lambda: None)
     monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
 

@@ -301,41 +301,46 @@ def test_full_output_and_missing_device_are_one_line(tiny_run, tmp_path, picture
     assert len(done.errors.splitlines()) == 1
 
 
+def interrupted(command, ready):
+    """Return the exit code and messages of a process that gets a SIGINT when ``ready(process)`` returns."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            ready(process)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    return process.returncode, errors
+
+
 @pytest.mark.parametrize("seconds", [0.1, 0.4, 1.0, 2.0])
 def test_ctrl_c_in_the_first_seconds_is_no_traceback(seconds, tiny_run):
-    process = subprocess.Popen(
-        [sys.executable, "score.py", "--workdir", tiny_run.workdir],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode in (130, -signal.SIGINT)
+    code, errors = interrupted(["score.py", "--workdir", tiny_run.workdir], lambda _: time.sleep(seconds))
+    assert code in (130, -signal.SIGINT)
     assert "Traceback" not in errors
 
 
-def test_swallowed_ctrl_c_ends_the_process_all_the_same():
+@pytest.mark.parametrize("blocked", [[], [signal.SIGINT]], ids=["swallowed", "main thread not woken"])
+def test_ctrl_c_ends_a_process_that_does_not_notice_it(blocked):
     code = (
-        "import sys, time\nfrom anogan_jax import cli\n"
-        "def main():\n    print(1, flush=True)\n    while True:\n        try:\n            time.sleep(60)\n"
+        "import signal, time\nfrom anogan_jax import cli\n"
+        "def main():\n"
+        f"    signal.pthread_sigmask(signal.SIG_BLOCK, {[int(number) for number in blocked]})\n"
+        "    while True:\n"
+        "        try:\n            print(1, flush=True)\n            time.sleep(60)\n"
         "        except KeyboardInterrupt:\n            pass\n"
-        "sys.argv = ['score.py']\ncli.run(main)\n"
+        "cli.run(main)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
-    process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode == 130
+    code, errors = interrupted(["-c", code], lambda process: process.stdout.readline())
+    assert (code, errors) == (130, "error: interrupted\n")
 
 
 def test_log_line_cannot_be_forged(monkeypatch):
     """The handler that cli.run sets shows one line for each message."""
     given = []
     monkeypatch.setattr(logging, "basicConfig", lambda **settings: given.extend(settings["handlers"]))
-    for name in ("keep_memory", "keep_compiled_programs"):
+    for name in ("handle_ctrl_c", "keep_memory", "keep_compiled_programs"):
         monkeypatch.setattr(cli, name, lambda: None)
     monkeypatch.setattr(cli, "_parse_flags", sys.exit)
     with pytest.raises(SystemExit):
