@@ -1,7 +1,10 @@
 """Saving and restoring training states with orbax."""
 
+import errno
 import hashlib
 import logging
+import math
+import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +33,7 @@ def save_state(folder: Path, state: State) -> None:
         step, arrays = int(state.step), jax.device_get(state._replace(key=jax.random.key_data(state.key)))
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            _check_space(folder, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
             with _manager(folder, alone=True) as manager:
                 if step in manager.all_steps():  # a damaged checkpoint, which orbax refuses to overwrite
                     manager.delete(step)
@@ -58,6 +62,9 @@ def restore_state(folder: Path, like: State) -> State | None:
     data = jax.eval_shape(jax.random.key_data, like.key)
     raw_key: Any = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=like.key.sharding)
     steps = saved_steps(folder)
+    for path in folder.glob("*/"):
+        if path.name.isdecimal() and int(path.name) not in steps:  # of a killed process, or of another version
+            log.warning("%s: checkpoint %s has no digest and is not used", folder, path.name)
     for step in reversed(steps):
         try:
             if _digest(folder / str(step)) != _digest_file(folder, step).read_text():
@@ -75,6 +82,13 @@ def restore_state(folder: Path, like: State) -> State | None:
 def saved_steps(folder: Path) -> list[int]:
     """Return the saved steps, ascending; a digest marks a checkpoint as complete."""
     return sorted(int(path.stem) for path in folder.glob("*.sha256") if path.stem.isdecimal())
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """Raise OSError if the disk is too full; orbax, when it runs out of space, prints tracebacks of its threads."""
+    needed += needed // 4 + 2**18  # for metadata and whole disk blocks
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, f"No space left on device, {math.ceil(needed / 2**20):,} MiB are needed")
 
 
 def _digest(folder: Path) -> str:
@@ -103,6 +117,8 @@ def _manager(folder: Path, alone: bool = False) -> ocp.CheckpointManager:
 
 def _reason(error: Exception) -> str:
     """Return the first line of a library's message, shortened."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     if "No space left on device" in str(error):
-        return "no space left on device"
+        return "No space left on device"
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

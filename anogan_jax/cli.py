@@ -179,8 +179,8 @@ def _parse_flags() -> None:
     """Parse the flags; exit after --help, or with one line of error if a flag is wrong."""
     known = [f"config.{name}" for name in configs.to_fields(Config())]
     for argument in sys.argv[1:]:
-        name = argument.lstrip("-").split("=")[0]
-        if name.startswith("config.") and name not in known:
+        name = argument.lstrip("-").split("=")[0] if argument.startswith("-") else ""
+        if (name.startswith("config.") and name not in known) or f"config.{name}" in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
             sys.exit(_complain(f"--{name}: no such field; did you mean --{near[0]}?", EXIT_USAGE))
     config_flags.DEFINE_config_file(  # reads the overrides at once, so they are checked before

@@ -90,10 +90,10 @@ def _findings(
 
     def done() -> Iterator[Finding]:
         while waiting and waiting[0].is_done():
-            query = waiting.popleft()
-            label = None if queries.labels is None else int(queries.labels[query.number])
-            kind = None if queries.kinds is None else queries.kinds[query.number]
-            yield query.finding(queries.names[query.number], label, kind)
+            number = waiting[0].number
+            label = None if queries.labels is None else int(queries.labels[number])
+            kind = None if queries.kinds is None else queries.kinds[number]
+            yield waiting.popleft().finding(queries.names[number], label, kind)
 
     for result in score(tiles()):
         yield from done()  # queries without a tile, which stand before this tile's query
@@ -132,8 +132,8 @@ class _Query:
         number = len(self._terms)
         tile, normalize_contrast = self.tiles[number], self._config.data.normalize_contrast
         reconstruction = to_pixels(result.reconstruction[None], tile[None], normalize_contrast)[0]
-        both = np.concatenate([reconstruction, result.anomaly_map[..., None]], axis=-1, dtype=np.float32)
-        self._mosaic.add(both, *self._corners[number])
+        planes = [*np.moveaxis(reconstruction, -1, 0), result.anomaly_map]
+        self._mosaic.add(np.stack(planes).astype(np.float32), *self._corners[number])
         self._terms.append((float(result.score), float(result.residual), float(result.discrimination)))
 
     def finding(self, name: str, label: int | None, kind: str | None) -> Finding:
@@ -141,12 +141,17 @@ class _Query:
             empty, nan = np.zeros((0, 0, 1), np.uint8), float("nan")
             return Finding(name, label, kind, empty, empty, np.zeros((0, 0), np.float32), nan, nan, nan)
         score, residual, discrimination = np.mean(self._terms or [(0.0, 0.0, 0.0)], axis=0).tolist()
-        both = self._mosaic.blended()[: self._resized_shape[0], : self._resized_shape[1]]
+        height, width = self._resized_shape[:2]
+        *reconstruction, anomaly_map = self._mosaic.blended()[:, :height, :width]
         if self._config.patches.enabled:
-            score = pool(both[..., -1], self._config.pooling.share)
-        *reconstruction, anomaly_map = (resize(both[..., [i]], *self._image.shape[:2]) for i in range(both.shape[-1]))
-        pixels = np.concatenate([np.rint(np.clip(plane, 0, 255)).astype(np.uint8) for plane in reconstruction], axis=-1)
-        return Finding(name, label, kind, self._image, pixels, anomaly_map[..., 0], score, residual, discrimination)
+            score = pool(anomaly_map, self._config.pooling.share)
+        pixels = np.stack([np.rint(self._at_full_size(plane)).astype(np.uint8) for plane in reconstruction], axis=-1)
+        anomaly_map = self._at_full_size(anomaly_map).copy()  # not a view, which would keep the other planes
+        return Finding(name, label, kind, self._image, pixels, anomaly_map, score, residual, discrimination)
+
+    def _at_full_size(self, plane: np.ndarray) -> np.ndarray:
+        assert self._image is not None
+        return resize(plane[..., None], *self._image.shape[:2])[..., 0]
 
 
 def _gathered(mine: Iterator[Finding], count: int) -> Iterator[Finding]:

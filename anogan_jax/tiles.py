@@ -25,20 +25,21 @@ class Mosaic:
     """
 
     def __init__(self, height: int, width: int, channels: int, size: int) -> None:
-        self._sum = np.zeros((height, width, channels), np.float32)
-        self._weights = np.zeros((height, width, 1), np.float32)
+        self._sum = np.zeros((channels, height, width), np.float32)
+        self._weights = np.zeros((height, width), np.float32)
         ramp = np.minimum(np.arange(1, size + 1), np.arange(size, 0, -1)).astype(np.float32)
-        self._tile_weights = np.outer(ramp, ramp)[..., None]
+        self._tile_weights = np.outer(ramp, ramp)
 
     def add(self, tile: np.ndarray, row: int, column: int) -> None:
-        """Add a tile (size, size, C) with its upper left corner at this row and column."""
-        size = len(tile)
-        self._sum[row : row + size, column : column + size] += self._tile_weights * tile
-        self._weights[row : row + size, column : column + size] += self._tile_weights
+        """Add a tile (C, size, size) with its upper left corner at this row and column."""
+        rows, columns = (slice(first, first + tile.shape[-1]) for first in (row, column))
+        self._sum[:, rows, columns] += self._tile_weights * tile
+        self._weights[rows, columns] += self._tile_weights
 
     def blended(self) -> np.ndarray:
-        """Return the blended map (H, W, C) float32; zero where no tile was added."""
-        return self._sum / np.maximum(self._weights, 1)
+        """Return the blended map (C, H, W) float32, zero where no tile was added; no tile may be added after."""
+        self._sum /= np.maximum(self._weights, 1, out=self._weights)
+        return self._sum
 
 
 def pool(anomaly_map: np.ndarray, share: float) -> float:
@@ -50,7 +51,7 @@ def pool(anomaly_map: np.ndarray, share: float) -> float:
     2.5
     """
     count = max(1, round(share * anomaly_map.size))
-    return float(np.partition(anomaly_map.ravel(), -count)[-count:].mean(dtype=np.float64))
+    return float(np.partition(anomaly_map, -count, axis=None)[-count:].mean(dtype=np.float64))
 
 
 def _places(length: int, size: int, stride: int) -> list[int]:

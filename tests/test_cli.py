@@ -39,6 +39,7 @@ MISTAKES = {
     "config with an error": (train.main, ["--config={bad}/config.py"], ["--config", "nowhere"], 2),
     "config of another type": (train.main, ["--config={bad}/other.py"], ["other.py", "get_config"], 1),
     "unknown field": (train.main, [DIGITS, "--config.search.step=3"], ["search.step", "--config.search.steps"], 2),
+    "field without config.": (score.main, [*SCORE, "--alpha=0.1"], ["--alpha", "--config.alpha"], 2),
     "wrong type": (train.main, [DIGITS, "--config.search.steps=x"], ["search.steps=x"], 2),
     "unknown choice": (train.main, [DIGITS, "--config.search.start=x"], ["search.start='x'"], 1),
     "impossible value": (train.main, [DIGITS, "--config.model.width=0"], ["model.width=0"], 1),

@@ -191,6 +191,21 @@ def test_only_the_last_checkpoints_are_kept(tmp_path, trained_state):
     assert saved_steps(tmp_path) == [3, 4, 5]
 
 
+def test_full_disk_is_told_before_orbax_writes(tmp_path, trained_state, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**17))
+    with pytest.raises(UserError, match="cannot be saved: No space left on device, 1 MiB are needed"):
+        save_state(tmp_path, trained_state)
+    assert not list(tmp_path.iterdir())
+
+
+def test_checkpoint_without_digest_is_named(tmp_path, trained_state, caplog):
+    save_state(tmp_path, trained_state)
+    for path in tmp_path.glob("*.sha256"):
+        path.unlink()
+    assert restore_state(tmp_path, jax.eval_shape(lambda: trained_state)) is None
+    assert f"checkpoint {int(trained_state.step)} has no digest and is not used" in caplog.text
+
+
 def test_mistake_in_the_data_leaves_no_work_directory(tmp_path):
     config = tiny_config({"data.source": "folder", "data.dir": str(tmp_path / "nothing")})
     with pytest.raises(UserError, match="no such folder"):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -55,6 +56,18 @@ def test_maps_have_the_size_of_their_query():
         for found, array in zip(score_all(settings, *arrays), arrays, strict=True):
             assert found.anomaly_map.shape == found.reconstruction.shape[:2] == array.shape
             np.testing.assert_array_equal(found.image[..., 0], array)
+
+
+def test_large_image_takes_few_bytes_a_pixel():
+    large = Config(model=ModelConfig(image_size=64), patches=PatchConfig(enabled=True))
+    queries = images(np.zeros((1024, 1024), np.uint8))
+    tracemalloc.start()
+    try:
+        list(score_queries(brightness, queries, large))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak / 1024**2 < 23
 
 
 def test_map_of_patches_shows_every_pixel_of_the_query():

@@ -17,8 +17,8 @@ def test_blended_tiles_are_the_image(height, width, stride):
     image = np.random.default_rng(height).normal(size=(height, width, 2)).astype(np.float32)
     mosaic, tiles = Mosaic(height, width, 2, 8), list(cut_tiles(image, 8, stride))
     for row, column, tile in tiles:
-        mosaic.add(tile, row, column)
-    np.testing.assert_allclose(mosaic.blended(), image, atol=1e-5)
+        mosaic.add(np.moveaxis(tile, -1, 0), row, column)
+    np.testing.assert_allclose(np.moveaxis(mosaic.blended(), 0, -1), image, atol=1e-5)
     rows = np.unique([row for row, _, _ in tiles])
     assert (rows[0], rows[-1]) == (0, height - 8)
     assert np.diff(rows).max(initial=0) <= stride
@@ -26,9 +26,9 @@ def test_blended_tiles_are_the_image(height, width, stride):
 
 def test_weight_of_a_tile_falls_towards_its_edge():
     mosaic = Mosaic(8, 12, 1, 8)
-    mosaic.add(np.zeros((8, 8, 1)), 0, 0)
-    mosaic.add(np.ones((8, 8, 1)), 0, 4)
-    blended = mosaic.blended()[3, :, 0]
+    mosaic.add(np.zeros((1, 8, 8)), 0, 0)
+    mosaic.add(np.ones((1, 8, 8)), 0, 4)
+    blended = mosaic.blended()[0, 3]
     np.testing.assert_allclose(blended[4:8], [1 / 5, 2 / 5, 3 / 5, 4 / 5], rtol=1e-6)
     assert not blended[:4].any()
     assert (blended[8:] == 1).all()
