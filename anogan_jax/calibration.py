@@ -11,6 +11,7 @@ class Calibration(NamedTuple):
 
     scores: np.ndarray  # (M,) float64
     map_levels: np.ndarray  # (M,) float64 the value that one percent of each image's map reaches
+    level: np.ndarray  # () A(x) that one in twenty of them exceeds; an appearance at its limit is scored so
 
 
 def p_values(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:

@@ -16,23 +16,27 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from anogan_jax import config as configs
+from anogan_jax.appearance import Appearance, combine, make_judge
 from anogan_jax.bank import Bank, make_index
 from anogan_jax.calibration import Calibration, p_values
 from anogan_jax.config import Config, SearchConfig
-from anogan_jax.data import from_user
+from anogan_jax.data import Images, from_user
 from anogan_jax.data.images import from_list, read_arrays
 from anogan_jax.devices import make_mesh
 from anogan_jax.errors import UserError
 from anogan_jax.features import make_features
 from anogan_jax.files import digest
 from anogan_jax.models import GAN, Variables, Weights, make_encoder, make_gan
-from anogan_jax.queries import score_queries
+from anogan_jax.queries import Finding, score_queries
 from anogan_jax.scoring import Model, Score, Scorer, make_scorer
 from anogan_jax.search import make_search
 from anogan_jax.version import __version__
 
 log = logging.getLogger(__name__)
-_FORMAT = 1  # of the saved folder
+_CALIBRATING = 64  # held-out images that calibrate a search tried for comparison
+_LEVEL = 0.95  # quantile of A(x) of held-out images: the score of an appearance at its limit
+_FORMAT = 2  # of the saved folder
+_UNCALIBRATED = Calibration(np.zeros(0), np.zeros(0), np.zeros(()))
 
 
 class Result(NamedTuple):
@@ -45,6 +49,8 @@ class Result(NamedTuple):
     reconstruction: Any  # (N, H, W, C) uint8
     residual: np.ndarray  # (N,) float64 R(x)
     discrimination: np.ndarray  # (N,) float64 D(x)
+    appearance: np.ndarray  # (N,) float64 distance of brightness, contrast, noise, colour; above 1 it raises the score
+    term: np.ndarray  # (N,) str, what each score is of: "reconstruction" (A(x)), "appearance" or "detail"
 
 
 class Detector(NamedTuple):
@@ -54,6 +60,7 @@ class Detector(NamedTuple):
     gan: GAN  # static
     model: Model  # arrays on the device: weights, encoder, index of the bank
     bank: Bank  # where searches start
+    appearance: Appearance  # of normal images
     held_out: list[np.ndarray] | None  # M normal images (H, W, C) uint8 at the model's size; None if not kept
     calibration: Calibration  # of the held-out images under these settings
     step: int  # training steps done
@@ -69,14 +76,15 @@ class Detector(NamedTuple):
           UserError: an image cannot be read, or floats are on another scale than [-1, 1].
         """
         queries = from_user(images, self.config.model.channels)
-        findings = list(score_queries(scorer_of(self), queries, self.config))
+        findings = list(findings_of(self, queries))
         for number, finding in enumerate(findings):
             if not finding.is_readable:
                 queries.read(number)  # raises the reason
-        terms = ("score", "anomaly_map", "reconstruction", "residual", "discrimination")
-        score, *rest = (_stacked([getattr(finding, name) for finding in findings]) for name in terms)
-        p = p_values(score, self.calibration.scores)
-        return Result(score, p, p <= self.config.alpha, *rest)
+        terms = ("score", "anomaly_map", "reconstruction", "residual", "discrimination", "appearance")
+        values = {name: _stacked([getattr(finding, name) for finding in findings]) for name in terms}
+        p = p_values(values["score"], self.calibration.scores)
+        spoke = np.array([finding.term for finding in findings])
+        return Result(p_value=p, is_anomaly=p <= self.config.alpha, term=spoke, **values)
 
     def with_config(self, config: Config) -> "Detector":
         """Return the detector with other scoring settings, calibrated anew from the held-out images if needed.
@@ -107,9 +115,9 @@ class Detector(NamedTuple):
         return self.with_config(configs.with_preset(self.config, name))
 
     def with_search(self, search: SearchConfig) -> "Detector":
-        """Return the detector with another search and no calibration: for scores without p-values."""
-        nothing = Calibration(np.zeros(0), np.zeros(0))
-        return _configured(self, dataclasses.replace(self.config, search=search))._replace(calibration=nothing)
+        """Return the detector with another search, calibrated by few held-out images: for scores without p-values."""
+        configured = _configured(self, dataclasses.replace(self.config, search=search))
+        return _calibrated(configured._replace(held_out=(self.held_out or [])[:_CALIBRATING]))
 
     def save(self, folder: str | Path) -> None:
         """Write the detector to ``folder/detector``, complete or not at all.
@@ -136,6 +144,7 @@ def make_detector(
     weights: Weights,
     encoder: Variables | None,
     bank: Bank,
+    appearance: Appearance,
     step: int,
     held_out: list[np.ndarray] | None,
     calibration: Calibration | None = None,
@@ -147,14 +156,15 @@ def make_detector(
       weights: of the trained GAN.
       encoder: variables of the trained encoder, if there is one.
       bank: where searches start.
+      appearance: of normal images.
       step: training steps done.
       held_out: M normal images that training never saw, as ``resized_images`` returns them; kept in the detector
         unless ``data.keep_held_out`` is False.
       calibration: of the held-out images, if it is known.
     """
-    nothing = Calibration(np.zeros(0), np.zeros(0))
     model = jax.device_put(Model(weights, encoder))
-    detector = _configured(Detector(config, gan_of(config), model, bank, held_out, nothing, step), config)
+    detector = Detector(config, gan_of(config), model, bank, appearance, held_out, _UNCALIBRATED, step)
+    detector = _configured(detector, config)
     return detector._replace(calibration=calibration) if calibration else _calibrated(detector)
 
 
@@ -181,8 +191,9 @@ def load(folder: str | Path) -> Detector:
         held_out = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
     config = configs.from_json(json.dumps(facts["config"]), f"{path / 'detector.json'}: ")
     weights, bank = Weights(variables["generator"], variables["discriminator"]), Bank(**arrays["bank.npz"])
-    calibration = Calibration(**arrays["calibration.npz"])
-    return make_detector(config, weights, variables.get("encoder"), bank, facts["step"], held_out, calibration)
+    calibration, appearance = Calibration(**arrays["calibration.npz"]), _appearance(arrays["appearance.npz"])
+    encoder, step = variables.get("encoder"), facts["step"]
+    return make_detector(config, weights, encoder, bank, appearance, step, held_out, calibration)
 
 
 def gan_of(config: Config) -> GAN:
@@ -195,6 +206,12 @@ def scorer_of(detector: Detector) -> Callable[[Iterable[np.ndarray]], Iterator[S
     config, devices = detector.config, tuple(jax.local_devices())
     scorer = _scorer(detector.gan, config.model.channels, dataclasses.astuple(config.search), config.seed, devices)
     return partial(scorer, detector.model)
+
+
+def findings_of(detector: Detector, queries: Images, what: str = "", first: int = 0) -> Iterator[Finding]:
+    """Yield the finding of each query from number ``first`` on, as the detector scores it; see ``score_queries``."""
+    judge, level = make_judge(detector.appearance), float(detector.calibration.level)
+    return score_queries(scorer_of(detector), queries, detector.config, what, first, judge, level)
 
 
 @lru_cache(maxsize=16)
@@ -221,13 +238,17 @@ def _configured(detector: Detector, config: Config) -> Detector:
 
 
 def _calibrated(detector: Detector) -> Detector:
-    """Return the detector with the scores of its held-out images."""
-    config, held_out = detector.config, detector.held_out or []
+    """Return the detector with the scores of its held-out images, uncalibrated if it has none."""
+    config, held_out = detector.config, detector.held_out
+    if not held_out:
+        return detector._replace(calibration=_UNCALIBRATED)
     images = from_list(held_out, config.model.channels, "held-out images")
     as_resized = dataclasses.replace(config, patches=dataclasses.replace(config.patches, scale=1.0))
-    findings = score_queries(scorer_of(detector), images, as_resized, "calibrating")
-    pairs = [(finding.score, float(np.quantile(finding.anomaly_map, 0.99))) for finding in findings]
-    calibration = Calibration(*(np.array(values) for values in zip(*pairs, strict=True)))
+    findings = findings_of(detector._replace(config=as_resized, calibration=_UNCALIBRATED), images, "calibrating")
+    found = [(finding.score, finding.appearance, np.quantile(finding.anomaly_map, 0.99)) for finding in findings]
+    scores, appearance, map_levels = np.array(found).T
+    level = np.quantile(scores, _LEVEL)
+    calibration = Calibration(combine(scores, appearance, level), map_levels, level)
     return detector._replace(calibration=calibration, held_out=held_out if config.data.keep_held_out else None)
 
 
@@ -238,6 +259,7 @@ def _write(detector: Detector, folder: Path) -> None:
     files = {
         "weights.npz": flatten_dict(jax.tree.map(np.asarray, variables), sep="/"),
         "bank.npz": detector.bank._asdict(),
+        "appearance.npz": _flat(detector.appearance),
         "calibration.npz": detector.calibration._asdict(),
     }
     if detector.held_out is not None:
@@ -257,6 +279,17 @@ def _write(detector: Detector, folder: Path) -> None:
     }
     text = json.dumps(facts | {"digest": _digest(facts)}, indent=2)
     (folder / "detector.json").write_text(text + "\n")
+
+
+def _flat(appearance: Appearance) -> dict[str, np.ndarray]:
+    """Return an appearance as named arrays; ``_appearance`` is the inverse."""
+    values, windows = appearance._asdict(), appearance.windows
+    return values | {"windows": np.concatenate(windows), "counts": np.array([len(each) for each in windows])}
+
+
+def _appearance(arrays: dict[str, np.ndarray]) -> Appearance:
+    windows = np.split(arrays["windows"], np.cumsum(arrays["counts"])[:-1])
+    return Appearance._make([*(arrays[name] for name in Appearance._fields[:-1]), windows])
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,12 @@ from anogan_jax.baselines import baseline_scores
 from anogan_jax.calibration import alpha_obstacle
 from anogan_jax.config import PRESETS, with_preset
 from anogan_jax.data import Images, OneClass, as_array, is_readable, load_one_class, read_ahead
-from anogan_jax.detector import Detector, scorer_of
+from anogan_jax.detector import Detector, findings_of
 from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
 from anogan_jax.files import claim, claimed, locked, remove_leftovers
 from anogan_jax.journal import Journal
-from anogan_jax.queries import score_queries
+from anogan_jax.queries import Finding, score_queries
 from anogan_jax.report import REPORT, print_summary, print_table, read_names, record, write_comparison, write_report
 from anogan_jax.scoring import make_discriminator_scorer
 from anogan_jax.version import __version__
@@ -80,7 +80,7 @@ def score_to_folder(
         done = int(gather(np.array(journal.count if journal else 0))[0])
         if done:
             log.info("resuming: %d of %d images were scored before", done, len(queries.names))
-        findings = score_queries(scorer_of(detector), queries, config, "scoring", first=done)
+        findings = findings_of(detector, queries, "scoring", first=done)
         if journal is None:
             return {"unreadable": sum(not finding.is_readable for finding in findings)}
         began = time.monotonic()
@@ -152,11 +152,14 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
     test = test_split(data)
     if not _has_both(test):
         raise UserError(f"--compare: needs a test split with normal and anomalous images; {data.origin} has none")
-    scorers = {name: scorer_of(of) for name, of in detectors_of(detector).items()}
-    scorers["P_D: the discriminator's output alone"] = partial(make_discriminator_scorer(detector.gan), detector.model)
+    methods: dict[str, Callable[[str], Iterator[Finding]]] = {
+        name: partial(findings_of, of, test) for name, of in detectors_of(detector).items()
+    }
+    discriminate = partial(make_discriminator_scorer(detector.gan), detector.model)
+    methods["P_D: the discriminator's output alone"] = partial(score_queries, discriminate, test, detector.config)
     labels, scores = np.zeros(0), {}
-    for name, scorer in scorers.items():
-        findings = score_queries(scorer, test, detector.config, name)
+    for name, method in methods.items():
+        findings = method(name)
         labels, scores[name] = np.array([(f.label, f.score) for f in findings if f.is_readable]).T
     if is_first():
         scores |= baselines_of(detector, data)

@@ -19,10 +19,22 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from anogan_jax import config as configs
+from anogan_jax.appearance import Appearance, fit_appearance
 from anogan_jax.bank import Bank, draw_bank, make_index
 from anogan_jax.calibration import alpha_obstacle
 from anogan_jax.config import Config, DataConfig, ModelConfig, TrainConfig
-from anogan_jax.data import Images, from_user, load_one_class, make_draw, read_ahead, resized_images, to_model_range
+from anogan_jax.data import (
+    Images,
+    from_user,
+    load_one_class,
+    make_draw,
+    make_resize,
+    pad_to,
+    read_ahead,
+    resized_images,
+    to_model_range,
+    turned,
+)
 from anogan_jax.detector import Detector, gan_of, load, make_detector
 from anogan_jax.devices import gather, is_first, make_mesh, wait_for_all
 from anogan_jax.encoding import EncoderState, init_encoder_state, make_encoder_step
@@ -37,6 +49,7 @@ from anogan_jax.training import TrainState, inference_weights, init_state, make_
 
 log = logging.getLogger(__name__)
 _SAMPLES = 64  # images in the picture of samples
+_DESCRIBED = 8_192  # training images, at most, whose appearance is described
 _INVERSION_STEPS = 24  # gradient steps that invert a training image
 
 
@@ -148,7 +161,8 @@ def _train(config: Config, workdir: Path, images: Images, held_out: list[np.ndar
     encoder = train_encoder(config, workdir, images, weights, mesh).encoder if config.encoder.steps else None
     weights, encoder = jax.device_get((weights, encoder))
     bank = make_bank(config, gan, weights, images)
-    detector = make_detector(config, weights, encoder, bank, config.train.steps, held_out)
+    appearance = make_appearance(config, images)
+    detector = make_detector(config, weights, encoder, bank, appearance, config.train.steps, held_out)
     if is_first():
         detector.save(workdir)
     wait_for_all("detector saved")
@@ -206,6 +220,15 @@ def make_bank(config: Config, gan: GAN, weights: Weights, images: Images) -> Ban
     is_outlier = scores > np.median(scores) + config.bank.max_deviation * 1.4826 * np.median(deviations)
     log.info("left %d outliers out of the bank", is_outlier.sum())
     return Bank(inverted.z[~is_outlier], inverted.images[~is_outlier])
+
+
+def make_appearance(config: Config, images: Images) -> Appearance:
+    """Fit the appearance of the training images, a random part of them if there are many."""
+    rng = np.random.default_rng([config.seed, 3])
+    chosen = rng.permutation(len(images.names))[:_DESCRIBED]
+    shrink, size = make_resize(config), config.model.image_size
+    resized = (pad_to(shrink(images.read(i)), size) for i in chosen.tolist())
+    return fit_appearance((turned(image, config.train, rng) for image in resized), config.seed)
 
 
 def invert(gan: GAN, weights: Weights, bank: Bank, images: Iterable[np.ndarray], count: int | None = None) -> Bank:

@@ -16,7 +16,8 @@ _ENTRIES, _SECONDS = 256, 10.0  # entries are committed after so many or so long
 _TABLES = """
 CREATE TABLE IF NOT EXISTS anogan_jax_run (made_with TEXT);
 CREATE TABLE IF NOT EXISTS entries (
-    name BLOB, label INTEGER, kind TEXT, score REAL, residual REAL, discrimination REAL, picture BLOB);
+    name BLOB, label INTEGER, kind TEXT, score REAL, appearance REAL, term TEXT, residual REAL, discrimination REAL,
+    picture BLOB);
 CREATE TABLE IF NOT EXISTS pixels (kind TEXT PRIMARY KEY, counts BLOB);
 """
 
@@ -28,6 +29,8 @@ class Entry(NamedTuple):
     label: int  # 0 normal, 1 anomalous, -1 unknown
     kind: str
     score: float
+    appearance: float
+    term: str
     residual: float
     discrimination: float
     picture: bytes  # WebP: query, reconstruction and heatmap side by side
@@ -80,7 +83,7 @@ class Journal:
         """Commit the entries that are not on disk yet."""
         with self._user_errors(), self._database:
             self._database.executemany(
-                "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(os.fsencode(entry.name), *entry[1:]) for entry in self._pending],
             )
             sums = [(kind, counts.astype(np.float64).tobytes()) for kind, counts in self.pixels.items()]

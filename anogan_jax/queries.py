@@ -5,6 +5,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from anogan_jax.appearance import Judge, combine
 from anogan_jax.config import Config
 from anogan_jax.data import Images, has_content, make_resize, pad_to, read_ahead, to_model_range, to_pixels
 from anogan_jax.data.images import resize
@@ -21,6 +23,7 @@ from anogan_jax.scoring import Score
 from anogan_jax.tiles import Mosaic, cut_tiles, pool
 
 log = logging.getLogger(__name__)
+TERMS = ("reconstruction", "appearance", "detail")  # what a score can be of
 _READ_AHEAD = 8  # images
 _EXCHANGED = 32  # results that each process sends at a time
 
@@ -34,7 +37,9 @@ class Finding(NamedTuple):
     image: np.ndarray  # (H, W, C) uint8 the query; the arrays of an unreadable query are empty, its numbers NaN
     reconstruction: np.ndarray  # (H, W, C) uint8
     anomaly_map: np.ndarray  # (H, W) float32 where the query and its reconstruction differ, at least 0
-    score: float  # A(x); with patches pooled from the map
+    score: float  # A(x), with patches pooled from the map; raised where ``appearance`` is above 1
+    appearance: float  # how far brightness, contrast, noise or colour are from normal images', in units of the limit
+    term: str  # of TERMS
     residual: float  # R(x); with patches the mean over tiles
     discrimination: float  # D(x); with patches the mean over tiles
 
@@ -50,6 +55,8 @@ def score_queries(
     config: Config,
     what: str = "",
     first: int = 0,
+    judge: Judge | None = None,
+    level: float = 0.0,
 ) -> Iterator[Finding]:
     """Yield the finding of each query in order, as soon as it is known; show a progress bar on a terminal.
 
@@ -62,10 +69,12 @@ def score_queries(
       config: of the model; its pooling settings too.
       what: the noun that the progress bar shows; without one there is no bar.
       first: the number of the first query to score.
+      judge: of the queries' appearance; without one, scores are of reconstructions alone.
+      level: the score that corresponds to an appearance at its limit, see ``combine``.
     """
     total, processes = len(queries.names), jax.process_count()
     share = range(first + jax.process_index(), total, processes)
-    mine = _findings(score, queries, config, share)
+    mine = _findings(score, queries, partial(_Query, config, judge, level), config, share)
     results = mine if processes == 1 else _gathered(mine, total - first)
     silent = None if what and is_first() else True
     with tqdm(total=total, initial=first, desc=what, unit="image", disable=silent, dynamic_ncols=True) as bar:
@@ -75,29 +84,35 @@ def score_queries(
 
 
 def _findings(
-    score: Callable[[Iterable[np.ndarray]], Iterator[Score]], queries: Images, config: Config, chosen: Iterable[int]
+    score: Callable[[Iterable[np.ndarray]], Iterator[Score]],
+    queries: Images,
+    open_query: Callable[[np.ndarray | None], "_Query"],
+    config: Config,
+    chosen: Iterable[int],
 ) -> Iterator[Finding]:
     """Yield the findings of the chosen queries, in their order."""
-    waiting: deque[_Query] = deque()  # read, and not yet yielded
+    waiting: deque[tuple[int, _Query]] = deque()  # read, and not yet yielded
 
     def tiles() -> Iterator[np.ndarray]:
-        for i, read in zip(chosen, read_ahead(queries.read, chosen, _READ_AHEAD), strict=True):
-            if isinstance(read, UserError):
-                log.warning("skipped %s", read)
-            waiting.append(_Query(i, None if isinstance(read, UserError) else read, config))
-            for tile in waiting[-1].tiles:
+        read = read_ahead(lambda i: open_query(queries.read(i)), chosen, _READ_AHEAD)
+        for i, query in zip(chosen, read, strict=True):
+            if isinstance(query, UserError):
+                log.warning("skipped %s", query)
+                query = open_query(None)
+            waiting.append((i, query))
+            for tile in query.tiles:
                 yield to_model_range(tile[None], config.data.normalize_contrast)[0]
 
     def done() -> Iterator[Finding]:
-        while waiting and waiting[0].is_done():
-            number = waiting[0].number
-            label = None if queries.labels is None else int(queries.labels[number])
-            kind = None if queries.kinds is None else queries.kinds[number]
-            yield waiting.popleft().finding(queries.names[number], label, kind)
+        while waiting and waiting[0][1].is_done():
+            i = waiting[0][0]
+            label = None if queries.labels is None else int(queries.labels[i])
+            kind = None if queries.kinds is None else queries.kinds[i]
+            yield waiting.popleft()[1].finding(queries.names[i], label, kind)
 
     for result in score(tiles()):
         yield from done()  # queries without a tile, which stand before this tile's query
-        waiting[0].add(result)
+        waiting[0][1].add(result)
         yield from done()
     yield from done()
 
@@ -105,11 +120,11 @@ def _findings(
 class _Query:
     """A query in progress: its tiles, and the results of those that are scored."""
 
-    def __init__(self, number: int, image: np.ndarray | None, config: Config) -> None:
-        self.number = number
+    def __init__(self, config: Config, judge: Judge | None, level: float, image: np.ndarray | None) -> None:
         self.tiles: list[np.ndarray] = []  # with content; a whole image is one tile
         self._image = image
         self._config = config
+        self._level = level
         self._corners: list[tuple[int, int]] = []
         self._terms: list[tuple[float, float, float]] = []
         if image is None:
@@ -117,6 +132,7 @@ class _Query:
         resized, size = make_resize(config)(image), config.model.image_size
         self._resized_shape = resized.shape
         padded = pad_to(resized, size)
+        self._appearance, self._term = judge(padded) if judge else (0.0, "")
         for row, column, tile in cut_tiles(padded, size, config.pooling.stride or size // 2):
             if not config.patches.enabled or has_content(tile, config.patches.min_contrast):
                 self.tiles.append(tile)
@@ -139,15 +155,18 @@ class _Query:
     def finding(self, name: str, label: int | None, kind: str | None) -> Finding:
         if self._image is None:
             empty, nan = np.zeros((0, 0, 1), np.uint8), float("nan")
-            return Finding(name, label, kind, empty, empty, np.zeros((0, 0), np.float32), nan, nan, nan)
+            return Finding(name, label, kind, empty, empty, np.zeros((0, 0), np.float32), nan, nan, "", nan, nan)
         score, residual, discrimination = np.mean(self._terms or [(0.0, 0.0, 0.0)], axis=0).tolist()
         height, width = self._resized_shape[:2]
         *reconstruction, anomaly_map = self._mosaic.blended()[:, :height, :width]
         if self._config.patches.enabled:
             score = pool(anomaly_map, self._config.pooling.share)
+        combined = float(combine(score, self._appearance, self._level))
+        term = self._term if combined > score else TERMS[0]
         pixels = np.stack([np.rint(self._at_full_size(plane)).astype(np.uint8) for plane in reconstruction], axis=-1)
         anomaly_map = self._at_full_size(anomaly_map).copy()  # not a view, which would keep the other planes
-        return Finding(name, label, kind, self._image, pixels, anomaly_map, score, residual, discrimination)
+        of_image = (name, label, kind, self._image, pixels, anomaly_map)
+        return Finding(*of_image, combined, self._appearance, term, residual, discrimination)
 
     def _at_full_size(self, plane: np.ndarray) -> np.ndarray:
         assert self._image is not None

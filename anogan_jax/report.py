@@ -5,7 +5,7 @@ import csv
 import json
 import logging
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -23,11 +23,11 @@ from anogan_jax.figures import save_heatmap, save_histogram, save_panels, save_r
 from anogan_jax.files import replacing
 from anogan_jax.journal import Entry, Journal
 from anogan_jax.metrics import count_pixels, decision_metrics, pixel_metrics, ranking_metrics
-from anogan_jax.queries import Finding
+from anogan_jax.queries import TERMS, Finding
 
 log = logging.getLogger(__name__)
 REPORT = ("scores.csv", "summary.json", "panels.png", "histogram.png", "roc.png", "report.html")  # files of a report
-COLUMNS = ("name", "label", "score", "residual", "discrimination", "p_value", "is_anomaly")
+COLUMNS = ("name", "label", "score", "term", "residual", "discrimination", "appearance", "p_value", "is_anomaly")
 _SHOWN = 8  # most anomalous queries in panels.png, and as many least anomalous ones
 _IN_GALLERY = 10_000  # most anomalous queries in report.html
 _PAGE = Path(__file__).with_name("report.html")
@@ -61,7 +61,8 @@ def record(
             picture = triptych(found.image, found.reconstruction, found.anomaly_map, level)
             pixels = None if queries.mask is None else count_pixels(found.anomaly_map, queries.mask(number))
         label, kind = -1 if found.label is None else found.label, printable(found.kind or "")
-        journal.add(Entry(found.name, label, kind, found.score, found.residual, found.discrimination, picture), pixels)
+        terms = (found.score, found.appearance, found.term, found.residual, found.discrimination)
+        journal.add(Entry(found.name, label, kind, *terms, picture), pixels)
     journal.flush()
 
 
@@ -93,6 +94,7 @@ def write_report(
     scores, truth, p = every[readable], labels[readable].astype(int), np.full(len(every), np.nan)
     p[readable] = p_values(scores, held_out)
     is_anomaly, bound = p <= alpha, threshold(held_out, alpha)
+    by_term = Counter(e.term for e, found in zip(journal.entries(), is_anomaly, strict=True) if found)
     summary = facts | {
         "images": len(scores),
         "unreadable": len(every) - len(scores),
@@ -100,6 +102,7 @@ def write_report(
         "threshold": bound if np.isfinite(bound) else None,
         "held_out_images": len(held_out),
         "anomalies": int(is_anomaly.sum()),
+        **{f"anomalies_by_{term}": by_term[term] for term in TERMS},
     }
     known = truth if set(truth.tolist()) == {0, 1} else None
     if known is not None:
@@ -196,8 +199,9 @@ def _write_scores(path: Path, journal: Journal, p: np.ndarray, is_anomaly: np.nd
         name = f"./{entry.name}" if entry.name.startswith(("=", "+", "-", "@", "\t", "\r")) else entry.name
         label = "" if entry.label < 0 else entry.label
         if not entry.is_readable:
-            return [name, label, "", "", "", "", "unreadable"]
-        return [name, label, entry.score, entry.residual, entry.discrimination, p_value, int(anomaly)]
+            return [name, label, *[""] * (len(COLUMNS) - 3), "unreadable"]
+        terms = (entry.score, entry.term, entry.residual, entry.discrimination, entry.appearance)
+        return [name, label, *terms, p_value, int(anomaly)]
 
     _write_csv(path, COLUMNS, map(row, journal.entries(), p.tolist(), is_anomaly.tolist()))
 
@@ -228,7 +232,10 @@ def _write_page(
     if summary["images"] > len(shown):
         facts["in this gallery"] = f"the {len(shown)} most anomalous"
     rows = (
-        [printable(e.name), e.label, e.kind, e.score, p[i], int(is_anomaly[i]), base64.b64encode(e.picture).decode()]
+        [
+            *(printable(e.name), e.label, e.kind, e.score, e.term, p[i], int(is_anomaly[i])),
+            base64.b64encode(e.picture).decode(),
+        ]
         for i, e in enumerate(journal.entries())
         if i in shown
     )

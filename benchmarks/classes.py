@@ -12,11 +12,10 @@ import numpy as np
 from anogan_jax.bank import Bank
 from anogan_jax.config import Config, differences, with_preset, with_values
 from anogan_jax.data import Images, as_array, load_one_class, to_model_range
-from anogan_jax.detector import Detector, load, scorer_of
+from anogan_jax.detector import Detector, findings_of, load, scorer_of
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import test_split
 from anogan_jax.fit import fit, make_bank
-from anogan_jax.queries import score_queries
 
 
 def of_class(config: Config, normal: int, seed: int) -> Config:
@@ -80,7 +79,7 @@ def timed_scores(detector: Detector, images: Images) -> tuple[np.ndarray, float]
     score, size = scorer_of(detector), detector.config.model.image_size
     list(score([np.zeros((size, size, detector.config.model.channels), np.float32)]))
     began = time.monotonic()
-    scores = np.array([finding.score for finding in score_queries(score, images, detector.config, "scoring")])
+    scores = np.array([finding.score for finding in findings_of(detector, images, "scoring")])
     return scores, time.monotonic() - began
 
 

@@ -29,7 +29,7 @@ from sklearn.neighbors import NearestNeighbors
 from anogan_jax import cli, load
 from anogan_jax.config import Config
 from anogan_jax.data import Images, load_one_class, make_draw, read_ahead, to_model_range
-from anogan_jax.detector import Detector, scorer_of
+from anogan_jax.detector import Detector, findings_of, scorer_of
 from anogan_jax.errors import UserError
 from anogan_jax.files import replacing
 from anogan_jax.journal import Journal
@@ -56,8 +56,11 @@ def main() -> None:
         folder = workdir / "benchmark" / method
         journal = Journal(folder / "journal.sqlite", repr((config, detector.step, method)))
         if journal.count < len(data.test.names):
-            score = scoring_of(method, detector, data.train)
-            findings = score_queries(score, data.test, config, method, first=journal.count)
+            if method == "default":
+                findings = findings_of(detector, data.test, method, first=journal.count)
+            else:
+                score = scoring_of(method, detector, data.train)
+                findings = score_queries(score, data.test, config, method, first=journal.count)
             record(journal, findings, data.test, 1.0, maps=folder / "maps")
         rows += [{"method": method, "defect": defect, **found} for defect, found in by_defect(journal).items()]
         peaks[method] = peaks_inside(data.test, folder / "maps", config)
@@ -67,9 +70,7 @@ def main() -> None:
 
 
 def scoring_of(method: str, detector: Detector, train: Images) -> Scoring:
-    """Return a method's scorer of tiles."""
-    if method == "default":
-        return scorer_of(detector)
+    """Return the scorer of tiles of another method."""
     patches = patches_of(detector.config, train)
     if method == "same_knn":
         return scorer_of(with_neighbours(detector, bank_of_images(detector, patches)))

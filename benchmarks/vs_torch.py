@@ -42,7 +42,9 @@ from anogan_jax import (
     make_search,
     make_train_step,
 )
+from anogan_jax.appearance import fit_appearance
 from anogan_jax.config import ModelConfig, SearchConfig
+from anogan_jax.data import to_pixels
 from anogan_jax.detector import gan_of, scorer_of
 
 _QUICK = flags.DEFINE_bool("quick", False, "The smallest size alone, no search step, a quarter of the queries; scaled.")
@@ -206,8 +208,9 @@ class Ours:
     def whole_search(self, settings: SearchConfig, queries: int) -> Callable[[], Any]:
         """Return the whole search of so many queries from a bank."""
         bank = draw_bank(self.gan, self.weights(), jax.random.key(2), 8_192)
-        nothing = Calibration(np.zeros(0), np.zeros(0))
-        detector = Detector(self.config, self.gan, Model(self.weights()), bank, None, nothing, 0)
+        appearance = fit_appearance(to_pixels(self.images, self.images), seed=0)
+        nothing = Calibration(np.zeros(0), np.zeros(0), np.zeros(()))
+        detector = Detector(self.config, self.gan, Model(self.weights()), bank, appearance, None, nothing, 0)
         score = scorer_of(detector.with_search(settings))
         return lambda: list(score(self.images[:queries]))
 

@@ -21,7 +21,7 @@ from anogan_jax.errors import UserError
 from anogan_jax.search import project
 
 RNG = np.random.default_rng(0)
-FILES = ("weights.npz", "bank.npz", "held_out.npz", "calibration.npz", "detector.json")
+FILES = ("appearance.npz", "weights.npz", "bank.npz", "held_out.npz", "calibration.npz", "detector.json")
 LOAD_AND_SCORE = """
 import sys
 import numpy as np
@@ -260,7 +260,7 @@ def test_score_of_the_nearest_images_agrees_with_numpy(tiny_run):
     found = detector.score(images)
     bank = detector.bank.images.astype(np.float32)
     features = np.stack([reference.structure(image) for image in bank])
-    for query, score_ in zip(to_model_range(images, normalize_contrast=True), found.score, strict=True):
+    for query, score_ in zip(to_model_range(images, normalize_contrast=True), found.residual, strict=True):
         places, is_clear = reference.nearest("structure", query, bank, 8)
         if is_clear:
             expected = np.linalg.norm(reference.structure(query) - features[places].mean(axis=0))
@@ -277,7 +277,7 @@ def test_score_of_the_encoders_reconstruction_agrees_with_numpy(tiny_run):
     generated = np.asarray(generate(detector.gan, detector.model.weights.generator, z))
     pairs = zip(queries, generated, strict=True)
     expected = [np.linalg.norm(reference.structure(one) - reference.structure(other)) for one, other in pairs]
-    np.testing.assert_allclose(detector.score(images).score, expected, rtol=1e-4)
+    np.testing.assert_allclose(detector.score(images).residual, expected, rtol=1e-4)
 
 
 def flip(path):
@@ -343,3 +343,18 @@ def test_default_config_is_used_for_arrays():
     assert Config().data.source == "auto"
     with pytest.raises(UserError, match="empty"):
         fit(np.zeros((0, 28, 28), np.uint8))
+
+
+def test_what_structure_ignores_is_an_anomaly(detector, images, result):
+    """Blank frames, another brightness, noise: their reconstruction may be good, their appearance is not."""
+    changed = {
+        "black": 0 * images[:10],
+        "white": np.full_like(images[:10], 255),
+        "noise": RNG.integers(0, 256, images[:10].shape, np.uint8),
+    }
+    for name, queries in changed.items():
+        found = detector.score(queries)
+        assert found.is_anomaly.all(), name
+        assert set(found.term.tolist()) <= {"appearance", "detail"}, name
+        assert (found.appearance > 1).all(), name
+    assert (result.score[result.term == "reconstruction"] > 0).all()

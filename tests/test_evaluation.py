@@ -40,7 +40,7 @@ def test_scores_and_summary_agree(scored, tiny_run):
     output, summary = scored
     assert summary == json.loads((output / "summary.json").read_text())
     rows = rows_of(output / "scores.csv")
-    assert list(rows[0]) == ["name", "label", "score", "residual", "discrimination", "p_value", "is_anomaly"]
+    assert ",".join(rows[0]) == "name,label,score,term,residual,discrimination,appearance,p_value,is_anomaly"
     assert len(rows) == summary["images"] == 40
     assert summary["anomalies"] == sum(int(row["is_anomaly"]) for row in rows)
     values = np.array([float(row["score"]) for row in rows])
@@ -76,17 +76,17 @@ def test_scoring_again_gives_the_same_bytes(scored, tiny_run, tmp_path):
 def test_killed_scoring_resumes_with_the_rest(tiny_run, tmp_path, monkeypatch, caplog):
     images = RNG.integers(0, 256, (330, 16, 16), np.uint8)
     score_array(tiny_run.detector, images, tmp_path / "whole")
-    score_queries, read = evaluation.score_queries, []
+    findings_of, read = evaluation.findings_of, []
 
     def kill_at_300(*args, **settings):
-        for number, finding in enumerate(score_queries(*args, **settings)):
+        for number, finding in enumerate(findings_of(*args, **settings)):
             if number == 300:
                 raise Killed
             read.append(number)
             yield finding
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "score_queries", kill_at_300)
+        patch.setattr(evaluation, "findings_of", kill_at_300)
         with pytest.raises(Killed):
             score_array(tiny_run.detector, images, tmp_path / "killed")
     assert not (tmp_path / "killed" / "scores.csv").exists()

@@ -10,7 +10,17 @@ RNG = np.random.default_rng(0)
 
 
 def entry(i):
-    return Entry(f"crack/{i}.png", i % 3 - 1, "crack" if i % 2 else "good", i / 7, i / 3, 0.0, bytes([1 + i % 200]) * i)
+    return Entry(
+        f"crack/{i}.png",
+        i % 3 - 1,
+        "crack" if i % 2 else "good",
+        i / 7,
+        0.5,
+        "detail",
+        i / 3,
+        0.0,
+        bytes([1 + i % 200]) * i,
+    )
 
 
 def test_entries_are_read_back_as_they_were_added(tmp_path):
@@ -31,7 +41,7 @@ def test_entries_are_read_back_as_they_were_added(tmp_path):
 
 def test_unreadable_query_has_nan_and_no_picture(tmp_path):
     journal, nan = Journal(tmp_path / "journal", "a"), float("nan")
-    journal.add(Entry("broken.png", -1, "", nan, nan, nan, b""))
+    journal.add(Entry("broken.png", -1, "", nan, nan, "", nan, nan, b""))
     journal.flush()
     (found,) = journal.entries()
     assert np.isnan([found.score, found.residual, found.discrimination]).all()

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from anogan_jax.config import Config
+from anogan_jax.config import Config, TrainConfig
 from anogan_jax.data.images import Images, cached, read_ahead, resize
 from anogan_jax.errors import UserError
 
@@ -45,14 +45,18 @@ def make_draw(images: Images, config: Config) -> Callable[[int], np.ndarray]:
         if not (patches.enabled or train.flip or train.rotate):
             return image
         rng = np.random.default_rng([seed, place])
-        image = _random_patch(image, size, patches.min_contrast, rng)
-        if train.rotate:
-            image = np.rot90(image, int(rng.integers(4)))
-        if train.flip:
-            image = image[:: rng.choice((1, -1)), :: rng.choice((1, -1))]
-        return image
+        return turned(_random_patch(image, size, patches.min_contrast, rng), train, rng)
 
     return draw
+
+
+def turned(image: np.ndarray, train: TrainConfig, rng: np.random.Generator) -> np.ndarray:
+    """Return an image (H, W, C), rotated and mirrored at random as far as the settings ask for it."""
+    if train.rotate:
+        image = np.rot90(image, int(rng.integers(4)))
+    if train.flip:
+        image = image[:: rng.choice((1, -1)), :: rng.choice((1, -1))]
+    return image
 
 
 def as_array(images: Images, config: Config) -> np.ndarray:

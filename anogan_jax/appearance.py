@@ -1,0 +1,165 @@
+"""Appearance: brightness, contrast, noise and colour of an image, compared with those of normal images.
+
+Reconstructions are compared by edge structure, which ignores all of these: a blank frame has the structure of an
+average texture. Two terms see what structure ignores. The term "appearance" is of the whole image: the Mahalanobis
+distance of grey level statistics on a 4x4 grid. The term "detail" is of windows of 6x6 pixels: the largest distance of
+one to its nearest neighbour among windows of normal images. (Related, with a pretrained network's features in the place
+of statistics: PaDiM, Defard et al. 2020; PatchCore, Roth et al. 2022.)
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.spatial import KDTree
+
+_BLOCK = 3  # side of a block in pixels; two by two are a window
+_GRID = 4
+_QUANTILES = np.array([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98])
+_FLOOR = 0.02  # added to each statistic's standard deviation: changes of a grey level or two do not count
+_RESOLUTION = 64  # points of a unit, to which windows are rounded
+_PIXELS = 2**25  # of images, whose windows are compared in fitting
+_FOLDS = 5
+_LEAST, _LEAST_DETAIL = 1.0, 0.01  # limits if the normal images are all alike
+_MARGIN, _DETAIL_MARGIN = 1.5, 2.0  # a limit is so many times what one in a hundred normal images exceeds
+Judge = Callable[[np.ndarray], tuple[float, str]]
+
+
+class Appearance(NamedTuple):
+    """The statistics of normal images with C channels, and what they seldom exceed."""
+
+    center: np.ndarray  # (F,) mean statistics of whole images
+    whitening: np.ndarray  # (F, F) a difference times this has the Mahalanobis distance as its norm
+    limit: np.ndarray  # () of that distance
+    window_limit: np.ndarray  # () of a window's distance to its nearest neighbour among ``windows``
+    windows: list[np.ndarray]  # for each channel (K, 3) statistics of windows
+
+
+def make_judge(appearance: Appearance) -> Judge:
+    """Return ``judge(image)`` for images (H, W, C) uint8, 8x8 or larger: the larger of the two terms, and its name.
+
+    A term is in units of its limit: above 1 it is beyond what normal images reach.
+    """
+    trees = [KDTree(windows) for windows in appearance.windows]
+
+    def judge(image: np.ndarray) -> tuple[float, str]:
+        statistics, windows = describe(image)
+        distance = np.linalg.norm((statistics - appearance.center) @ appearance.whitening)
+        whole = float(distance / appearance.limit)
+        detail = _farthest(trees, windows) / float(appearance.window_limit)
+        return (whole, "appearance") if whole >= detail else (detail, "detail")
+
+    return judge
+
+
+def fit_appearance(images: Iterable[np.ndarray], seed: int) -> Appearance:
+    """Fit the statistics of normal images; a function of the images and the seed alone.
+
+    The limits come from distances of images to those of other folds (cross-validation), so they hold for new images.
+
+    Args:
+      images: (H, W, C) uint8, 8x8 or larger, at least two; those after the first 2^25 pixels are not read.
+      seed: of the random choices.
+    """
+    described, pixels = [], 0
+    for image in images:
+        described.append(describe(image))
+        pixels += image.size
+        if pixels > _PIXELS and len(described) >= _FOLDS:
+            break
+    rng = np.random.default_rng([seed, 2])
+    fold = rng.permutation(len(described)) % _FOLDS
+    statistics, windows = np.stack([each for each, _ in described]), [each for _, each in described]
+    whole, detail = np.zeros(len(described)), np.zeros(len(described))
+    for number in np.unique(fold):
+        others = np.flatnonzero(fold != number)
+        center, whitening = _whitening(statistics[others])
+        trees = [KDTree(of_channel) for of_channel in _cover([windows[i] for i in others])]
+        for i in np.flatnonzero(fold == number):
+            whole[i] = np.linalg.norm((statistics[i] - center) @ whitening)
+            detail[i] = _farthest(trees, windows[i])
+    limit = np.maximum(_MARGIN * np.quantile(whole, 0.99), _LEAST)
+    window_limit = np.maximum(_DETAIL_MARGIN * np.quantile(detail, 0.99), _LEAST_DETAIL)
+    return Appearance(*_whitening(statistics), limit, window_limit, _cover(windows))
+
+
+def combine(score: ArrayLike, excess: ArrayLike, level: float) -> np.ndarray:
+    """Return the scores (N,), raised where a term is beyond its limit.
+
+    Args:
+      score: A(x), (N,).
+      excess: (N,) the largest of the terms, in units of their limits.
+      level: the score that a term at its limit stands for, see ``Calibration``.
+    """
+    return np.where(np.greater(excess, 1), np.maximum(score, np.multiply(level, excess)), score)
+
+
+def describe(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the statistics of an image (H, W, C) uint8, 8x8 or larger: (F,) of the whole, (C, n, 3) of its n windows.
+
+    Of a window and of each cell of a grid: mean, logarithm of the standard deviation, and logarithm of the roughness,
+    the mean absolute difference of a pixel to its four neighbours. Of the whole also quantiles of grey levels and of
+    roughness. The image's outermost pixels, which lack neighbours, are left out.
+    """
+    levels = image.astype(np.int16)
+    inner = levels[1:-1, 1:-1]
+    rough = np.abs(4 * inner - levels[:-2, 1:-1] - levels[2:, 1:-1] - levels[1:-1, :-2] - levels[1:-1, 2:])
+    blocks = np.stack([_block_sums(each) for each in (inner, np.square(inner, dtype=np.int32), rough)])
+    edges = [np.arange(_GRID) * count // _GRID for count in blocks.shape[1:3]]
+    sums = np.add.reduceat(np.add.reduceat(blocks, edges[0], axis=1), edges[1], axis=2)
+    sides = [np.diff(of, append=count) for of, count in zip(edges, blocks.shape[1:3], strict=True)]
+    cells = _moments(sums, _BLOCK**2 * np.maximum(np.outer(*sides), 1)[..., None])
+    pairs = blocks[:, :-1] + blocks[:, 1:]
+    windows = _moments(pairs[:, :, :-1] + pairs[:, :, 1:], 4 * _BLOCK**2).reshape(3, -1, image.shape[-1])
+    whole = [cells.ravel(), _quantiles(inner) / 255, _logarithm(_quantiles(rough) / 255)]
+    return np.concatenate(whole), windows.transpose(2, 1, 0)
+
+
+def _block_sums(values: np.ndarray) -> np.ndarray:
+    """Return the sums (H / 3, W / 3, C) of blocks of 3x3 values."""
+    rows, columns = (length // _BLOCK for length in values.shape[:2])
+    trimmed = values[: rows * _BLOCK, : columns * _BLOCK]
+    return trimmed.reshape(rows, _BLOCK, columns, _BLOCK, -1).sum(axis=(1, 3), dtype=np.int64)
+
+
+def _moments(sums: np.ndarray, count: np.ndarray | int) -> np.ndarray:
+    """Return mean, logarithm of the deviation, and of the roughness, each about 0 to 1, of ``count`` pixels."""
+    mean, square, rough = sums / (255.0 * count)
+    deviation = np.sqrt(np.maximum(square / 255 - mean**2, 0))
+    return np.stack([mean, _logarithm(deviation), _logarithm(rough)])
+
+
+def _quantiles(values: np.ndarray) -> np.ndarray:
+    """Return the quantiles of each channel's values, integers of at least 0, one after the other."""
+    counts = [np.bincount(values[..., channel].ravel()).cumsum() for channel in range(values.shape[-1])]
+    return np.concatenate([np.searchsorted(of, _QUANTILES * of[-1]) for of in counts])
+
+
+def _logarithm(values: np.ndarray) -> np.ndarray:
+    """Map 0 to 1 onto 0 to 1, so that equal ratios above a grey level are about equally far."""
+    return np.log1p(255 * values) / np.log(256)
+
+
+def _whitening(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean (F,), and (F, F) that whitens differences to it, with a shrunk covariance."""
+    from sklearn.covariance import ledoit_wolf  # slow to import, and scoring does not need it
+
+    center, scale = statistics.mean(axis=0), statistics.std(axis=0) + _FLOOR
+    covariance = np.eye(len(center))
+    if len(statistics) > 1:
+        covariance *= 1e-3  # positive definite even if all images are the same
+        covariance += ledoit_wolf((statistics - center) / scale, assume_centered=True)[0]
+    return center, np.linalg.cholesky(np.linalg.inv(covariance)) / scale[:, None]
+
+
+def _cover(windows: list[np.ndarray]) -> list[np.ndarray]:
+    """Return for each channel the points (K, 3) of a fine grid that are next to the windows of all images."""
+    every = np.rint(np.concatenate(windows, axis=1) * _RESOLUTION).astype(np.int64)  # (C, n, 3), below 128
+    codes = [np.unique(each @ (1 << 14, 1 << 7, 1)) for each in every]  # one number a point sorts faster
+    return [np.stack([of >> 14, of >> 7 & 127, of & 127], axis=1) / _RESOLUTION for of in codes]
+
+
+def _farthest(trees: list[KDTree], windows: np.ndarray) -> float:
+    """Return the largest distance of a window to its nearest neighbour, over all windows and channels."""
+    return max(float(tree.query(of_channel)[0].max()) for tree, of_channel in zip(trees, windows, strict=True))

@@ -1,0 +1,139 @@
+"""Show a detector images that no reconstruction gives away: blank, darker, noisy, blurred, covered, of other things.
+
+    python train.py --config configs/mnist.py
+    python -m benchmarks.blind_spots --workdir runs/mnist
+
+Changes up to 100 of the detector's held-out normal images and scores them with the detector's own settings. The table
+says for each change the share called anomalous at alpha 0.05 and the term that most of these scores are of; its last
+rows are the shares of false alarms among the unchanged held-out images and the normal images of the test split. Writes
+the shares to benchmarks/results/blind-spots.json, under the work directory's name.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+from scipy import ndimage
+from sklearn.datasets import load_sample_images
+
+from anogan_jax import cli, load, p_values
+from anogan_jax.config import with_values
+from anogan_jax.data import Images, load_one_class
+from anogan_jax.data.images import from_list, resize
+from anogan_jax.detector import Detector, findings_of
+from anogan_jax.errors import UserError
+from anogan_jax.files import replacing
+from benchmarks.one_class_table import RESULTS
+
+_COUNT = 100
+_ALPHA = 0.05
+Change = Callable[[np.ndarray], np.ndarray]  # of an image (H, W, C) uint8
+
+
+def changes(channels: int) -> dict[str, Change]:
+    """Return the changes by name; those of single channels only for colour."""
+    rng = np.random.default_rng(0)
+    photographs = load_sample_images().images
+
+    def noisy(sigma: float) -> Change:
+        return lambda image: _to_uint8(image + rng.normal(0, sigma, image.shape))
+
+    def covered(level: int) -> Change:
+        def cover(image: np.ndarray) -> np.ndarray:
+            height, width = image.shape[0] // 4, image.shape[1] // 4
+            row, column = rng.integers(image.shape[0] - height + 1), rng.integers(image.shape[1] - width + 1)
+            result = image.copy()
+            result[row : row + height, column : column + width] = level
+            return result
+
+        return cover
+
+    def photographed(image: np.ndarray) -> np.ndarray:
+        """Cut a square of 100 pixels out of a photograph, at the image's size."""
+        photograph = photographs[rng.integers(len(photographs))]
+        row, column = (rng.integers(length - 100) for length in photograph.shape[:2])
+        part = photograph[row : row + 100, column : column + 100]
+        part = part if channels == 3 else np.rint(part.mean(axis=-1, keepdims=True)).astype(np.uint8)
+        return resize(part, *image.shape[:2])
+
+    found: dict[str, Change] = {
+        "black": np.zeros_like,
+        "white": lambda image: np.full_like(image, 255),
+        "mid-grey": lambda image: np.full_like(image, 128),
+        "its mean colour": lambda image: np.broadcast_to(_to_uint8(image.mean(axis=(0, 1))), image.shape),
+        "+100 grey levels": lambda image: _to_uint8(image + 100.0),
+        "a quarter of the brightness": lambda image: image // 4,
+        "inverted": lambda image: 255 - image,
+        "noise, sigma 25": noisy(25),
+        "noise, sigma 75": noisy(75),
+        "pure noise": lambda image: rng.integers(0, 256, image.shape, np.uint8),
+        "blurred, sigma 3": lambda image: ndimage.gaussian_filter(image, (3, 3, 0)),
+        "turned by 90 degrees": np.rot90,
+        "black square, 1/16 of the area": covered(0),
+        "grey square, 1/16 of the area": covered(128),
+        "parts of photographs": photographed,
+    }
+    if channels == 3:
+        found["red and blue swapped"] = lambda image: image[..., ::-1]
+        found["without green"] = lambda image: image * np.array([1, 0, 1], np.uint8)
+    return found
+
+
+def main() -> None:
+    """Score every change and write the shares."""
+    workdir = cli.given_workdir()
+    detector = load(workdir)
+    if not detector.held_out:
+        raise UserError(f"{workdir}: keeps no held-out images to change")
+    channels, rng = detector.config.model.channels, np.random.default_rng(1)
+    chosen = rng.permutation(len(detector.held_out))[:_COUNT]
+    images = [detector.held_out[i] for i in chosen]
+    as_resized = detector._replace(config=with_values(detector.config, {"patches.scale": 1.0}))
+    rows = {}
+    for name, change in changes(channels).items():
+        changed = from_list([np.ascontiguousarray(change(image)) for image in images], channels, name)
+        rows[name] = called_anomalous(as_resized, changed)
+        print(name, *rows[name], flush=True)
+    rows["false alarms: held-out images"] = called_anomalous(as_resized, from_list(images, channels, "held out"))
+    test = load_one_class(detector.config).test
+    if test is not None and test.labels is not None:
+        normal = test.take(rng.permutation(np.flatnonzero(test.labels == 0))[: 5 * _COUNT])
+        rows["false alarms: test split"] = called_anomalous(detector, normal)
+    write(workdir.name, rows)
+    show(workdir.name, rows)
+
+
+def called_anomalous(detector: Detector, images: Images) -> tuple[float, str]:
+    """Return the share of images called anomalous, and the term that most of their scores are of."""
+    findings = list(findings_of(detector, images))
+    p = p_values(np.array([finding.score for finding in findings]), detector.calibration.scores)
+    return float(np.mean(p <= _ALPHA)), Counter(finding.term for finding in findings).most_common(1)[0][0]
+
+
+def write(name: str, rows: dict[str, tuple[float, str]]) -> None:
+    """File the rows under the work directory's name, beside those of others."""
+    path = RESULTS / "blind-spots.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(known | {name: rows}, indent=1) + "\n")
+
+
+def show(name: str, rows: dict[str, tuple[float, str]]) -> None:
+    """Print the table."""
+    table = Table("images", "called anomalous", "term", title=f"{name}, alpha {_ALPHA}", title_justify="left")
+    for change, (share, term) in rows.items():
+        table.add_row(change, f"{100 * share:.0f} %", term)
+    Console(width=100).print(table)
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+
+
+if __name__ == "__main__":
+    flags.adopt_module_key_flags(cli)
+    cli.run(main)
