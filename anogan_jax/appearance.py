@@ -16,6 +16,7 @@ from scipy.spatial import KDTree
 
 _BLOCK = 3  # side of a block in pixels; two by two are a window
 _GRID = 4
+_STRIP = 192  # rows measured at a time, a multiple of the block's
 _QUANTILES = np.array([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98])
 _FLOOR = 0.02  # added to each statistic's standard deviation: changes of a grey level or two do not count
 _RESOLUTION = 64  # points of a unit, to which windows are rounded
@@ -99,28 +100,39 @@ def describe(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the statistics of an image (H, W, C) uint8, 8x8 or larger: (F,) of the whole, (C, n, 3) of its n windows.
 
     Of a window and of each cell of a grid: mean, logarithm of the standard deviation, and logarithm of the roughness,
-    the mean absolute difference of a pixel to its four neighbours. Of the whole also quantiles of grey levels and of
-    roughness. The image's outermost pixels, which lack neighbours, are left out.
+    the mean magnitude of the discrete Laplacian. Of the whole also quantiles of grey levels and of the Laplacian. The
+    image's outermost pixels, which lack neighbours, are left out.
     """
-    levels = image.astype(np.int16)
-    inner = levels[1:-1, 1:-1]
-    rough = np.abs(4 * inner - levels[:-2, 1:-1] - levels[2:, 1:-1] - levels[1:-1, :-2] - levels[1:-1, 2:])
-    blocks = np.stack([_block_sums(each) for each in (inner, np.square(inner, dtype=np.int32), rough)])
+    strips = [_measure(image[row : row + _STRIP + 2]) for row in range(0, len(image) - 2, _STRIP)]  # takes less memory
+    blocks = np.concatenate([each for each, _, _ in strips], axis=1)
     edges = [np.arange(_GRID) * count // _GRID for count in blocks.shape[1:3]]
-    sums = np.add.reduceat(np.add.reduceat(blocks, edges[0], axis=1), edges[1], axis=2)
+    sums = np.add.reduceat(np.add.reduceat(blocks, edges[0], axis=1, dtype=np.int64), edges[1], axis=2)
     sides = [np.diff(of, append=count) for of, count in zip(edges, blocks.shape[1:3], strict=True)]
     cells = _moments(sums, _BLOCK**2 * np.maximum(np.outer(*sides), 1)[..., None])
     pairs = blocks[:, :-1] + blocks[:, 1:]
-    windows = _moments(pairs[:, :, :-1] + pairs[:, :, 1:], 4 * _BLOCK**2).reshape(3, -1, image.shape[-1])
-    whole = [cells.ravel(), _quantiles(inner) / 255, _logarithm(_quantiles(rough) / 255)]
-    return np.concatenate(whole), windows.transpose(2, 1, 0)
+    of_channels = np.moveaxis(pairs[:, :, :-1] + pairs[:, :, 1:], -1, 0)
+    windows = np.stack([_moments(each, 4 * _BLOCK**2).astype(np.float32).reshape(3, -1).T for each in of_channels])
+    levels, rough = (_quantiles(sum(counts)) / 255 for counts in list(zip(*strips, strict=True))[1:])
+    return np.concatenate([cells.ravel(), levels, _logarithm(rough)]), windows
+
+
+def _measure(strip: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return of a strip (H, W, C), without its outermost pixels, block sums and histograms of levels and Laplacian.
+
+    The block sums (3, H / 3, W / 3, C) are of the levels, of their squares, and of the Laplacian's magnitude.
+    """
+    levels = strip.astype(np.int16)
+    inner = levels[1:-1, 1:-1]
+    rough = np.abs(4 * inner - levels[:-2, 1:-1] - levels[2:, 1:-1] - levels[1:-1, :-2] - levels[1:-1, 2:])
+    blocks = np.stack([_block_sums(each) for each in (inner, np.square(inner, dtype=np.int32), rough)])
+    return blocks, _histograms(inner), _histograms(rough)
 
 
 def _block_sums(values: np.ndarray) -> np.ndarray:
     """Return the sums (H / 3, W / 3, C) of blocks of 3x3 values."""
     rows, columns = (length // _BLOCK for length in values.shape[:2])
     trimmed = values[: rows * _BLOCK, : columns * _BLOCK]
-    return trimmed.reshape(rows, _BLOCK, columns, _BLOCK, -1).sum(axis=(1, 3), dtype=np.int64)
+    return trimmed.reshape(rows, _BLOCK, columns, _BLOCK, -1).sum(axis=(1, 3), dtype=np.int32)
 
 
 def _moments(sums: np.ndarray, count: np.ndarray | int) -> np.ndarray:
@@ -130,10 +142,14 @@ def _moments(sums: np.ndarray, count: np.ndarray | int) -> np.ndarray:
     return np.stack([mean, _logarithm(deviation), _logarithm(rough)])
 
 
-def _quantiles(values: np.ndarray) -> np.ndarray:
-    """Return the quantiles of each channel's values, integers of at least 0, one after the other."""
-    counts = [np.bincount(values[..., channel].ravel()).cumsum() for channel in range(values.shape[-1])]
-    return np.concatenate([np.searchsorted(of, _QUANTILES * of[-1]) for of in counts])
+def _histograms(values: np.ndarray) -> np.ndarray:
+    """Return how often each value occurs in each channel, (C, 1021)."""
+    return np.stack([np.bincount(channel.ravel(), minlength=4 * 255 + 1) for channel in np.moveaxis(values, -1, 0)])
+
+
+def _quantiles(histograms: np.ndarray) -> np.ndarray:
+    """Return the quantiles of each channel's values, one channel after the other."""
+    return np.concatenate([np.searchsorted(of, _QUANTILES * of[-1]) for of in histograms.cumsum(axis=1)])
 
 
 def _logarithm(values: np.ndarray) -> np.ndarray:

@@ -170,7 +170,7 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
 
 
 def detectors_of(detector: Detector) -> dict[str, Detector]:
-    """Return the detector as configured and with each other preset that it can run, not calibrated, by description."""
+    """Return the detector as configured, and with each other preset that it can run, by the preset's description."""
     found = {}
     for name, preset in PRESETS.items():
         search = with_preset(detector.config, name).search

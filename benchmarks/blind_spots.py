@@ -5,8 +5,9 @@
 
 Changes up to 100 of the detector's held-out normal images and scores them with the detector's own settings. The table
 says for each change the share called anomalous at alpha 0.05 and the term that most of these scores are of; its last
-rows are the shares of false alarms among the unchanged held-out images and the normal images of the test split. Writes
-the shares to benchmarks/results/blind-spots.json, under the work directory's name.
+rows are the shares of false alarms among the unchanged held-out images and the normal images of the test split. Files
+the shares under the work directory's name in benchmarks/results/blind-spots.json, and writes the table of all to
+docs/detection.md.
 """
 
 import json
@@ -15,8 +16,6 @@ from collections.abc import Callable
 
 import numpy as np
 from absl import flags
-from rich.console import Console
-from rich.table import Table
 from scipy import ndimage
 from sklearn.datasets import load_sample_images
 
@@ -27,7 +26,7 @@ from anogan_jax.data.images import from_list, resize
 from anogan_jax.detector import Detector, findings_of
 from anogan_jax.errors import UserError
 from anogan_jax.files import replacing
-from benchmarks.one_class_table import RESULTS
+from benchmarks.one_class_table import RESULTS, write_table
 
 _COUNT = 100
 _ALPHA = 0.05
@@ -103,8 +102,13 @@ def main() -> None:
     if test is not None and test.labels is not None:
         normal = test.take(rng.permutation(np.flatnonzero(test.labels == 0))[: 5 * _COUNT])
         rows["false alarms: test split"] = called_anomalous(detector, normal)
-    write(workdir.name, rows)
-    show(workdir.name, rows)
+    path = RESULTS / "blind-spots.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known[workdir.name] = rows
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(known, indent=1) + "\n")
+    write_table("blind-spots", table(known))
+    print(*table({workdir.name: rows}), sep="\n")
 
 
 def called_anomalous(detector: Detector, images: Images) -> tuple[float, str]:
@@ -114,20 +118,15 @@ def called_anomalous(detector: Detector, images: Images) -> tuple[float, str]:
     return float(np.mean(p <= _ALPHA)), Counter(finding.term for finding in findings).most_common(1)[0][0]
 
 
-def write(name: str, rows: dict[str, tuple[float, str]]) -> None:
-    """File the rows under the work directory's name, beside those of others."""
-    path = RESULTS / "blind-spots.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(known | {name: rows}, indent=1) + "\n")
-
-
-def show(name: str, rows: dict[str, tuple[float, str]]) -> None:
-    """Print the table."""
-    table = Table("images", "called anomalous", "term", title=f"{name}, alpha {_ALPHA}", title_justify="left")
-    for change, (share, term) in rows.items():
-        table.add_row(change, f"{100 * share:.0f} %", term)
-    Console(width=100).print(table)
+def table(results: dict[str, dict]) -> list[str]:
+    """Return the Markdown table: for each work directory the share called anomalous in %, and its term."""
+    changes_seen = list(dict.fromkeys(change for rows in results.values() for change in rows))
+    lines = ["| images | " + " | ".join(results) + " |", "|---|" + "---|" * len(results)]
+    for change in changes_seen:
+        found = [rows.get(change) for rows in results.values()]
+        cells = [f"{100 * each[0]:.0f} {each[1]}" if each else "" for each in found]
+        lines.append(f"| {change} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:

@@ -81,7 +81,7 @@ def main() -> None:
                     with replacing(path) as temporary:
                         temporary.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
                     if not _RESULTS.value:
-                        write_table(name, rows)
+                        write_table(name, table(name, rows))
     print(*table(name, rows), sep="\n")
 
 

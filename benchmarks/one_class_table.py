@@ -68,18 +68,18 @@ def table(name: str, rows: list[dict]) -> list[str]:
     return lines
 
 
-def write_table(name: str, rows: list[dict]) -> None:
-    """Replace the table between its markers in docs/detection.md, if there are any."""
+def write_table(name: str, lines: list[str]) -> None:
+    """Replace the lines between the markers of this name in docs/detection.md, if there are any."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
     between = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    text = begin + "\n".join(table(name, rows)) + "\n" + end
+    text = begin + "\n".join(lines) + "\n" + end
     _PAGE.write_text(between.sub(lambda _: text, _PAGE.read_text()))
 
 
 def main() -> None:
     """Write every table."""
     for path in RESULTS.glob("*mnist*.json"):
-        write_table(path.stem, json.loads(path.read_text()))
+        write_table(path.stem, table(path.stem, json.loads(path.read_text())))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
 from anogan_jax.config import BankConfig, Config, differences
+from anogan_jax.data.images import from_list
+from benchmarks import blind_spots
 from benchmarks.choices import choices
 from benchmarks.choices import table as choices_table
 from benchmarks.one_class_table import table
@@ -72,3 +75,22 @@ def test_rows_of_other_settings_are_kept(tmp_path):
 def run_one_class(*flags):
     command = [sys.executable, "-m", "benchmarks.one_class", "--config=configs/digits.py", *flags]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_changes_of_blind_spots_keep_shape_and_type(channels):
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, channels), np.uint8)
+    found = blind_spots.changes(channels)
+    assert ("without green" in found) == (channels == 3)
+    for name, change in found.items():
+        changed = change(image)
+        assert changed.dtype == np.uint8, name
+        assert changed.shape == (image.shape if "turned" not in name else (32, 24, channels)), name
+        assert not np.array_equal(changed, image), name
+
+
+def test_table_of_blind_spots_has_a_row_for_each_change(tiny_run):
+    images = from_list([np.zeros((16, 16, 1), np.uint8)] * 3, 1, "black")
+    rows = {"black": blind_spots.called_anomalous(tiny_run.detector, images)}
+    assert rows["black"][0] == 1
+    assert blind_spots.table({"run": rows, "other": {}})[-1] == f"| black | 100 {rows['black'][1]} |  |"

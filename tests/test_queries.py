@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from anogan_jax.appearance import fit_appearance, make_judge
 from anogan_jax.config import Config, ModelConfig, PatchConfig, PoolingConfig
 from anogan_jax.data import Images
 from anogan_jax.errors import UserError
@@ -60,10 +61,11 @@ def test_maps_have_the_size_of_their_query():
 
 def test_large_image_takes_few_bytes_a_pixel():
     large = Config(model=ModelConfig(image_size=64), patches=PatchConfig(enabled=True))
-    queries = images(np.zeros((1024, 1024), np.uint8))
+    queries = images(np.tile(grey(64, 64), (16, 16)))
+    judge = make_judge(fit_appearance(RNG.integers(0, 256, (4, 64, 64, 1), np.uint8), seed=0))
     tracemalloc.start()
     try:
-        list(score_queries(brightness, queries, large))
+        list(score_queries(brightness, queries, large, judge=judge, level=1.0))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
