@@ -57,7 +57,7 @@ def main(_: list[str]) -> None:
     rows: list[tuple[str, int | str, int | str]] = [("what was done", "times", "lost or wrong"), ("---", "---", "---")]
     whole, scored, killed, output = (root / name for name in ("whole", "whole-scores", "killed", "killed-scores"))
     longest = [seconds(command) for command in (train(whole), score(whole, scored))]
-    kills = kill_until_done(train(killed), killed, longest[0], rng)
+    kills = kill_until_done(train(killed), killed, longest[0] / 2, rng)  # goes on where the one before was killed
     rows.append(("kills in training", kills, differing(load(whole), load(killed))))
     kills = kill_until_done(score(whole, output), output, longest[1], rng)
     rows.append(("kills in scoring", kills, int(read(scored) != read(output))))
@@ -96,7 +96,7 @@ def seconds(command: list[str]) -> float:
 
 
 def kill_until_done(command: list[str], folder: Path, longest: float, rng: np.random.Generator) -> int:
-    """Run a command again and again, killed after random seconds; the last time to its end. Return the kills."""
+    """Run a command again and again, killed after up to ``longest`` seconds; at last to its end. Return the kills."""
     done = 0
     while done < _KILLS.value:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
