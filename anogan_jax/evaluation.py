@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from anogan_jax.bank import Bank
 from anogan_jax.baselines import baseline_scores
 from anogan_jax.calibration import alpha_obstacle
 from anogan_jax.config import PRESETS, with_preset
-from anogan_jax.data import Images, OneClass, as_array, is_readable, load_one_class, read_ahead
+from anogan_jax.data import Images, OneClass, as_array, is_readable, load_one_class, read_ahead, to_model_range
 from anogan_jax.detector import Detector, findings_of
 from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
@@ -140,6 +141,8 @@ def _open_journal(folder: Path, made_with: str) -> Journal:
 def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
     """Score the test split by the detector, each preset that it can run, P_D and the baselines; write AUROC as CSV.
 
+    One baseline compares a query, as "nearest" does, with the training images themselves: what the generator is worth.
+
     Returns:
       The scores by name, (N,) each.
 
@@ -155,6 +158,12 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
     methods: dict[str, Callable[[str], Iterator[Finding]]] = {
         name: partial(findings_of, of, test) for name, of in detectors_of(detector).items()
     }
+    if not detector.config.patches.enabled:
+        images = to_model_range(as_array(data.train, detector.config), detector.config.data.normalize_contrast)
+        neighbours = detector._replace(bank=bank_of_images(detector, images)).with_search(
+            with_preset(detector.config, "nearest").search
+        )
+        methods["kNN (k=8) of the training images, by structure"] = partial(findings_of, neighbours, test)
     discriminate = partial(make_discriminator_scorer(detector.gan), detector.model)
     methods["P_D: the discriminator's output alone"] = partial(score_queries, discriminate, test, detector.config)
     labels, scores = np.zeros(0), {}
@@ -178,6 +187,11 @@ def detectors_of(detector: Detector) -> dict[str, Detector]:
             is_configured = search == detector.config.search
             found[f"{name}: {preset.summary}"] = detector if is_configured else detector.with_search(search)
     return found if any(of is detector for of in found.values()) else {"as configured": detector} | found
+
+
+def bank_of_images(detector: Detector, images: np.ndarray) -> Bank:
+    """Return images (N, S, S, C) in [-1, 1] as a bank, to be compared themselves; they have no z."""
+    return Bank(np.zeros((len(images), detector.gan.latent_size), np.float32), images.astype(np.float16))
 
 
 def baselines_of(detector: Detector, data: OneClass) -> dict[str, np.ndarray]:

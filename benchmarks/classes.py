@@ -42,11 +42,6 @@ def make_other_bank(detector: Detector, train: Images, inverted: int) -> Bank:
     return make_bank(config, detector.gan, detector.model.weights, train)
 
 
-def bank_of_images(detector: Detector, images: np.ndarray) -> Bank:
-    """Return images (N, S, S, C) in [-1, 1] as a bank, to be compared themselves; they have no z."""
-    return Bank(np.zeros((len(images), detector.gan.latent_size), np.float32), images.astype(np.float16))
-
-
 def with_neighbours(detector: Detector, bank: Bank, starts: int = 8, **search: Any) -> Detector:
     """Return the detector that compares an image with its nearest neighbours in a bank, without gradient steps."""
     fixed: dict[str, Any] = {"start": "bank", "starts": starts, "steps": 0, "discrimination_weight": 0.0}

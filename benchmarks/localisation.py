@@ -31,12 +31,13 @@ from anogan_jax.config import Config
 from anogan_jax.data import Images, load_one_class, make_draw, read_ahead, to_model_range
 from anogan_jax.detector import Detector, findings_of, scorer_of
 from anogan_jax.errors import UserError
+from anogan_jax.evaluation import bank_of_images
 from anogan_jax.files import replacing
 from anogan_jax.journal import Journal
 from anogan_jax.queries import score_queries
 from anogan_jax.report import by_defect, record
 from anogan_jax.scoring import Score
-from benchmarks.classes import bank_of_images, with_neighbours
+from benchmarks.classes import with_neighbours
 from benchmarks.one_class_table import RESULTS
 
 _PATCHES = 20_000

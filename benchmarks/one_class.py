@@ -29,10 +29,9 @@ from anogan_jax.config import PRESETS, Config, with_preset, with_values
 from anogan_jax.data import Images, OneClass, as_array, load_one_class
 from anogan_jax.detector import Detector
 from anogan_jax.errors import UserError
-from anogan_jax.evaluation import test_split
+from anogan_jax.evaluation import bank_of_images, test_split
 from anogan_jax.files import replacing
 from benchmarks.classes import (
-    bank_of_images,
     commit,
     in_model_range,
     make_other_bank,

@@ -120,7 +120,8 @@ def test_presets_discriminator_and_baselines_are_compared(tiny_run, tmp_path):
     rows = rows_of(tmp_path / "comparison.csv")
     methods = [row["method"].split(":")[0] for row in rows]
     baselines = ["kNN (k=2)", "kNN (k=2), cosine", "PCA-32"]
-    assert methods == ["as configured", "anogan", "nearest", "encoder", "P_D", *baselines]
+    neighbours = "kNN (k=8) of the training images, by structure"
+    assert methods == ["as configured", "anogan", "nearest", "encoder", neighbours, "P_D", *baselines]
     assert all(values.shape == (40,) for values in scores.values())
     assert all(0 <= float(row["auroc"]) <= 1 for row in rows)
     np.testing.assert_array_equal(scores["as configured"], scores_of_the_test_split(tiny_run.detector))
