@@ -160,9 +160,8 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
     }
     if not detector.config.patches.enabled:
         images = to_model_range(as_array(data.train, detector.config), detector.config.data.normalize_contrast)
-        neighbours = detector._replace(bank=bank_of_images(detector, images)).with_search(
-            with_preset(detector.config, "nearest").search
-        )
+        search = with_preset(detector.config, "nearest").search
+        neighbours = detector._replace(bank=bank_of_images(detector, images)).with_search(search)
         methods["kNN (k=8) of the training images, by structure"] = partial(findings_of, neighbours, test)
     discriminate = partial(make_discriminator_scorer(detector.gan), detector.model)
     methods["P_D: the discriminator's output alone"] = partial(score_queries, discriminate, test, detector.config)
