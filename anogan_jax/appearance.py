@@ -7,7 +7,7 @@ one to its nearest neighbour among windows of normal images. (Related, with a pr
 of statistics: PaDiM, Defard et al. 2020; PatchCore, Roth et al. 2022.)
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ _PIXELS = 2**25  # of images, whose windows are compared in fitting
 _FOLDS = 5
 _LEAST, _LEAST_DETAIL = 1.0, 0.01  # limits if the normal images are all alike
 _MARGIN, _DETAIL_MARGIN = 1.5, 2.0  # a limit is so many times what one in a hundred normal images exceeds
-Judge = Callable[[np.ndarray], tuple[float, str]]
+Judge = Callable[[Sequence[np.ndarray]], list[tuple[float, str]]]
 
 
 class Appearance(NamedTuple):
@@ -38,18 +38,22 @@ class Appearance(NamedTuple):
 
 
 def make_judge(appearance: Appearance) -> Judge:
-    """Return ``judge(image)`` for images (H, W, C) uint8, 8x8 or larger: the larger of the two terms, and its name.
+    """Return ``judge(images)`` for images (H, W, C) uint8, 8x8 or larger: of each the larger term, and its name.
 
-    A term is in units of its limit: above 1 it is beyond what normal images reach.
+    A term is in units of its limit: above 1 it is beyond what normal images reach. Images of one size take less time.
     """
     trees = [KDTree(windows) for windows in appearance.windows]
 
-    def judge(image: np.ndarray) -> tuple[float, str]:
-        statistics, windows = describe(image)
-        distance = np.linalg.norm((statistics - appearance.center) @ appearance.whitening)
-        whole = float(distance / appearance.limit)
-        detail = _farthest(trees, windows) / float(appearance.window_limit)
-        return (whole, "appearance") if whole >= detail else (detail, "detail")
+    def judge(images: Sequence[np.ndarray]) -> list[tuple[float, str]]:
+        if len({image.shape for image in images}) != 1:
+            return [judged for image in images for judged in judge([image])]
+        statistics, windows = describe(np.stack(images))
+        detail = _farthest(trees, windows) / appearance.window_limit
+        found = []
+        for each, of_detail in zip(statistics - appearance.center, detail.tolist(), strict=True):
+            whole = np.linalg.norm(each @ appearance.whitening) / appearance.limit  # one by one: else rounding varies
+            found.append(max((float(whole), "appearance"), (of_detail, "detail")))
+        return found
 
     return judge
 
@@ -65,7 +69,7 @@ def fit_appearance(images: Iterable[np.ndarray], seed: int) -> Appearance:
     """
     described, pixels = [], 0
     for image in images:
-        described.append(describe(image))
+        described.append([each[0] for each in describe(image[None])])
         pixels += image.size
         if pixels > _PIXELS and len(described) >= _FOLDS:
             break
@@ -79,7 +83,7 @@ def fit_appearance(images: Iterable[np.ndarray], seed: int) -> Appearance:
         trees = [KDTree(of_channel) for of_channel in _cover([windows[i] for i in others])]
         for i in np.flatnonzero(fold == number):
             whole[i] = np.linalg.norm((statistics[i] - center) @ whitening)
-            detail[i] = _farthest(trees, windows[i])
+            detail[i] = _farthest(trees, windows[i][None])[0]
     limit = np.maximum(_MARGIN * np.quantile(whole, 0.99), _LEAST)
     window_limit = np.maximum(_DETAIL_MARGIN * np.quantile(detail, 0.99), _LEAST_DETAIL)
     return Appearance(*_whitening(statistics), limit, window_limit, _cover(windows))
@@ -96,43 +100,47 @@ def combine(score: ArrayLike, excess: ArrayLike, level: float) -> np.ndarray:
     return np.where(np.greater(excess, 1), np.maximum(score, np.multiply(level, excess)), score)
 
 
-def describe(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the statistics of an image (H, W, C) uint8, 8x8 or larger: (F,) of the whole, (C, n, 3) of its n windows.
+def describe(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the statistics (N, F) of images (N, H, W, C) uint8, 8x8 or larger, and (N, C, n, 3) of their windows.
 
     Of a window and of each cell of a grid: mean, logarithm of the standard deviation, and logarithm of the roughness,
     the mean magnitude of the discrete Laplacian. Of the whole also quantiles of grey levels and of the Laplacian. The
     image's outermost pixels, which lack neighbours, are left out.
     """
-    strips = [_measure(image[row : row + _STRIP + 2]) for row in range(0, len(image) - 2, _STRIP)]  # takes less memory
-    blocks = np.concatenate([each for each, _, _ in strips], axis=1)
-    edges = [np.arange(_GRID) * count // _GRID for count in blocks.shape[1:3]]
-    sums = np.add.reduceat(np.add.reduceat(blocks, edges[0], axis=1, dtype=np.int64), edges[1], axis=2)
-    sides = [np.diff(of, append=count) for of, count in zip(edges, blocks.shape[1:3], strict=True)]
-    cells = _moments(sums, _BLOCK**2 * np.maximum(np.outer(*sides), 1)[..., None])
-    pairs = blocks[:, :-1] + blocks[:, 1:]
-    of_channels = np.moveaxis(pairs[:, :, :-1] + pairs[:, :, 1:], -1, 0)
-    windows = np.stack([_moments(each, 4 * _BLOCK**2).astype(np.float32).reshape(3, -1).T for each in of_channels])
+    count, height = images.shape[:2]
+    strips = [_measure(images[:, row : row + _STRIP + 2]) for row in range(0, height - 2, _STRIP)]  # takes less memory
+    blocks = np.concatenate([each for each, _, _ in strips], axis=2)
+    edges = [np.arange(_GRID) * length // _GRID for length in blocks.shape[2:4]]
+    sums = np.add.reduceat(np.add.reduceat(blocks, edges[0], axis=2, dtype=np.int64), edges[1], axis=3)
+    sides = [np.diff(of, append=length) for of, length in zip(edges, blocks.shape[2:4], strict=True)]
+    cells = _moments(sums, _BLOCK**2 * np.maximum(np.outer(*sides), 1)[..., None])  # (3, N, 4, 4, C)
+    pairs = blocks[:, :, :-1] + blocks[:, :, 1:]
+    of_channels = np.moveaxis(pairs[..., :-1, :] + pairs[..., 1:, :], -1, 0)
+    windows = [_moments(each, 4 * _BLOCK**2).astype(np.float32).reshape(3, count, -1) for each in of_channels]
     levels, rough = (_quantiles(sum(counts)) / 255 for counts in list(zip(*strips, strict=True))[1:])
-    return np.concatenate([cells.ravel(), levels, _logarithm(rough)]), windows
+    whole = [np.moveaxis(cells, 1, 0).reshape(count, -1), levels, _logarithm(rough)]
+    return np.concatenate(whole, axis=1), np.stack(windows).transpose(2, 0, 3, 1)
 
 
 def _measure(strip: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return of a strip (H, W, C), without its outermost pixels, block sums and histograms of levels and Laplacian.
+    """Return of strips (N, H, W, C), without outermost pixels, block sums and histograms of levels and Laplacian.
 
-    The block sums (3, H / 3, W / 3, C) are of the levels, of their squares, and of the Laplacian's magnitude.
+    The block sums (3, N, H / 3, W / 3, C) are of the levels, of their squares, and of the Laplacian's magnitude.
     """
     levels = strip.astype(np.int16)
-    inner = levels[1:-1, 1:-1]
-    rough = np.abs(4 * inner - levels[:-2, 1:-1] - levels[2:, 1:-1] - levels[1:-1, :-2] - levels[1:-1, 2:])
+    inner = levels[:, 1:-1, 1:-1]
+    around = levels[:, :-2, 1:-1] + levels[:, 2:, 1:-1] + levels[:, 1:-1, :-2] + levels[:, 1:-1, 2:]
+    rough = np.abs(4 * inner - around)
     blocks = np.stack([_block_sums(each) for each in (inner, np.square(inner, dtype=np.int32), rough)])
     return blocks, _histograms(inner), _histograms(rough)
 
 
 def _block_sums(values: np.ndarray) -> np.ndarray:
-    """Return the sums (H / 3, W / 3, C) of blocks of 3x3 values."""
-    rows, columns = (length // _BLOCK for length in values.shape[:2])
-    trimmed = values[: rows * _BLOCK, : columns * _BLOCK]
-    return trimmed.reshape(rows, _BLOCK, columns, _BLOCK, -1).sum(axis=(1, 3), dtype=np.int32)
+    """Return the sums (N, H / 3, W / 3, C) of blocks of 3x3 values."""
+    count, *lengths, channels = values.shape
+    rows, columns = (length // _BLOCK for length in lengths)
+    trimmed = values[:, : rows * _BLOCK, : columns * _BLOCK]
+    return trimmed.reshape(count, rows, _BLOCK, columns, _BLOCK, channels).sum(axis=(2, 4), dtype=np.int32)
 
 
 def _moments(sums: np.ndarray, count: np.ndarray | int) -> np.ndarray:
@@ -143,13 +151,18 @@ def _moments(sums: np.ndarray, count: np.ndarray | int) -> np.ndarray:
 
 
 def _histograms(values: np.ndarray) -> np.ndarray:
-    """Return how often each value occurs in each channel, (C, 1021)."""
-    return np.stack([np.bincount(channel.ravel(), minlength=4 * 255 + 1) for channel in np.moveaxis(values, -1, 0)])
+    """Return how often each value occurs in each image and channel, (N, C, 1021)."""
+    count, channels, most = len(values), values.shape[-1], 4 * 255 + 1
+    places = most * np.arange(count * channels).reshape(count, 1, 1, channels)
+    return np.bincount((values + places).ravel(), minlength=count * channels * most).reshape(count, channels, most)
 
 
 def _quantiles(histograms: np.ndarray) -> np.ndarray:
-    """Return the quantiles of each channel's values, one channel after the other."""
-    return np.concatenate([np.searchsorted(of, _QUANTILES * of[-1]) for of in histograms.cumsum(axis=1)])
+    """Return the quantiles of the values of each image, (N, 7 C), one channel after the other."""
+    reached = histograms.cumsum(axis=-1)
+    return np.stack([(reached < share * reached[..., -1:]).sum(axis=-1) for share in _QUANTILES], axis=-1).reshape(
+        len(histograms), -1
+    )
 
 
 def _logarithm(values: np.ndarray) -> np.ndarray:
@@ -176,6 +189,11 @@ def _cover(windows: list[np.ndarray]) -> list[np.ndarray]:
     return [np.stack([of >> 14, of >> 7 & 127, of & 127], axis=1) / _RESOLUTION for of in codes]
 
 
-def _farthest(trees: list[KDTree], windows: np.ndarray) -> float:
-    """Return the largest distance of a window to its nearest neighbour, over all windows and channels."""
-    return max(float(tree.query(of_channel)[0].max()) for tree, of_channel in zip(trees, windows, strict=True))
+def _farthest(trees: list[KDTree], windows: np.ndarray) -> np.ndarray:
+    """Return for each of N images the largest distance of a window (N, C, n, 3) to its nearest neighbour."""
+    count = len(windows)
+    distances = [
+        tree.query(windows[:, channel].reshape(-1, 3))[0].reshape(count, -1).max(axis=1)
+        for channel, tree in enumerate(trees)
+    ]
+    return np.max(distances, axis=0)

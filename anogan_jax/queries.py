@@ -5,7 +5,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -74,7 +74,7 @@ def score_queries(
     """
     total, processes = len(queries.names), jax.process_count()
     share = range(first + jax.process_index(), total, processes)
-    mine = _findings(score, queries, partial(_Query, config, judge, level), config, share)
+    mine = _findings(score, queries, judge, level, config, share)
     results = mine if processes == 1 else _gathered(mine, total - first)
     silent = None if what and is_first() else True
     with tqdm(total=total, initial=first, desc=what, unit="image", disable=silent, dynamic_ncols=True) as bar:
@@ -86,7 +86,8 @@ def score_queries(
 def _findings(
     score: Callable[[Iterable[np.ndarray]], Iterator[Score]],
     queries: Images,
-    open_query: Callable[[np.ndarray | None], "_Query"],
+    judge: Judge | None,
+    level: float,
     config: Config,
     chosen: Iterable[int],
 ) -> Iterator[Finding]:
@@ -94,21 +95,25 @@ def _findings(
     waiting: deque[tuple[int, _Query]] = deque()  # read, and not yet yielded
 
     def tiles() -> Iterator[np.ndarray]:
-        read = read_ahead(lambda i: open_query(queries.read(i)), chosen, _READ_AHEAD)
+        read = read_ahead(lambda i: _Query(queries.read(i), config), chosen, _READ_AHEAD)
         for i, query in zip(chosen, read, strict=True):
             if isinstance(query, UserError):
                 log.warning("skipped %s", query)
-                query = open_query(None)
+                query = _Query(None, config)
             waiting.append((i, query))
             for tile in query.tiles:
                 yield to_model_range(tile[None], config.data.normalize_contrast)[0]
 
     def done() -> Iterator[Finding]:
+        unjudged = [query for _, query in waiting if query.appearance is None]
+        if judge and unjudged:  # many at a time, which takes less time
+            for query, judged in zip(unjudged, judge([query.padded for query in unjudged]), strict=True):
+                query.appearance = judged
         while waiting and waiting[0][1].is_done():
             i = waiting[0][0]
             label = None if queries.labels is None else int(queries.labels[i])
             kind = None if queries.kinds is None else queries.kinds[i]
-            yield waiting.popleft()[1].finding(queries.names[i], label, kind)
+            yield waiting.popleft()[1].finding(queries.names[i], label, kind, level)
 
     for result in score(tiles()):
         yield from done()  # queries without a tile, which stand before this tile's query
@@ -120,25 +125,27 @@ def _findings(
 class _Query:
     """A query in progress: its tiles, and the results of those that are scored."""
 
-    def __init__(self, config: Config, judge: Judge | None, level: float, image: np.ndarray | None) -> None:
+    def __init__(self, image: np.ndarray | None, config: Config) -> None:
+        self.appearance: tuple[float, str] | None = (0.0, "")  # None until it is judged
         self.tiles: list[np.ndarray] = []  # with content; a whole image is one tile
         self._image = image
         self._config = config
-        self._level = level
         self._corners: list[tuple[int, int]] = []
         self._terms: list[tuple[float, float, float]] = []
         if image is None:
             return
         resized, size = make_resize(config)(image), config.model.image_size
         self._resized_shape = resized.shape
-        padded = pad_to(resized, size)
-        self._appearance, self._term = judge(padded) if judge else (0.0, "")
-        for row, column, tile in cut_tiles(padded, size, config.pooling.stride or size // 2):
+        self.appearance, self.padded = None, pad_to(resized, size)
+        for row, column, tile in cut_tiles(self.padded, size, config.pooling.stride or size // 2):
             if not config.patches.enabled or has_content(tile, config.patches.min_contrast):
                 self.tiles.append(tile)
                 self._corners.append((row, column))
-        height, width, channels = padded.shape
-        self._mosaic = Mosaic(height, width, channels + 1, size)
+
+    @cached_property
+    def _mosaic(self) -> Mosaic:
+        height, width, channels = self.padded.shape
+        return Mosaic(height, width, channels + 1, self._config.model.image_size)
 
     def is_done(self) -> bool:
         return len(self._terms) == len(self.tiles)
@@ -152,7 +159,7 @@ class _Query:
         self._mosaic.add(np.stack(planes).astype(np.float32), *self._corners[number])
         self._terms.append((float(result.score), float(result.residual), float(result.discrimination)))
 
-    def finding(self, name: str, label: int | None, kind: str | None) -> Finding:
+    def finding(self, name: str, label: int | None, kind: str | None, level: float) -> Finding:
         if self._image is None:
             empty, nan = np.zeros((0, 0, 1), np.uint8), float("nan")
             return Finding(name, label, kind, empty, empty, np.zeros((0, 0), np.float32), nan, nan, "", nan, nan)
@@ -161,12 +168,13 @@ class _Query:
         *reconstruction, anomaly_map = self._mosaic.blended()[:, :height, :width]
         if self._config.patches.enabled:
             score = pool(anomaly_map, self._config.pooling.share)
-        combined = float(combine(score, self._appearance, self._level))
-        term = self._term if combined > score else TERMS[0]
+        appearance, term = self.appearance or (0.0, "")
+        combined = float(combine(score, appearance, level))
+        term = term if combined > score else TERMS[0]
         pixels = np.stack([np.rint(self._at_full_size(plane)).astype(np.uint8) for plane in reconstruction], axis=-1)
         anomaly_map = self._at_full_size(anomaly_map).copy()  # not a view, which would keep the other planes
         of_image = (name, label, kind, self._image, pixels, anomaly_map)
-        return Finding(*of_image, combined, self._appearance, term, residual, discrimination)
+        return Finding(*of_image, combined, appearance, term, residual, discrimination)
 
     def _at_full_size(self, plane: np.ndarray) -> np.ndarray:
         assert self._image is not None

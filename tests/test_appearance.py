@@ -53,19 +53,19 @@ def judge():
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_changed_image_is_beyond_the_limit(change, judge):
-    assert all(judge(CHANGES[change](image))[0] > 1 for image in textures(20))
+    assert all(value > 1 for value, _ in judge([CHANGES[change](image) for image in textures(20)]))
 
 
 def test_new_normal_image_is_within_the_limit(judge):
-    assert np.mean([judge(image)[0] > 1 for image in textures(100)]) <= 0.02
+    assert np.mean([value > 1 for value, _ in judge(textures(100))]) <= 0.02
 
 
 @pytest.mark.parametrize("change", [lambda image: image[..., ::-1], lambda image: image * np.uint8([1, 0, 1])])
 def test_swapped_and_missing_channels_are_seen(change):
     colours = np.uint8([1, 2, 2]) * (textures(100) // 3)
     judge = make_judge(fit_appearance(colours[:80], seed=0))
-    assert all(judge(change(image))[0] > 1 for image in colours[80:])
-    assert all(judge(image)[0] < 1 for image in colours[80:])
+    assert all(value > 1 for value, _ in judge([change(image) for image in colours[80:]]))
+    assert all(value < 1 for value, _ in judge(colours[80:]))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -77,13 +77,13 @@ def test_constant_image_is_beyond_the_limit_for_every_config(name):
     judge = make_judge(make_appearance(config, from_user(images, config.model.channels)))
     size = config.model.image_size
     for level in (0, 60, 128, 255):
-        value, term = judge(np.full((size, size, config.model.channels), level, np.uint8))
+        ((value, term),) = judge([np.full((size, size, config.model.channels), level, np.uint8)])
         assert value > 1, (name, level, term)
 
 
 def test_statistics_agree_with_a_slow_computation():
     image = RNG.integers(0, 256, (20, 17, 2), np.uint8)
-    whole, windows = describe(image)
+    (whole,), (windows,) = describe(image[None])
     x = image.astype(float)
     rough = np.abs(4 * x - sum(np.roll(x, shift, axis) for axis in (0, 1) for shift in (-1, 1)))[1:-1, 1:-1]
     x = x[1:-1, 1:-1]
@@ -106,8 +106,17 @@ def test_statistics_agree_with_a_slow_computation():
 @pytest.mark.parametrize("images", [textures(2), np.full((5, 16, 16, 1), 9, np.uint8)], ids=["two", "all alike"])
 def test_few_or_equal_images_give_finite_terms(images):
     judge = make_judge(fit_appearance(images, seed=0))
-    assert np.isfinite([judge(image)[0] for image in (*images, 255 - images[0])]).all()
-    assert judge(images[0])[0] < 1 < judge(255 - images[0])[0]
+    values = [value for value, _ in judge([images[0], 255 - images[0]])]
+    assert np.isfinite(values).all()
+    assert values[0] < 1 < values[1]
+
+
+def test_terms_depend_on_the_image_alone(judge):
+    """Alone, among others of its size, and among others of other sizes."""
+    images = textures(5)
+    alone = [judge([image])[0] for image in images]
+    assert judge(images) == alone
+    assert judge([images[0], images[1][:30], images[4]])[::2] == [alone[0], alone[4]]
 
 
 def test_only_terms_beyond_the_limit_raise_a_score():
@@ -124,5 +133,5 @@ def test_mirrored_images_are_normal_if_training_mirrors():
         config = replace(base, data=DataConfig(source="arrays"), train=replace(base.train, flip=flip))
         judge = make_judge(make_appearance(config, from_user(images, 1)))
         mirrored = [make_resize(config)(image[:, ::-1]) for image in images[:20]]
-        found.append(np.median([judge(image)[0] for image in mirrored]))
+        found.append(np.median([value for value, _ in judge(mirrored)]))
     assert found[0] > 2 * found[1]
