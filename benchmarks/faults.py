@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,7 @@ _TINY = [
 
 def main(_: list[str]) -> None:
     """Run the campaign; print the table."""
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of mutated images
     root, rng = Path(_WORKDIR.value).absolute(), np.random.default_rng(_SEED.value)
     if root.exists():
         raise SystemExit(f"error: {root}: exists; give another --workdir")
