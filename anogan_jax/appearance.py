@@ -160,9 +160,8 @@ def _histograms(values: np.ndarray) -> np.ndarray:
 def _quantiles(histograms: np.ndarray) -> np.ndarray:
     """Return the quantiles of the values of each image, (N, 7 C), one channel after the other."""
     reached = histograms.cumsum(axis=-1)
-    return np.stack([(reached < share * reached[..., -1:]).sum(axis=-1) for share in _QUANTILES], axis=-1).reshape(
-        len(histograms), -1
-    )
+    found = [(reached < share * reached[..., -1:]).sum(axis=-1) for share in _QUANTILES]
+    return np.stack(found, axis=-1).reshape(len(histograms), -1)
 
 
 def _logarithm(values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ class Calibration(NamedTuple):
 
     scores: np.ndarray  # (M,) float64
     map_levels: np.ndarray  # (M,) float64 the value that one percent of each image's map reaches
-    level: np.ndarray  # () A(x) that one in twenty of them exceeds; an appearance at its limit is scored so
+    level: np.ndarray  # () A(x) that one in twenty of them exceeds: the score of an appearance at its limit
 
 
 def p_values(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:

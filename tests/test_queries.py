@@ -119,7 +119,7 @@ def test_labels_and_kinds_belong_to_their_query():
 
 
 def test_processes_exchange_arrays_and_no_pickles():
-    """What comes back is what was sent, for any name and unreadable queries too; a pickle is refused."""
+    """Unpacked findings equal the packed ones, for names of any bytes and unreadable queries; a pickle is refused."""
     two = images(grey(8, 8), None)._replace(names=["a.png", os.fsdecode(b"\xff.png")])
     sent = list(score_queries(brightness, two, config()))
     for mine, other in zip(sent, _unpacked(_packed(sent)), strict=True):
