@@ -56,6 +56,12 @@ def test_changed_image_is_beyond_the_limit(change, judge):
     assert all(value > 1 for value, _ in judge([CHANGES[change](image) for image in textures(20)]))
 
 
+def test_small_flat_square_is_seen_by_its_windows(judge):
+    images = textures(20)
+    images[:, 12:20, 15:23] = 120
+    assert all(value > 1 and term == "detail" for value, term in judge(images))
+
+
 def test_new_normal_image_is_within_the_limit(judge):
     assert np.mean([value > 1 for value, _ in judge(textures(100))]) <= 0.02
 
