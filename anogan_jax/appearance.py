@@ -8,7 +8,8 @@ of statistics: PaDiM, Defard et al. 2020; PatchCore, Roth et al. 2022.)
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,7 +17,7 @@ from scipy.spatial import KDTree
 
 _BLOCK = 3  # side of a block in pixels; two by two are a window
 _GRID = 4
-_STRIP = 192  # rows measured at a time, a multiple of the block's
+_STRIP = 96  # rows of pixels at a time, which takes less memory; a multiple of the block's
 _QUANTILES = np.array([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98])
 _FLOOR = 0.02  # added to each statistic's standard deviation: changes of a grey level or two do not count
 _RESOLUTION = 64  # points of a unit, to which windows are rounded
@@ -47,8 +48,10 @@ def make_judge(appearance: Appearance) -> Judge:
     def judge(images: Sequence[np.ndarray]) -> list[tuple[float, str]]:
         if len({image.shape for image in images}) != 1:
             return [judged for image in images for judged in judge([image])]
-        statistics, windows = describe(np.stack(images))
-        detail = _farthest(trees, windows) / appearance.window_limit
+        statistics, blocks = describe(images[0][None] if len(images) == 1 else np.stack(images))
+        rows, step = blocks.shape[2] - 1, _STRIP // _BLOCK  # of windows
+        parts = (windows_of(blocks[:, :, row : row + step + 1]) for row in range(0, rows, step))
+        detail = np.max([_farthest(trees, windows) for windows in parts], axis=0) / appearance.window_limit
         found = []
         for each, of_detail in zip(statistics - appearance.center, detail.tolist(), strict=True):
             whole = np.linalg.norm(each @ appearance.whitening) / appearance.limit  # one by one: else rounding varies
@@ -67,15 +70,17 @@ def fit_appearance(images: Iterable[np.ndarray], seed: int) -> Appearance:
       images: (H, W, C) uint8, 8x8 or larger, at least two; those after the first 2^25 pixels are not read.
       seed: of the random choices.
     """
-    described, pixels = [], 0
+    described, windows, pixels = [], [], 0
     for image in images:
-        described.append([each[0] for each in describe(image[None])])
+        of_image, blocks = describe(image[None])
+        described.append(of_image[0])
+        windows.append(windows_of(blocks)[0])
         pixels += image.size
         if pixels > _PIXELS and len(described) >= _FOLDS:
             break
     rng = np.random.default_rng([seed, 2])
     fold = rng.permutation(len(described)) % _FOLDS
-    statistics, windows = np.stack([each for each, _ in described]), [each for _, each in described]
+    statistics = np.stack(described)
     whole, detail = np.zeros(len(described)), np.zeros(len(described))
     for number in np.unique(fold):
         others = np.flatnonzero(fold != number)
@@ -101,29 +106,50 @@ def combine(score: ArrayLike, excess: ArrayLike, level: float) -> np.ndarray:
 
 
 def describe(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the statistics (N, F) of images (N, H, W, C) uint8, 8x8 or larger, and (N, C, n, 3) of their windows.
+    """Return the statistics (N, F) of images (N, H, W, C) uint8, 8x8 or larger, and the sums of their blocks.
 
-    Of a window and of each cell of a grid: mean, logarithm of the standard deviation, and logarithm of the roughness,
-    the mean magnitude of the discrete Laplacian. Of the whole also quantiles of grey levels and of the Laplacian. The
-    image's outermost pixels, which lack neighbours, are left out.
+    Of each cell of a grid: mean, logarithm of the standard deviation, and logarithm of the roughness, the mean
+    magnitude of the discrete Laplacian. Of the whole: quantiles of grey levels and of the Laplacian. The image's
+    outermost pixels, which lack neighbours, are left out. The sums are for ``windows_of``.
     """
-    count, height = images.shape[:2]
-    strips = [_measure(images[:, row : row + _STRIP + 2]) for row in range(0, height - 2, _STRIP)]  # takes less memory
-    blocks = np.concatenate([each for each, _, _ in strips], axis=2)
-    edges = [np.arange(_GRID) * length // _GRID for length in blocks.shape[2:4]]
-    sums = np.add.reduceat(np.add.reduceat(blocks, edges[0], axis=2, dtype=np.int64), edges[1], axis=3)
-    sides = [np.diff(of, append=length) for of, length in zip(edges, blocks.shape[2:4], strict=True)]
-    cells = _moments(sums, _BLOCK**2 * np.maximum(np.outer(*sides), 1)[..., None])  # (3, N, 4, 4, C)
+    count, *lengths, channels = images.shape
+    blocks = np.empty((3, count, *((length - 2) // _BLOCK for length in lengths), channels), np.int32)
+    histograms: Any = 0  # (2, N, C, 1021), of levels and of the Laplacian
+    for row in range(0, lengths[0] - 2, _STRIP):
+        of_strip, counts = _measure(images[:, row : row + _STRIP + 2])
+        first = row // _BLOCK
+        blocks[:, :, first : first + of_strip.shape[2]] = of_strip
+        histograms = histograms + counts
+    cells = []
+    for top, bottom in _cells(blocks.shape[2]):
+        for left, right in _cells(blocks.shape[3]):
+            sums = blocks[:, :, top:bottom, left:right].sum(axis=(2, 3), dtype=np.int64)
+            cells.append(_moments(sums, _BLOCK**2 * (bottom - top) * (right - left)))  # (3, N, C)
+    levels, rough = (_quantiles(each) / 255 for each in histograms)
+    whole = [np.stack(cells).transpose(2, 1, 0, 3).reshape(count, -1), levels, _logarithm(rough)]
+    return np.concatenate(whole, axis=1), blocks
+
+
+def windows_of(blocks: np.ndarray) -> np.ndarray:
+    """Return mean, log deviation and log roughness (N, C, n, 3) float32 of every window: two by two blocks.
+
+    Args:
+      blocks: (3, N, h, w, C) the sums of blocks, as ``describe`` returns them.
+    """
     pairs = blocks[:, :, :-1] + blocks[:, :, 1:]
-    of_channels = np.moveaxis(pairs[..., :-1, :] + pairs[..., 1:, :], -1, 0)
-    windows = [_moments(each, 4 * _BLOCK**2).astype(np.float32).reshape(3, count, -1) for each in of_channels]
-    levels, rough = (_quantiles(sum(counts)) / 255 for counts in list(zip(*strips, strict=True))[1:])
-    whole = [np.moveaxis(cells, 1, 0).reshape(count, -1), levels, _logarithm(rough)]
-    return np.concatenate(whole, axis=1), np.stack(windows).transpose(2, 0, 3, 1)
+    sums = pairs[..., :-1, :] + pairs[..., 1:, :]
+    windows = _moments(np.moveaxis(sums, -1, 2), 4 * _BLOCK**2).astype(np.float32)  # (3, N, C, h - 1, w - 1)
+    return np.moveaxis(windows.reshape(*windows.shape[:3], -1), 0, -1)
 
 
-def _measure(strip: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return of strips (N, H, W, C), without outermost pixels, block sums and histograms of levels and Laplacian.
+def _cells(length: int) -> list[tuple[int, int]]:
+    """Return where each of four parts of a length begins and ends, at least one long, so that few blocks suffice."""
+    edges = [number * length // _GRID for number in range(_GRID + 1)]
+    return [(first, max(last, first + 1)) for first, last in pairwise(edges)]
+
+
+def _measure(strip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return of strips (N, H, W, C), without outermost pixels, block sums, and histograms of levels and Laplacian.
 
     The block sums (3, N, H / 3, W / 3, C) are of the levels, of their squares, and of the Laplacian's magnitude.
     """
@@ -132,7 +158,7 @@ def _measure(strip: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     around = levels[:, :-2, 1:-1] + levels[:, 2:, 1:-1] + levels[:, 1:-1, :-2] + levels[:, 1:-1, 2:]
     rough = np.abs(4 * inner - around)
     blocks = np.stack([_block_sums(each) for each in (inner, np.square(inner, dtype=np.int32), rough)])
-    return blocks, _histograms(inner), _histograms(rough)
+    return blocks, np.stack([_histograms(inner), _histograms(rough)])
 
 
 def _block_sums(values: np.ndarray) -> np.ndarray:
@@ -143,7 +169,7 @@ def _block_sums(values: np.ndarray) -> np.ndarray:
     return trimmed.reshape(count, rows, _BLOCK, columns, _BLOCK, channels).sum(axis=(2, 4), dtype=np.int32)
 
 
-def _moments(sums: np.ndarray, count: np.ndarray | int) -> np.ndarray:
+def _moments(sums: np.ndarray, count: int) -> np.ndarray:
     """Return mean, logarithm of the deviation, and of the roughness, each about 0 to 1, of ``count`` pixels."""
     mean, square, rough = sums / (255.0 * count)
     deviation = np.sqrt(np.maximum(square / 255 - mean**2, 0))

@@ -145,7 +145,7 @@ class _Query:
     @cached_property
     def _mosaic(self) -> Mosaic:
         height, width, channels = self.padded.shape
-        return Mosaic(height, width, channels + 1, self._config.model.image_size)
+        return Mosaic(height, width, channels, self._config.model.image_size)
 
     def is_done(self) -> bool:
         return len(self._terms) == len(self.tiles)
@@ -155,8 +155,7 @@ class _Query:
         number = len(self._terms)
         tile, normalize_contrast = self.tiles[number], self._config.data.normalize_contrast
         reconstruction = to_pixels(result.reconstruction[None], tile[None], normalize_contrast)[0]
-        planes = [*np.moveaxis(reconstruction, -1, 0), result.anomaly_map]
-        self._mosaic.add(np.stack(planes).astype(np.float32), *self._corners[number])
+        self._mosaic.add(reconstruction, result.anomaly_map, *self._corners[number])
         self._terms.append((float(result.score), float(result.residual), float(result.discrimination)))
 
     def finding(self, name: str, label: int | None, kind: str | None, level: float) -> Finding:
@@ -165,20 +164,15 @@ class _Query:
             return Finding(name, label, kind, empty, empty, np.zeros((0, 0), np.float32), nan, nan, "", nan, nan)
         score, residual, discrimination = np.mean(self._terms or [(0.0, 0.0, 0.0)], axis=0).tolist()
         height, width = self._resized_shape[:2]
-        *reconstruction, anomaly_map = self._mosaic.blended()[:, :height, :width]
+        reconstruction, anomaly_map = (each[:height, :width] for each in self._mosaic.blended())
         if self._config.patches.enabled:
             score = pool(anomaly_map, self._config.pooling.share)
         appearance, term = self.appearance or (0.0, "")
         combined = float(combine(score, appearance, level))
         term = term if combined > score else TERMS[0]
-        pixels = np.stack([np.rint(self._at_full_size(plane)).astype(np.uint8) for plane in reconstruction], axis=-1)
-        anomaly_map = self._at_full_size(anomaly_map).copy()  # not a view, which would keep the other planes
-        of_image = (name, label, kind, self._image, pixels, anomaly_map)
-        return Finding(*of_image, combined, appearance, term, residual, discrimination)
-
-    def _at_full_size(self, plane: np.ndarray) -> np.ndarray:
-        assert self._image is not None
-        return resize(plane[..., None], *self._image.shape[:2])[..., 0]
+        shape = self._image.shape[:2]
+        shown = (resize(reconstruction, *shape), resize(anomaly_map[..., None], *shape)[..., 0])
+        return Finding(name, label, kind, self._image, *shown, combined, appearance, term, residual, discrimination)
 
 
 def _gathered(mine: Iterator[Finding], count: int) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from scipy import ndimage
 
-from anogan_jax.appearance import combine, describe, fit_appearance, make_judge
+from anogan_jax.appearance import combine, describe, fit_appearance, make_judge, windows_of
 from anogan_jax.config import DataConfig
 from anogan_jax.data import from_user, make_resize
 from anogan_jax.fit import make_appearance
@@ -87,9 +87,12 @@ def test_constant_image_is_beyond_the_limit_for_every_config(name):
         assert value > 1, (name, level, term)
 
 
-def test_statistics_agree_with_a_slow_computation():
-    image = RNG.integers(0, 256, (20, 17, 2), np.uint8)
-    (whole,), (windows,) = describe(image[None])
+@pytest.mark.parametrize("height", [20, 203])
+def test_statistics_agree_with_a_slow_computation(height):
+    """Also of an image that is measured in several strips."""
+    image = RNG.integers(0, 256, (height, 17, 2), np.uint8)
+    (whole,), sums = describe(image[None])
+    (windows,) = windows_of(sums)
     x = image.astype(float)
     rough = np.abs(4 * x - sum(np.roll(x, shift, axis) for axis in (0, 1) for shift in (-1, 1)))[1:-1, 1:-1]
     x = x[1:-1, 1:-1]
@@ -99,10 +102,11 @@ def test_statistics_agree_with_a_slow_computation():
         logs = [np.log1p(each) / np.log(256) for each in (part.std((0, 1)), roughness.mean((0, 1)))]
         return np.stack([part.mean((0, 1)) / 255, *logs])  # (3, C)
 
-    corners = [(3 * i, 3 * j) for i in range(5) for j in range(4)]
+    blocks = (height - 2) // 3
+    corners = [(3 * i, 3 * j) for i in range(blocks - 1) for j in range(4)]
     expected = np.stack([moments(slice(i, i + 6), slice(j, j + 6)) for i, j in corners])
     np.testing.assert_allclose(windows, expected.transpose(2, 0, 1), atol=1e-6)
-    rows, columns = ([3 * (i * count // 4) for i in range(5)] for count in (6, 5))
+    rows, columns = ([3 * (i * count // 4) for i in range(5)] for count in (blocks, 5))
     cells = [[moments(slice(*row), slice(*column)) for column in pairwise(columns)] for row in pairwise(rows)]
     np.testing.assert_allclose(whole[: 4 * 4 * 3 * 2].reshape(3, 4, 4, 2), np.moveaxis(cells, 2, 0), atol=1e-12)
     medians = whole[96:110].reshape(2, 7)[:, 3] * 255
@@ -115,6 +119,17 @@ def test_few_or_equal_images_give_finite_terms(images):
     values = [value for value, _ in judge([images[0], 255 - images[0]])]
     assert np.isfinite(values).all()
     assert values[0] < 1 < values[1]
+
+
+@pytest.mark.parametrize("row", range(88, 112, 3))
+def test_a_small_square_is_found_at_any_row_of_a_tall_image(row):
+    """Windows are compared in strips; none is left out where two strips meet."""
+    (image,) = textures(1, height=210)
+    judge = make_judge(fit_appearance(textures(20, height=210), seed=0))
+    image[row : row + 8, 20:28] = 120
+    ((value, term),) = judge([image])
+    assert value > 1
+    assert term == "detail"
 
 
 def test_terms_depend_on_the_image_alone(judge):

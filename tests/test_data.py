@@ -220,6 +220,22 @@ def test_every_image_mode_is_converted(tmp_path, make, expected):
         assert abs(float(pixels.mean()) - expected) <= (1 if channels == 1 else 60)
 
 
+@pytest.mark.parametrize(("mode", "color"), [("L", 90), ("RGB", (90, 80, 70)), ("P", 3)])
+def test_pixels_of_the_transparent_colour_are_black(tmp_path, mode, color):
+    """A PNG may declare one colour transparent, in every mode."""
+    image = Image.new(mode, (8, 8), color)
+    image.putpixel((0, 0), 1)
+    image.save(tmp_path / "image.png", transparency=color)
+    assert not read_image(tmp_path / "image.png", 3)[1:].any()
+
+
+def test_large_colour_image_becomes_grey_as_a_small_one(monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 31, 3), np.uint8)
+    at_once = from_array(pixels, 1, "image")
+    monkeypatch.setattr("anogan_jax.data.images._STRIP", 100)
+    np.testing.assert_array_equal(from_array(pixels, 1, "image"), at_once)
+
+
 def test_cmyk_is_converted(tmp_path):
     Image.new("CMYK", (16, 16), (0, 0, 0, 128)).save(tmp_path / "image.jpg")
     assert abs(float(read_image(tmp_path / "image.jpg", 3).mean()) - 127) < 5

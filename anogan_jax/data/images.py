@@ -31,8 +31,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _CONTRASTS_IN_RANGE = np.float32(8)  # mean absolute deviations from the mean to the end of the range
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601
+_STRIP = 2**22  # values converted at a time, which takes less memory
 _THREADS = min(8, os.cpu_count() or 1)
-MAX_PIXELS = 2**26  # of an image file; scoring takes about 20 bytes for each, of colour 35
+MAX_PIXELS = 2**26  # of an image file; scoring takes about 12 bytes for each, of colour 20
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm")
 
 
@@ -179,14 +180,14 @@ def read_image(path: Path, channels: int) -> np.ndarray:
                 raise UserError(f"{path}: {opened.width}x{opened.height} pixels, at most {MAX_PIXELS:,} are read")
             if (count := getattr(opened, "n_frames", 1)) > 1 and opened.format != "MPO":  # a photo and its previews
                 raise UserError(f"{path}: holds {count} pictures; save each as a file of its own")
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I;16"):
-                array = np.asarray(image).astype(np.uint16)
-            elif image.mode in ("L", "F", "I"):
-                array = np.asarray(image)
+            ImageOps.exif_transpose(opened, in_place=True)
+            if opened.mode.startswith("I;16"):
+                array = np.asarray(opened).astype(np.uint16)
+            elif opened.has_transparency_data:
+                black = Image.new("RGBA", opened.size, (0, 0, 0, 255))
+                array = np.asarray(Image.alpha_composite(black, opened.convert("RGBA")).convert("RGB"))
             else:
-                black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-                array = np.asarray(Image.alpha_composite(black, image.convert("RGBA")).convert("RGB"))
+                array = np.asarray(opened if opened.mode in ("L", "F", "I", "RGB") else opened.convert("RGB"))
     except UserError:
         raise
     except Exception as error:  # a damaged file makes Pillow raise many types; it must cost this file only
@@ -300,8 +301,11 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize an image (H, W, C), uint8 or float32, to (height, width, C), each channel separately."""
     if image.shape[:2] == (height, width):
         return image
-    planes = [Image.fromarray(plane) for plane in np.moveaxis(image, -1, 0)]
-    return np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)) for plane in planes], axis=-1)
+
+    def resized(plane: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
+
+    return np.stack([resized(plane) for plane in np.moveaxis(image, -1, 0)], axis=-1)
 
 
 def _check_is_file(path: Path) -> None:
@@ -334,7 +338,8 @@ def _convert(array: np.ndarray, channels: int, where: str) -> np.ndarray:
     if have == channels:
         return pixels
     if (have, channels) == (3, 1):
-        return np.rint(pixels @ _LUMA)[..., None].astype(np.uint8)
+        strips = np.array_split(pixels, 1 + pixels.size // _STRIP)
+        return np.concatenate([np.rint(strip @ _LUMA).astype(np.uint8) for strip in strips])[..., None]
     if (have, channels) == (1, 3):
         return np.repeat(pixels, 3, axis=-1)
     raise UserError(f"{where}: images of {have} channels, but model.channels={channels}")

@@ -27,6 +27,8 @@ def make_resize(config: Config) -> Callable[[np.ndarray], np.ndarray]:
 def pad_to(image: np.ndarray, size: int) -> np.ndarray:
     """Pad an image at its lower and right edge, by mirroring, to at least (size, size, C)."""
     missing = ((0, max(0, size - image.shape[0])), (0, max(0, size - image.shape[1])), (0, 0))
+    if not np.any(missing):
+        return image
     return np.pad(image, missing, mode="symmetric")
 
 
