@@ -16,10 +16,11 @@ from anogan_jax.devices import is_first, wait_for_all
 from anogan_jax.encoding import EncoderState
 from anogan_jax.errors import UserError
 from anogan_jax.files import digest, replacing
+from anogan_jax.segmentation import SegmenterState
 from anogan_jax.training import TrainState
 
 log = logging.getLogger(__name__)
-State = TypeVar("State", TrainState, EncoderState)
+State = TypeVar("State", TrainState, EncoderState, SegmenterState)
 _KEEP = 3  # the last one, and two earlier ones in case it is damaged
 
 

@@ -99,6 +99,15 @@ class EncoderConfig(_Checked):
 
 
 @dataclass
+class SegmenterConfig(_Checked):
+    """A network that marks damage, trained after the GAN on pseudo-anomalies: training images, damaged at random."""
+
+    steps: int = setting(0, "update steps; 0 trains no segmenter", ge=0, le=10**9)
+    learning_rate: float = setting(2e-3, "of AdamW, the highest of one cycle", gt=0, le=1)
+    weight: float = setting(0.5, "share of the segmenter in the score; may be given when scoring", ge=0, le=1)
+
+
+@dataclass
 class BankConfig(_Checked):
     """Generated images, made once after training, where searches start; of images in patches all are random."""
 
@@ -124,9 +133,9 @@ class SearchConfig(_Checked):
 
 @dataclass
 class PoolingConfig(_Checked):
-    """The score of an image in patches, from its anomaly map; may be given when scoring."""
+    """The score of an image in patches, or of a segmenter, from its map; may be given when scoring."""
 
-    share: float = setting(0.01, "share of the map's pixels, the highest, whose mean is the score", gt=0, le=1)
+    share: float = setting(0.01, "share of the map's pixels, the highest, whose mean counts", gt=0, le=1)
     stride: int | None = setting(None, "pixels between two tiles; None: half a tile", ge=1, le=1024)
 
 
@@ -139,6 +148,7 @@ class Config(_Checked):
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
     bank: BankConfig = field(default_factory=BankConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
@@ -175,7 +185,12 @@ PRESETS = {
         _PAPER | {"discrimination": "cross_entropy"},
     ),
 }
-_SCORING = ("search.", "pooling.", "alpha", "data.dir", "data.test_limit")  # settings that may be given when scoring
+_RECALIBRATING = (
+    "search.",
+    "pooling.",
+    "segmenter.weight",
+)  # settings that may be given when scoring, and change scores
+_SCORING = (*_RECALIBRATING, "alpha", "data.dir", "data.test_limit")
 
 
 def get_config() -> Config:
@@ -197,6 +212,11 @@ def with_preset(config: Config, name: str) -> Config:
 def is_scoring(name: str) -> bool:
     """Return whether the field of this dotted name may be given when scoring."""
     return name.startswith(_SCORING)
+
+
+def changes_scores(name: str) -> bool:
+    """Return whether another value of the scoring setting of this dotted name needs another calibration."""
+    return name.startswith(_RECALIBRATING)
 
 
 def with_values(config: Config, values: dict[str, Any]) -> Config:

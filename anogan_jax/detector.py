@@ -26,7 +26,7 @@ from anogan_jax.devices import make_mesh
 from anogan_jax.errors import UserError
 from anogan_jax.features import make_features
 from anogan_jax.files import digest
-from anogan_jax.models import GAN, Variables, Weights, make_encoder, make_gan
+from anogan_jax.models import GAN, Weights, make_encoder, make_gan, make_segmenter
 from anogan_jax.queries import Finding, score_queries
 from anogan_jax.scoring import Model, Score, Scorer, make_scorer
 from anogan_jax.search import make_search
@@ -49,6 +49,7 @@ class Result(NamedTuple):
     reconstruction: Any  # (N, H, W, C) uint8
     residual: np.ndarray  # (N,) float64 R(x)
     discrimination: np.ndarray  # (N,) float64 D(x)
+    damage: np.ndarray  # (N,) float64 S(x) of the segmenter, 0 without one
     appearance: np.ndarray  # (N,) float64 distance of brightness, contrast, noise, colour; above 1 it raises the score
     term: np.ndarray  # (N,) str, what each score is of: "reconstruction" (A(x)), "appearance" or "detail"
 
@@ -80,7 +81,7 @@ class Detector(NamedTuple):
         for number, finding in enumerate(findings):
             if not finding.is_readable:
                 queries.read(number)  # raises the reason
-        terms = ("score", "anomaly_map", "reconstruction", "residual", "discrimination", "appearance")
+        terms = ("score", "anomaly_map", "reconstruction", "residual", "discrimination", "damage", "appearance")
         values = {name: _stacked([getattr(finding, name) for finding in findings]) for name in terms}
         p = p_values(values["score"], self.calibration.scores)
         spoke = np.array([finding.term for finding in findings])
@@ -100,12 +101,12 @@ class Detector(NamedTuple):
             given = f"{name}={theirs[name]!r}"
             if not configs.is_scoring(name):
                 raise UserError(f"{given}: is fixed by training, with {mine[name]!r}; train again to change it")
-            if name.startswith(("search.", "pooling.")) and self.held_out is None:
+            if configs.changes_scores(name) and self.held_out is None:
                 raise UserError(
                     f"{given}: needs another calibration, but the detector keeps no held-out images "
                     f"(data.keep_held_out=False); it scores with {mine[name]!r} only"
                 )
-        if recalibrate := [name for name in changed if name.startswith(("search.", "pooling."))]:
+        if recalibrate := [name for name in changed if configs.changes_scores(name)]:
             log.info("calibrating again for %s", ", ".join(f"{name}={theirs[name]}" for name in recalibrate))
             return _calibrated(_configured(self, config))
         return self._replace(config=config)
@@ -141,8 +142,7 @@ class Detector(NamedTuple):
 
 def make_detector(
     config: Config,
-    weights: Weights,
-    encoder: Variables | None,
+    model: Model,
     bank: Bank,
     appearance: Appearance,
     step: int,
@@ -153,8 +153,7 @@ def make_detector(
 
     Args:
       config: all settings.
-      weights: of the trained GAN.
-      encoder: variables of the trained encoder, if there is one.
+      model: the trained weights; the index of the bank is made here.
       bank: where searches start.
       appearance: of normal images.
       step: training steps done.
@@ -162,8 +161,7 @@ def make_detector(
         unless ``data.keep_held_out`` is False.
       calibration: of the held-out images, if it is known.
     """
-    model = jax.device_put(Model(weights, encoder))
-    detector = Detector(config, gan_of(config), model, bank, appearance, held_out, _UNCALIBRATED, step)
+    detector = Detector(config, gan_of(config), jax.device_put(model), bank, appearance, held_out, _UNCALIBRATED, step)
     detector = _configured(detector, config)
     return detector._replace(calibration=calibration) if calibration else _calibrated(detector)
 
@@ -190,10 +188,11 @@ def load(folder: str | Path) -> Detector:
         parts = np.split(pixels, np.cumsum(shapes.prod(axis=1))[:-1])
         held_out = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
     config = configs.from_json(json.dumps(facts["config"]), f"{path / 'detector.json'}: ")
-    weights, bank = Weights(variables["generator"], variables["discriminator"]), Bank(**arrays["bank.npz"])
+    weights = Weights(variables["generator"], variables["discriminator"])
+    model = Model(weights, encoder=variables.get("encoder"), segmenter=variables.get("segmenter"))
     calibration, appearance = Calibration(**arrays["calibration.npz"]), _appearance(arrays["appearance.npz"])
-    encoder, step = variables.get("encoder"), facts["step"]
-    return make_detector(config, weights, encoder, bank, appearance, step, held_out, calibration)
+    bank, step = Bank(**arrays["bank.npz"]), facts["step"]
+    return make_detector(config, model, bank, appearance, step, held_out, calibration)
 
 
 def gan_of(config: Config) -> GAN:
@@ -204,7 +203,9 @@ def gan_of(config: Config) -> GAN:
 def scorer_of(detector: Detector) -> Callable[[Iterable[np.ndarray]], Iterator[Score]]:
     """Return the detector's scorer of images of the model's size, on all devices of this process."""
     config, devices = detector.config, tuple(jax.local_devices())
-    scorer = _scorer(detector.gan, config.model.channels, dataclasses.astuple(config.search), config.seed, devices)
+    segmenter_weight = 0.0 if detector.model.segmenter is None else config.segmenter.weight
+    settings = (dataclasses.astuple(config.search), segmenter_weight, config.pooling.share, config.seed)
+    scorer = _scorer(detector.gan, config.model.channels, *settings, devices)
     return partial(scorer, detector.model)
 
 
@@ -215,14 +216,32 @@ def findings_of(detector: Detector, queries: Images, what: str = "", first: int 
 
 
 @lru_cache(maxsize=16)
-def _scorer(gan: GAN, channels: int, settings: tuple, seed: int, devices: tuple[jax.Device, ...]) -> Scorer:
+def _scorer(
+    gan: GAN,
+    channels: int,
+    settings: tuple,
+    segmenter_weight: float,
+    share: float,
+    seed: int,
+    devices: tuple[jax.Device, ...],
+) -> Scorer:
     """Return the compiled scorer for these settings, the same one whenever they are the same."""
     of, size = SearchConfig(*settings), gan.generator.image_size
     features = make_features(of.features, size, channels)
     names = ("steps", "optimizer", "learning_rate", "discrimination", "discrimination_weight", "feature_layer")
     search = make_search(gan, features, **{name: getattr(of, name) for name in names})
-    encoder, mesh = make_encoder(gan), make_mesh(devices)
-    return make_scorer(gan, search, of.start, of.starts, encoder=encoder, seed=seed, mesh=mesh)
+    return make_scorer(
+        gan,
+        search,
+        of.start,
+        of.starts,
+        encoder=make_encoder(gan),
+        segmenter=make_segmenter(gan),
+        segmenter_weight=segmenter_weight,
+        share=share,
+        seed=seed,
+        mesh=make_mesh(devices),
+    )
 
 
 def _configured(detector: Detector, config: Config) -> Detector:
@@ -255,7 +274,8 @@ def _calibrated(detector: Detector) -> Detector:
 def _write(detector: Detector, folder: Path) -> None:
     """Write a detector's files into an empty folder, the description with their digests last."""
     model = jax.device_get(detector.model._replace(bank_index=None))
-    variables = model.weights._asdict() | ({"encoder": model.encoder} if model.encoder else {})
+    networks = {"encoder": model.encoder, "segmenter": model.segmenter}
+    variables = model.weights._asdict() | {name: found for name, found in networks.items() if found}
     files = {
         "weights.npz": flatten_dict(jax.tree.map(np.asarray, variables), sep="/"),
         "bank.npz": detector.bank._asdict(),

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -28,10 +28,12 @@ from anogan_jax.data import (
     from_user,
     load_one_class,
     make_draw,
+    make_pseudo_draw,
     make_resize,
     pad_to,
     read_ahead,
     resized_images,
+    to_batch,
     to_model_range,
     turned,
 )
@@ -45,6 +47,7 @@ from anogan_jax.loop import advance, make_sampler, restored
 from anogan_jax.models import GAN, Weights
 from anogan_jax.scoring import Model, Score, make_scorer
 from anogan_jax.search import make_search
+from anogan_jax.segmentation import SegmenterState, init_segmenter_state, make_segmenter_step
 from anogan_jax.training import TrainState, inference_weights, init_state, make_optimizer, make_train_step
 
 log = logging.getLogger(__name__)
@@ -159,10 +162,11 @@ def _train(config: Config, workdir: Path, images: Images, held_out: list[np.ndar
     gan = gan_of(config)
     weights: Weights = jax.jit(inference_weights, static_argnums=0)(gan, state)
     encoder = train_encoder(config, workdir, images, weights, mesh).encoder if config.encoder.steps else None
-    weights, encoder = jax.device_get((weights, encoder))
-    bank = make_bank(config, gan, weights, images)
+    segmenter = train_segmenter(config, workdir, images, mesh).segmenter if config.segmenter.steps else None
+    model = jax.device_get(Model(weights, encoder, segmenter=segmenter))
+    bank = make_bank(config, gan, model.weights, images)
     appearance = make_appearance(config, images)
-    detector = make_detector(config, weights, encoder, bank, appearance, config.train.steps, held_out)
+    detector = make_detector(config, model, bank, appearance, config.train.steps, held_out)
     if is_first():
         detector.save(workdir)
     wait_for_all("detector saved")
@@ -178,7 +182,8 @@ def train_gan(config: Config, workdir: Path, images: Images, mesh: Mesh) -> Trai
         return state
     train_step = make_train_step(gan, optimizer, train.ema_decay, mesh, train.objective)
     draw_samples = make_sampler(gan, _SAMPLES, key)
-    return advance(config, workdir, train.steps, state, train_step, make_draw(images, config), draw_samples)
+    of_images = (make_draw(images, config), _to_batch(config))
+    return advance(config, workdir, train.steps, state, train_step, *of_images, draw_samples)
 
 
 def train_encoder(config: Config, workdir: Path, images: Images, weights: Weights, mesh: Mesh) -> EncoderState:
@@ -191,7 +196,26 @@ def train_encoder(config: Config, workdir: Path, images: Images, weights: Weight
         return state
     step = make_encoder_step(gan, weights, optimizer, settings.feature_weight, settings.feature_layer, mesh)
     folder.mkdir(exist_ok=True)
-    return advance(config, folder, settings.steps, state, step, make_draw(images, config))
+    return advance(config, folder, settings.steps, state, step, make_draw(images, config), _to_batch(config))
+
+
+def train_segmenter(config: Config, workdir: Path, images: Images, mesh: Mesh) -> SegmenterState:
+    """Train the segmenter on pseudo-anomalies in the work directory's folder segmenter/, or resume."""
+    gan, settings, folder = gan_of(config), config.segmenter, workdir / "segmenter"
+    optimizer = optax.adamw(optax.cosine_onecycle_schedule(settings.steps, settings.learning_rate, pct_start=0.2))
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+    state = restored(folder, partial(init_segmenter_state, gan, optimizer, key, channels=config.model.channels), mesh)
+    if int(state.step) >= settings.steps:
+        return state
+    step = make_segmenter_step(gan, optimizer, mesh)
+    folder.mkdir(exist_ok=True)
+    draw = make_pseudo_draw(make_draw(images, config), config.seed)
+    prepare = partial(to_batch, normalize_contrast=config.data.normalize_contrast)
+    return advance(config, folder, settings.steps, state, step, draw, prepare)
+
+
+def _to_batch(config: Config) -> Callable[[np.ndarray], np.ndarray]:
+    return partial(to_model_range, normalize_contrast=config.data.normalize_contrast)
 
 
 def make_bank(config: Config, gan: GAN, weights: Weights, images: Images) -> Bank:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sqlite3
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS anogan_jax_run (made_with TEXT);
 CREATE TABLE IF NOT EXISTS entries (
     name BLOB, label INTEGER, kind TEXT, score REAL, appearance REAL, term TEXT, residual REAL, discrimination REAL,
-    picture BLOB);
+    damage REAL, picture BLOB);
 CREATE TABLE IF NOT EXISTS pixels (kind TEXT PRIMARY KEY, counts BLOB);
 """
 
@@ -33,6 +34,7 @@ class Entry(NamedTuple):
     term: str
     residual: float
     discrimination: float
+    damage: float
     picture: bytes  # WebP: query, reconstruction and heatmap side by side
 
     @property
@@ -60,6 +62,7 @@ class Journal:
         with self._user_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path)
+            weakref.finalize(self, self._database.close)  # Python 3.13 warns of a connection that nobody closed
             self._database.executescript(_TABLES)
             if self._database.execute("SELECT made_with FROM anogan_jax_run").fetchone() != (made_with,):
                 self.earlier = [entry.name for entry in self.entries()]
@@ -83,7 +86,7 @@ class Journal:
         """Commit the entries that are not on disk yet."""
         with self._user_errors(), self._database:
             self._database.executemany(
-                "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(os.fsencode(entry.name), *entry[1:]) for entry in self._pending],
             )
             sums = [(kind, counts.astype(np.float64).tobytes()) for kind, counts in self.pixels.items()]

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from anogan_jax.checkpoint import State, restore_state, save_state
 from anogan_jax.config import Config
-from anogan_jax.data import read_ahead, to_model_range
+from anogan_jax.data import read_ahead
 from anogan_jax.devices import gather, is_first, make_mesh, replicated, sharded
 from anogan_jax.errors import UserError
 from anogan_jax.figures import save_grid
@@ -27,7 +27,12 @@ from anogan_jax.models import GAN, sample_latent
 from anogan_jax.training import TrainState, inference_weights
 
 log = logging.getLogger(__name__)
-_LOSSES = {"discriminator_loss": "D", "generator_loss": "G", "encoder_loss": "E"}  # their names in log lines
+_LOSSES = {
+    "discriminator_loss": "D",
+    "generator_loss": "G",
+    "encoder_loss": "E",
+    "segmenter_loss": "S",
+}  # their names in log lines
 
 
 class Stopped(Exception):
@@ -46,6 +51,7 @@ def advance(
     state: State,
     train_step: Callable[[State, Array], tuple[State, Any]],
     draw: Callable[[int], np.ndarray],
+    to_batch: Callable[[np.ndarray], np.ndarray],
     draw_samples: Callable[[State], Array] | None = None,
 ) -> State:
     """Train a state to the last step; log progress and write metrics, samples and checkpoints.
@@ -56,7 +62,8 @@ def advance(
       steps: the last step.
       state: the state to start or resume from.
       train_step: the compiled step, which returns the new state and a tuple of metrics.
-      draw: the training example at a place of the stream, from ``make_draw``.
+      draw: the training example at a place of the stream, uint8, as from ``make_draw``.
+      to_batch: converts stacked examples to the batch of a step, float32, such as ``to_model_range``.
       draw_samples: the images of a state for the sample pictures.
 
     Returns:
@@ -71,7 +78,7 @@ def advance(
         log.info("resuming at step %d", step)
     if is_first():
         _drop_metrics_after(folder / "metrics.jsonl", step)
-    batches = _batches(config, make_mesh(jax.devices()), draw, step)
+    batches = _batches(config.train.batch_size, make_mesh(jax.devices()), draw, to_batch, step)
     with _stop_signal() as stop_signal, _event_writer(folder, config, step) as events:
         progress = _Progress(folder / "metrics.jsonl", step, steps, events)
         while step < steps:
@@ -115,12 +122,18 @@ def make_sampler(gan: GAN, count: int, key: Array) -> Callable[[TrainState], Arr
     return jax.jit(draw)
 
 
-def _batches(config: Config, mesh: Mesh, draw: Callable[[int], np.ndarray], step: int) -> Iterator[Array]:
+def _batches(
+    size: int,
+    mesh: Mesh,
+    draw: Callable[[int], np.ndarray],
+    to_batch: Callable[[np.ndarray], np.ndarray],
+    step: int,
+) -> Iterator[Array]:
     """Yield the batches from a step on, in the networks' range, divided over the devices.
 
     Each process draws only its own rows, ahead of the step that uses them.
     """
-    size, sharding = config.train.batch_size, sharded(mesh)
+    sharding = sharded(mesh)
     parts = [where[0].indices(size) for where in sharding.addressable_devices_indices_map((size,)).values() if where]
     mine = range(min(first for first, *_ in parts), max(last for _, last, _ in parts))
     places = (step * size + row for step in count(step) for row in mine)
@@ -131,7 +144,7 @@ def _batches(config: Config, mesh: Mesh, draw: Callable[[int], np.ndarray], step
             if isinstance(image, UserError):
                 raise image
             images.append(image)
-        batch = to_model_range(np.stack(images), config.data.normalize_contrast)
+        batch = to_batch(np.stack(images))
         placed = jax.make_array_from_process_local_data(sharding, batch, (size, *batch.shape[1:]))
         yield jax.block_until_ready(placed)  # see cli.keep_memory
 

@@ -57,3 +57,13 @@ def encoding_loss(
     """
     residual = jnp.mean((images - generated) ** 2)
     return residual + weight * jnp.mean((image_features - generated_features) ** 2)
+
+
+def segmentation_loss(logits: Array, masks: Array) -> Array:
+    """Return the cross entropy of logits (N, S/2, S/2) with the share of each 2x2 pixels of masks (N, S, S) in [0, 1].
+
+    It is averaged over places and images.
+    """
+    count, height, width = logits.shape
+    shares = masks.reshape(count, height, 2, width, 2).mean(axis=(2, 4))
+    return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, shares))

@@ -122,6 +122,33 @@ class Encoder(nn.Module):
         return _dense(self.latent_size, axis=(-3, -2, -1), dtype=self.dtype, name="latent")(x).astype(jnp.float32)
 
 
+class Segmenter(nn.Module):
+    """Mark damage: a U-Net (Ronneberger et al. 2015) of the discriminator's convolutions and their transposes."""
+
+    image_size: int  # 4 * 2^k, k >= 1
+    width: int
+    kernel_size: int  # 4 or 5
+    dtype: DTypeLike = jnp.float32  # of the computation; weights, statistics and logits are float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Return logits (N, S/2, S/2), positive: damaged, of x (N, S, S, C) in [-1, 1]; with ``train``, see Encoder."""
+
+        def convolve(x: Array, layer: int, up: bool) -> Array:
+            width = self.width * 2**layer
+            x = StridedConv(width, self.kernel_size, up=up, use_bias=False, dtype=self.dtype)(x)
+            return nn.leaky_relu(BatchNorm(self.dtype)(x, train), 0.2)
+
+        seen = []
+        for layer in range(hidden_layers(self.image_size)):
+            x = convolve(x, layer, up=False)
+            seen.append(x)
+        for layer in reversed(range(len(seen) - 1)):
+            x = jnp.concatenate([convolve(x, layer, up=True), seen[layer]], axis=-1)
+        x = nn.leaky_relu(nn.Dense(self.width, dtype=self.dtype)(x), 0.2)
+        return nn.Dense(1, dtype=self.dtype, name="logit")(x)[..., 0].astype(jnp.float32)
+
+
 class GAN(NamedTuple):
     """The static part of a model: its two modules and its latent space; hashable."""
 
@@ -180,6 +207,12 @@ def make_encoder(gan: GAN) -> Encoder:
     """Return an encoder with the convolutions of the model's discriminator."""
     like = gan.discriminator
     return Encoder(like.image_size, gan.latent_size, like.width, like.kernel_size, like.dtype)
+
+
+def make_segmenter(gan: GAN) -> Segmenter:
+    """Return a segmenter with the convolutions of the model's discriminator."""
+    like = gan.discriminator
+    return Segmenter(like.image_size, like.width, like.kernel_size, like.dtype)
 
 
 def hidden_layers(image_size: int) -> int:

@@ -42,6 +42,7 @@ class Finding(NamedTuple):
     term: str  # of TERMS
     residual: float  # R(x); with patches the mean over tiles
     discrimination: float  # D(x); with patches the mean over tiles
+    damage: float  # S(x) of the segmenter, 0 without one; with patches the largest of a tile
 
     @property
     def is_readable(self) -> bool:
@@ -131,7 +132,7 @@ class _Query:
         self._image = image
         self._config = config
         self._corners: list[tuple[int, int]] = []
-        self._terms: list[tuple[float, float, float]] = []
+        self._terms: list[tuple[float, ...]] = []
         if image is None:
             return
         resized, size = make_resize(config)(image), config.model.image_size
@@ -156,13 +157,16 @@ class _Query:
         tile, normalize_contrast = self.tiles[number], self._config.data.normalize_contrast
         reconstruction = to_pixels(result.reconstruction[None], tile[None], normalize_contrast)[0]
         self._mosaic.add(reconstruction, result.anomaly_map, *self._corners[number])
-        self._terms.append((float(result.score), float(result.residual), float(result.discrimination)))
+        terms = (result.score, result.residual, result.discrimination, result.damage)
+        self._terms.append(tuple(float(term) for term in terms))
 
     def finding(self, name: str, label: int | None, kind: str | None, level: float) -> Finding:
         if self._image is None:
             empty, nan = np.zeros((0, 0, 1), np.uint8), float("nan")
-            return Finding(name, label, kind, empty, empty, np.zeros((0, 0), np.float32), nan, nan, "", nan, nan)
-        score, residual, discrimination = np.mean(self._terms or [(0.0, 0.0, 0.0)], axis=0).tolist()
+            return Finding(name, label, kind, empty, empty, np.zeros((0, 0), np.float32), nan, nan, "", nan, nan, nan)
+        terms = np.array(self._terms or [(0.0, 0.0, 0.0, 0.0)])
+        score, residual, discrimination, _ = terms.mean(axis=0).tolist()
+        damage = float(terms[:, -1].max())
         height, width = self._resized_shape[:2]
         reconstruction, anomaly_map = (each[:height, :width] for each in self._mosaic.blended())
         if self._config.patches.enabled:
@@ -172,7 +176,8 @@ class _Query:
         term = term if combined > score else TERMS[0]
         shape = self._image.shape[:2]
         shown = (resize(reconstruction, *shape), resize(anomaly_map[..., None], *shape)[..., 0])
-        return Finding(name, label, kind, self._image, *shown, combined, appearance, term, residual, discrimination)
+        values = (residual, discrimination, damage)
+        return Finding(name, label, kind, self._image, *shown, combined, appearance, term, *values)
 
 
 def _gathered(mine: Iterator[Finding], count: int) -> Iterator[Finding]:

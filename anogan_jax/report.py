@@ -27,7 +27,8 @@ from anogan_jax.queries import TERMS, Finding
 
 log = logging.getLogger(__name__)
 REPORT = ("scores.csv", "summary.json", "panels.png", "histogram.png", "roc.png", "report.html")  # files of a report
-COLUMNS = ("name", "label", "score", "term", "residual", "discrimination", "appearance", "p_value", "is_anomaly")
+_TERMS = ("score", "term", "residual", "discrimination", "damage", "appearance")
+COLUMNS = ("name", "label", *_TERMS, "p_value", "is_anomaly")
 _SHOWN = 8  # most anomalous queries in panels.png, and as many least anomalous ones
 _IN_GALLERY = 10_000  # most anomalous queries in report.html
 _PAGE = Path(__file__).with_name("report.html")
@@ -61,7 +62,7 @@ def record(
             picture = triptych(found.image, found.reconstruction, found.anomaly_map, level)
             pixels = None if queries.mask is None else count_pixels(found.anomaly_map, queries.mask(number))
         label, kind = -1 if found.label is None else found.label, printable(found.kind or "")
-        terms = (found.score, found.appearance, found.term, found.residual, found.discrimination)
+        terms = (found.score, found.appearance, found.term, found.residual, found.discrimination, found.damage)
         journal.add(Entry(found.name, label, kind, *terms, picture), pixels)
     journal.flush()
 
@@ -200,8 +201,7 @@ def _write_scores(path: Path, journal: Journal, p: np.ndarray, is_anomaly: np.nd
         label = "" if entry.label < 0 else entry.label
         if not entry.is_readable:
             return [name, label, *[""] * (len(COLUMNS) - 3), "unreadable"]
-        terms = (entry.score, entry.term, entry.residual, entry.discrimination, entry.appearance)
-        return [name, label, *terms, p_value, int(anomaly)]
+        return [name, label, *(getattr(entry, term) for term in _TERMS), p_value, int(anomaly)]
 
     _write_csv(path, COLUMNS, map(row, journal.entries(), p.tolist(), is_anomaly.tolist()))
 

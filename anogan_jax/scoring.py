@@ -17,7 +17,7 @@ from anogan_jax.devices import REPLICATED, SHARDED, make_mesh, replicated, shard
 from anogan_jax.errors import UserError
 from anogan_jax.features import Features
 from anogan_jax.losses import cross_entropy_loss
-from anogan_jax.models import GAN, Encoder, Variables, Weights, sample_latent
+from anogan_jax.models import GAN, Encoder, Segmenter, Variables, Weights, sample_latent
 from anogan_jax.search import Search, Start, project
 
 
@@ -27,6 +27,7 @@ class Score(NamedTuple):
     score: np.ndarray  # () A(x) = (1 - lambda) R(x) + lambda D(x)
     residual: np.ndarray  # () R(x), the distance in the feature space
     discrimination: np.ndarray  # () D(x); 0 where lambda is 0
+    damage: np.ndarray  # () S(x) of the segmenter; 0 without one
     reconstruction: np.ndarray  # (S, S, C) in [-1, 1] G(z), or the mean of several
     anomaly_map: np.ndarray  # (S, S) where x and the reconstruction differ, at least 0
     z: np.ndarray  # (starts, latent) where the searches ended
@@ -38,6 +39,7 @@ class Model(NamedTuple):
     weights: Weights
     encoder: Variables | None = None  # for start "encoder"
     bank_index: Index | None = None  # for start "bank"
+    segmenter: Variables | None = None  # if one was trained
 
 
 Scorer = Callable[[Model, Iterable[np.ndarray]], Iterator[Score]]  # of images (S, S, C) in [-1, 1], in their order
@@ -59,6 +61,9 @@ def make_scorer(
     starts: int = 1,
     *,
     encoder: Encoder | None = None,
+    segmenter: Segmenter | None = None,
+    segmenter_weight: float = 0.0,
+    share: float = 0.01,
     seed: int = 0,
     mesh: Mesh | None = None,
 ) -> Scorer:
@@ -67,7 +72,9 @@ def make_scorer(
     Each image's z is optimised independently from each of its starts. The reconstruction is the mean over starts, in
     image space for the eye and in feature space for the score: A(x) = (1 - lambda) R(x) + lambda D(x) (Schlegl et al.
     2017, eq. 7), where R is the distance between the query's features and that mean, and D the mean of the starts'
-    discrimination losses. With one start it is the paper's.
+    discrimination losses. With one start it is the paper's. With a segmenter of weight w, score
+    and map are (1 - w) of these and w of the segmenter's: its map is log(1 + e^logit), and S(x) the mean of the map's
+    highest values.
 
     Args:
       gan: the model.
@@ -76,6 +83,9 @@ def make_scorer(
         image's pixels; or "encoder", E(x) (f-AnoGAN, Schlegl et al. 2019).
       starts: number of starts for each image; of an encoder there is one.
       encoder: the network of start "encoder".
+      segmenter: a network that marks damage.
+      segmenter_weight: w; with 0 the segmenter is not evaluated.
+      share: of the segmenter's map, the highest values whose mean is S(x).
       seed: of random starts.
       mesh: the devices of this process to score on, by default one; scores are the same up to rounding.
     """
@@ -92,7 +102,18 @@ def make_scorer(
         differences = jax.vmap(features.describe)(images) - described
         residual = jax.vmap(features.distance)(differences)
         score = (1.0 - weight) * residual + weight * discrimination
-        return score, residual, discrimination, reconstruction, jax.vmap(features.difference_map)(differences), z
+        anomaly_map, damage = jax.vmap(features.difference_map)(differences), jnp.zeros(len(images))
+        if segmenter and segmenter_weight:
+            assert model.segmenter is not None
+            logits: Any = segmenter.apply(model.segmenter, images, train=False)
+            damage_map = jax.nn.softplus(logits)
+            damage = _mean_of_highest(damage_map, share)
+            damage_map = jax.image.resize(damage_map, anomaly_map.shape, "linear")
+            score, anomaly_map = (
+                (1.0 - segmenter_weight) * of_search + segmenter_weight * of_segmenter
+                for of_search, of_segmenter in ((score, damage), (anomaly_map, damage_map))
+            )
+        return score, residual, discrimination, damage, reconstruction, anomaly_map, z
 
     def score(model: Model, images: Iterable[np.ndarray]) -> Iterator[Score]:
         model = jax.device_put(model, replicated(mesh))
@@ -123,7 +144,7 @@ def make_discriminator_scorer(gan: GAN, mesh: Mesh | None = None) -> Scorer:
             _check_finite(found)
             for image, loss in zip(block, found, strict=False):
                 nothing = np.zeros_like(loss)
-                yield Score(loss, nothing, loss, np.zeros_like(image), np.full(image.shape[:2], loss), nothing)
+                yield Score(loss, nothing, loss, nothing, np.zeros_like(image), np.full(image.shape[:2], loss), nothing)
 
     return score
 
@@ -187,6 +208,12 @@ def _make_reconstruct(search: Search, slots: int) -> Callable[..., tuple[Array, 
         return mean(found.image), mean(found_features), mean(found.discrimination), found.z.reshape(z.shape)
 
     return reconstruct
+
+
+def _mean_of_highest(maps: Array, share: float) -> Array:
+    """Return (n,) the mean of the highest values, a share of them, at least one, of each map (n, H, W)."""
+    values = maps.reshape(len(maps), -1)
+    return lax.top_k(values, max(1, round(share * values.shape[1])))[0].mean(axis=1)
 
 
 def _check_finite(*arrays: np.ndarray) -> None:

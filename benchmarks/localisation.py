@@ -152,7 +152,7 @@ def _tile_by_tile(residuals: Residuals) -> Scoring:
             found = residuals(np.stack(block).reshape(len(block), -1)).reshape(len(block), *block[0].shape)
             for tile, residual in zip(block, found, strict=True):
                 total, nothing = np.abs(residual).sum(), np.zeros(())
-                yield Score(total, total, nothing, np.zeros_like(tile), residual.mean(axis=-1), nothing)
+                yield Score(total, total, nothing, nothing, np.zeros_like(tile), residual.mean(axis=-1), nothing)
 
     return score
 

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")  # compiles faster; XLA_FLAGS= optimises fully
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()  # shared by the tests and the scripts that they run
+if "PYTEST_XDIST_WORKER" not in os.environ:  # shared by all workers, and the scripts that the tests run
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
 
 import jax
 import numpy as np
@@ -50,7 +51,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # the same
 
 
 def pytest_unconfigure():
-    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 infer = jax.jit(inference_weights, static_argnums=0)

@@ -11,4 +11,5 @@ from anogan_jax.data.images import (
     to_pixels,
 )
 from anogan_jax.data.one_class import OneClass, load_one_class
+from anogan_jax.data.pseudo import make_pseudo_draw, to_batch
 from anogan_jax.data.views import as_array, has_content, make_draw, make_resize, pad_to, resized_images, turned
