@@ -20,9 +20,22 @@ from anogan_jax.losses import (
     feature_matching_loss,
     generator_loss,
     gradient_penalty,
+    segmentation_loss,
 )
-from anogan_jax.models import GAN, Discriminator, Encoder, Generator, Weights, make_encoder, make_gan, sample_latent
+from anogan_jax.models import (
+    GAN,
+    Discriminator,
+    Encoder,
+    Generator,
+    Segmenter,
+    Weights,
+    make_encoder,
+    make_gan,
+    make_segmenter,
+    sample_latent,
+)
 from anogan_jax.scoring import Model, Score, make_scorer, score_images
 from anogan_jax.search import Found, make_search
+from anogan_jax.segmentation import init_segmenter_state, make_segmenter_step
 from anogan_jax.training import TrainState, inference_weights, init_state, make_optimizer, make_train_step
 from anogan_jax.version import __version__
