@@ -41,7 +41,9 @@ class DataConfig(_Checked):
     dir: str = setting("", "folder of the files; with source npz the file itself; may be given when scoring")
     normal: int | None = setting(None, "the class that is normal; all others are anomalous")
     anomalous: int | None = setting(None, "the class that is anomalous; all others are normal")
-    normalize_contrast: bool = setting(False, "remove each image's own brightness and contrast")
+    normalize_contrast: bool = setting(
+        False, "remove each image's own brightness and contrast; patches lose those of their image"
+    )
     held_out: float = setting(0.1, "share of the normal training images held out to calibrate", gt=0, lt=1)
     keep_held_out: bool = setting(True, "keep held-out images in the detector, to calibrate for other scoring settings")
     contamination: float = setting(0.0, "share of anomalous training images mixed in, for experiments", ge=0, lt=1)

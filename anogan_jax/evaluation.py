@@ -16,7 +16,7 @@ from anogan_jax.bank import Bank
 from anogan_jax.baselines import baseline_scores
 from anogan_jax.calibration import alpha_obstacle
 from anogan_jax.config import PRESETS, with_preset
-from anogan_jax.data import Images, OneClass, as_array, is_readable, load_one_class, read_ahead, to_model_range
+from anogan_jax.data import Images, OneClass, as_array, is_readable, load_one_class, read_ahead, to_networks
 from anogan_jax.detector import Detector, findings_of
 from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
@@ -159,7 +159,7 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
         name: partial(findings_of, of, test) for name, of in detectors_of(detector).items()
     }
     if not detector.config.patches.enabled:
-        images = to_model_range(as_array(data.train, detector.config), detector.config.data.normalize_contrast)
+        images = to_networks(as_array(data.train, detector.config), detector.config)
         search = with_preset(detector.config, "nearest").search
         neighbours = detector._replace(bank=bank_of_images(detector, images)).with_search(search)
         methods["kNN (k=8) of the training images, by structure"] = partial(findings_of, neighbours, test)

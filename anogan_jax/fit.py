@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -34,7 +34,7 @@ from anogan_jax.data import (
     read_ahead,
     resized_images,
     to_batch,
-    to_model_range,
+    to_networks,
     turned,
 )
 from anogan_jax.detector import Detector, gan_of, load, make_detector
@@ -182,7 +182,7 @@ def train_gan(config: Config, workdir: Path, images: Images, mesh: Mesh) -> Trai
         return state
     train_step = make_train_step(gan, optimizer, train.ema_decay, mesh, train.objective)
     draw_samples = make_sampler(gan, _SAMPLES, key)
-    of_images = (make_draw(images, config), _to_batch(config))
+    of_images = (make_draw(images, config), partial(to_networks, config=config))
     return advance(config, workdir, train.steps, state, train_step, *of_images, draw_samples)
 
 
@@ -196,7 +196,8 @@ def train_encoder(config: Config, workdir: Path, images: Images, weights: Weight
         return state
     step = make_encoder_step(gan, weights, optimizer, settings.feature_weight, settings.feature_layer, mesh)
     folder.mkdir(exist_ok=True)
-    return advance(config, folder, settings.steps, state, step, make_draw(images, config), _to_batch(config))
+    of_images = (make_draw(images, config), partial(to_networks, config=config))
+    return advance(config, folder, settings.steps, state, step, *of_images)
 
 
 def train_segmenter(config: Config, workdir: Path, images: Images, mesh: Mesh) -> SegmenterState:
@@ -210,12 +211,7 @@ def train_segmenter(config: Config, workdir: Path, images: Images, mesh: Mesh) -
     step = make_segmenter_step(gan, optimizer, mesh)
     folder.mkdir(exist_ok=True)
     draw = make_pseudo_draw(make_draw(images, config), config.seed)
-    prepare = partial(to_batch, normalize_contrast=config.data.normalize_contrast)
-    return advance(config, folder, settings.steps, state, step, draw, prepare)
-
-
-def _to_batch(config: Config) -> Callable[[np.ndarray], np.ndarray]:
-    return partial(to_model_range, normalize_contrast=config.data.normalize_contrast)
+    return advance(config, folder, settings.steps, state, step, draw, partial(to_batch, config=config))
 
 
 def make_bank(config: Config, gan: GAN, weights: Weights, images: Images) -> Bank:
@@ -235,7 +231,7 @@ def make_bank(config: Config, gan: GAN, weights: Weights, images: Images) -> Ban
         for image in read_ahead(draw, range(count), ahead=64):
             if isinstance(image, UserError):
                 raise image
-            yield to_model_range(image[None], config.data.normalize_contrast)[0]
+            yield to_networks(image[None], config)[0]
 
     inverted = invert(gan, weights, random, examples(), count)
     nearest = _score_by_bank(gan, weights, random, "structure", examples(), starts=8, steps=0)

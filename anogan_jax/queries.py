@@ -15,7 +15,16 @@ from tqdm import tqdm
 
 from anogan_jax.appearance import Judge, combine
 from anogan_jax.config import Config
-from anogan_jax.data import Images, has_content, make_resize, pad_to, read_ahead, to_model_range, to_pixels
+from anogan_jax.data import (
+    Images,
+    contrast_tables,
+    has_content,
+    make_resize,
+    pad_to,
+    read_ahead,
+    to_networks,
+    to_pixels,
+)
 from anogan_jax.data.images import resize
 from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
@@ -103,7 +112,7 @@ def _findings(
                 query = _Query(None, config)
             waiting.append((i, query))
             for tile in query.tiles:
-                yield to_model_range(tile[None], config.data.normalize_contrast)[0]
+                yield to_networks(tile[None], config)[0]
 
     def done() -> Iterator[Finding]:
         unjudged = [query for _, query in waiting if query.appearance is None]
@@ -138,8 +147,13 @@ class _Query:
         resized, size = make_resize(config)(image), config.model.image_size
         self._resized_shape = resized.shape
         self.appearance, self.padded = None, pad_to(resized, size)
-        for row, column, tile in cut_tiles(self.padded, size, config.pooling.stride or size // 2):
-            if not config.patches.enabled or has_content(tile, config.patches.min_contrast):
+        seen, self._inverse = self.padded, None  # the networks see patches without their image's contrast
+        if config.patches.enabled and config.data.normalize_contrast:
+            table, self._inverse = contrast_tables(self.padded)
+            seen = table[self.padded]
+        for row, column, tile in cut_tiles(seen, size, config.pooling.stride or size // 2):
+            pixels = self.padded[row : row + size, column : column + size]
+            if not config.patches.enabled or has_content(pixels, config.patches.min_contrast):
                 self.tiles.append(tile)
                 self._corners.append((row, column))
 
@@ -154,8 +168,10 @@ class _Query:
     def add(self, result: Score) -> None:
         """Take the result of the next tile."""
         number = len(self._terms)
-        tile, normalize_contrast = self.tiles[number], self._config.data.normalize_contrast
-        reconstruction = to_pixels(result.reconstruction[None], tile[None], normalize_contrast)[0]
+        tile, by_itself = self.tiles[number], self._config.data.normalize_contrast and self._inverse is None
+        reconstruction = to_pixels(result.reconstruction[None], tile[None], by_itself)[0]
+        if self._inverse is not None:
+            reconstruction = self._inverse[reconstruction]
         self._mosaic.add(reconstruction, result.anomaly_map, *self._corners[number])
         terms = (result.score, result.residual, result.discrimination, result.damage)
         self._terms.append(tuple(float(term) for term in terms))

@@ -11,7 +11,7 @@ import numpy as np
 
 from anogan_jax.bank import Bank
 from anogan_jax.config import Config, differences, with_preset, with_values
-from anogan_jax.data import Images, as_array, load_one_class, to_model_range
+from anogan_jax.data import Images, as_array, load_one_class, to_networks
 from anogan_jax.detector import Detector, findings_of, load, scorer_of
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import test_split
@@ -66,7 +66,7 @@ def balanced_sample(config: Config, each: int) -> tuple[Images, np.ndarray]:
 
 def in_model_range(images: Images, config: Config) -> np.ndarray:
     """Return all images as the networks see them, (N, S, S, C) in [-1, 1]."""
-    return to_model_range(as_array(images, config), config.data.normalize_contrast)
+    return to_networks(as_array(images, config), config)
 
 
 def timed_scores(detector: Detector, images: Images) -> tuple[np.ndarray, float]:

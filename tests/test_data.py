@@ -20,9 +20,10 @@ from anogan_jax.data import (
     read_input,
     sources,
     to_model_range,
+    to_networks,
     to_pixels,
 )
-from anogan_jax.data.images import Images, cached, from_array, read_image, read_mask
+from anogan_jax.data.images import Images, cached, contrast_tables, from_array, read_image, read_mask
 from anogan_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -517,3 +518,28 @@ def test_data_without_labels_is_all_normal(tmp_path):
     assert same.held_out.names == data.held_out.names
     with pytest.raises(UserError, match=r"data\.source=arrays"):
         load_one_class(config(source="arrays"))
+
+
+@pytest.mark.parametrize("shape", [(9, 14, 1), (8, 8, 3)])
+def test_contrast_tables_agree_with_normalisation(shape):
+    """A patch of an image, through the table, is that part of the normalised image; the inverse gives it back."""
+    image = np.random.default_rng(0).normal(100, 9, shape).astype(np.uint8)
+    table, inverse = contrast_tables(image)
+    step = 1 / 127.5
+    np.testing.assert_allclose(to_model_range(table[image][None]), to_model_range(image[None], True), atol=0.6 * step)
+    assert np.abs(inverse[table[image]].astype(int) - image).max() <= 1
+    flat, _ = contrast_tables(np.full(shape, 7, np.uint8))
+    assert flat[7] in (127, 128)
+
+
+def test_patches_lose_the_contrast_of_their_image():
+    """Two images that differ in brightness and contrast alone give nearly the same patches, in training and scoring."""
+    dark = np.random.default_rng(0).integers(20, 60, (30, 24, 1), np.uint8)
+    bright = 3 * dark + 50
+    settings = Config(
+        data=DataConfig(normalize_contrast=True), model=ModelConfig(image_size=8), patches=PatchConfig(enabled=True)
+    )
+    for place in range(5):
+        patches = [make_draw(Images(["0"], None, lambda _, of=of: of), settings)(place) for of in (dark, bright)]
+        assert np.abs(patches[0].astype(int) - patches[1]).max() <= 1
+        assert np.abs(to_networks(patches[0][None], settings) - to_networks(patches[1][None], settings)).max() < 0.01

@@ -7,7 +7,7 @@ import pytest
 
 from anogan_jax import Config, Model, fit, load
 from anogan_jax.checkpoint import restore_state, save_state
-from anogan_jax.config import BankConfig, ModelConfig, SegmenterConfig, TrainConfig, with_values
+from anogan_jax.config import BankConfig, DataConfig, ModelConfig, SegmenterConfig, TrainConfig, with_values
 from anogan_jax.data import make_pseudo_draw, to_batch
 from anogan_jax.data.pseudo import damage
 from anogan_jax.losses import segmentation_loss
@@ -66,8 +66,9 @@ def test_every_second_example_is_damaged_by_seed_and_place_alone():
 def test_mask_of_a_batch_is_apart_from_the_images_contrast(normalize_contrast):
     images = smooth(4)
     masks = np.repeat(np.array([0, 255, 0, 255], np.uint8), 256).reshape(4, 16, 16, 1)
-    batch = to_batch(np.concatenate([images, masks], axis=-1), normalize_contrast)
-    without = to_batch(np.concatenate([images, 0 * masks], axis=-1), normalize_contrast)
+    config = Config(data=DataConfig(normalize_contrast=normalize_contrast))
+    batch = to_batch(np.concatenate([images, masks], axis=-1), config)
+    without = to_batch(np.concatenate([images, 0 * masks], axis=-1), config)
     assert batch.dtype == np.float32
     np.testing.assert_array_equal(batch[..., -1], masks[..., 0] / 255)
     np.testing.assert_array_equal(batch[..., :-1], without[..., :-1])
@@ -88,7 +89,7 @@ def training(gan):
 
 
 def batch_of(draw, step, size=32):
-    return to_batch(np.stack([draw(size * step + row) for row in range(size)]), normalize_contrast=False)
+    return to_batch(np.stack([draw(size * step + row) for row in range(size)]), Config())
 
 
 def test_segmenter_marks_new_damage(gan, training):

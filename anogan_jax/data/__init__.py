@@ -3,6 +3,7 @@
 from anogan_jax.data.images import (
     Images,
     check_model_range,
+    contrast_tables,
     from_user,
     is_readable,
     read_ahead,
@@ -12,4 +13,13 @@ from anogan_jax.data.images import (
 )
 from anogan_jax.data.one_class import OneClass, load_one_class
 from anogan_jax.data.pseudo import make_pseudo_draw, to_batch
-from anogan_jax.data.views import as_array, has_content, make_draw, make_resize, pad_to, resized_images, turned
+from anogan_jax.data.views import (
+    as_array,
+    has_content,
+    make_draw,
+    make_resize,
+    pad_to,
+    resized_images,
+    to_networks,
+    turned,
+)

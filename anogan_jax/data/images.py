@@ -86,6 +86,20 @@ def to_pixels(generated: np.ndarray, queries: np.ndarray, normalize_contrast: bo
     return np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
 
 
+def contrast_tables(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return grey levels (256,) uint8 without an image's own mean and contrast, and the inverse of that table.
+
+    ``to_model_range`` of ``table[image]`` is, up to rounding, that of the image with ``normalize_contrast``. A patch
+    keeps its brightness in comparison with the rest of the image (H, W, C) uint8.
+    """
+    levels = np.arange(256.0)
+    counts = sum(np.bincount(row.ravel(), minlength=256) for row in image)
+    mean = np.average(levels, weights=counts)
+    scale = _CONTRASTS_IN_RANGE * max(np.average(np.abs(levels - mean), weights=counts), 1.0)
+    table, inverse = 127.5 + 127.5 * (levels - mean) / scale, (levels - 127.5) / 127.5 * scale + mean
+    return tuple(np.rint(np.clip(each, 0, 255)).astype(np.uint8) for each in (table, inverse))
+
+
 def check_model_range(images: np.ndarray) -> None:
     """Raise ValueError unless images are finite floats in [-1, 1]; all in [0, 1] is most likely a wrong scale too."""
     if images.dtype.kind != "f":

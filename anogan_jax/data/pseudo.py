@@ -2,14 +2,14 @@
 
 | kind | share | what changes, in images of S x S pixels |
 |---|---|---|
-| paste | 55 % | a spot becomes a piece of another normal image, resized by 0.7 to 1.4 and rotated by right angles; |
+| paste | 45 % | a spot becomes a piece of another normal image, resized by 0.7 to 1.4 and rotated by right angles; |
 | | | 6 in 10 get the low frequencies of their new place |
-| paint | 30 % | a spot or a scratch becomes lighter or darker by 0.5 to 3 standard deviations of the image |
-| move | 15 % | a rectangle, its sides 3 to S / 1.5, shows another place of the image, its brightness shifted |
+| paint | 45 % | a spot or a scratch becomes lighter or darker by 0.4 to 3 standard deviations of the image |
+| move | 10 % | a rectangle, its sides 3 to S / 1.5, shows another place of the image, its brightness shifted |
 
-A spot is an ellipse with an irregular outline, its radii 1 to S / 3; a scratch is a bent line, 5 to S long and 1 to 3
-wide. How pieces are blended decides how much is learnt (NSA, Schlüter et al. 2022; compare CutPaste, Li et al. 2021;
-DRAEM, Zavrtanik et al. 2021).
+A spot is an ellipse with an irregular outline, its radii 1 to S / 3; a scratch is a bent line, 5 to 1.5 S long and
+0.75 to 2.75 wide. How pieces are blended decides how much is learnt (NSA, Schlüter et al. 2022; compare CutPaste, Li et
+al. 2021; DRAEM, Zavrtanik et al. 2021).
 """
 
 from collections.abc import Callable
@@ -18,9 +18,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from scipy.ndimage import gaussian_filter
 
-from anogan_jax.data.images import resize, to_model_range
+from anogan_jax.config import Config
+from anogan_jax.data.images import resize
+from anogan_jax.data.views import to_networks
 
-_KINDS = {"paste": 0.55, "paint": 0.30, "move": 0.15}
+_KINDS = {"paste": 0.45, "paint": 0.45, "move": 0.10}
 _MOST = 3  # damages of one image
 _KEEPS_PLACE = 0.6  # share of pastes with the low frequencies of where they land
 _FINE = 4  # masks are drawn so many times larger, for smooth edges
@@ -48,9 +50,9 @@ def make_pseudo_draw(draw: Callable[[int], np.ndarray], seed: int) -> Callable[[
     return draw_pseudo
 
 
-def to_batch(examples: np.ndarray, normalize_contrast: bool) -> np.ndarray:
+def to_batch(examples: np.ndarray, config: Config) -> np.ndarray:
     """Convert examples (N, S, S, C + 1) uint8 to float32: images in the networks' range, masks 0 or 1."""
-    images = to_model_range(examples[..., :-1], normalize_contrast)
+    images = to_networks(examples[..., :-1], config)
     return np.concatenate([images, examples[..., -1:].astype(np.float32) / 255], axis=-1)
 
 
@@ -72,7 +74,7 @@ def damage(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tu
         if kind == "paste":
             changed = _another(pixels, other, rng)
         elif kind == "paint":
-            changed = pixels + contrast * rng.uniform(0.5, 3.0) * rng.choice((-1, 1))
+            changed = pixels + contrast * np.exp(rng.uniform(np.log(0.4), np.log(3.0))) * rng.choice((-1, 1))
         else:
             shift = rng.integers(-size // 2, size // 2 + 1, 2)
             changed = np.roll(pixels, shift, axis=(0, 1)) + contrast * rng.normal(0, 0.8)
@@ -121,13 +123,13 @@ def _spot(draw: ImageDraw.ImageDraw, size: int, rng: np.random.Generator) -> Non
 
 def _scratch(draw: ImageDraw.ImageDraw, size: int, rng: np.random.Generator) -> None:
     """Draw a bent, unsteady line."""
-    along, length = np.linspace(0, 1, 20), np.exp(rng.uniform(np.log(5), np.log(size)))
+    along, length = np.linspace(0, 1, 20), np.exp(rng.uniform(np.log(5), np.log(1.5 * size)))
     bent = 4 * along * (1 - along) * rng.normal(0, 0.15) * length + np.cumsum(rng.normal(0, 0.2, len(along)))
     turn = rng.uniform(0, 2 * np.pi)
     x = along * length * np.cos(turn) - bent * np.sin(turn)
     y = along * length * np.sin(turn) + bent * np.cos(turn)
     line = _FINE * (np.stack([x, y], axis=1) + rng.uniform(0, size, 2))
-    draw.line([tuple(point) for point in line.tolist()], fill=255, width=int(rng.integers(_FINE, 3 * _FINE + 1)))
+    draw.line([tuple(point) for point in line.tolist()], fill=255, width=int(rng.integers(3, 3 * _FINE)))
 
 
 def _rectangle(draw: ImageDraw.ImageDraw, size: int, rng: np.random.Generator) -> None:

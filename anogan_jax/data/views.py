@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from anogan_jax.config import Config, TrainConfig
-from anogan_jax.data.images import Images, cached, read_ahead, resize
+from anogan_jax.data.images import Images, cached, contrast_tables, read_ahead, resize, to_model_range
 from anogan_jax.errors import UserError
 
 _DRAWS = 20  # attempts to draw a patch with enough contrast; the last one is taken in any case
@@ -36,18 +36,24 @@ def make_draw(images: Images, config: Config) -> Callable[[int], np.ndarray]:
     """Return ``draw(place)``, the training example (S, S, C) uint8 at a place of an endless stream.
 
     Each epoch uses every image once, in random order. An example is a random patch or the whole image, mirrored and
-    rotated if the config asks for it. It depends on the seed and the place alone, so training resumes exactly.
+    rotated if the config asks for it; a patch without the brightness and contrast of its image, likewise. It depends
+    on the seed and the place alone, so training resumes exactly.
     """
     size, patches, train, seed = config.model.image_size, config.patches, config.train, config.seed
     shrink, count = make_resize(config), len(images.names)
     resized = cached(lambda i: pad_to(shrink(images.read(i)), size))
+    tables = cached(lambda i: contrast_tables(resized(i))[0])
 
     def draw(place: int) -> np.ndarray:
-        image = resized(_shuffled(seed, place // count, count)[place % count])
+        number = _shuffled(seed, place // count, count)[place % count]
+        image = resized(number)
         if not (patches.enabled or train.flip or train.rotate):
             return image
         rng = np.random.default_rng([seed, place])
-        return turned(_random_patch(image, size, patches.min_contrast, rng), train, rng)
+        patch = _random_patch(image, size, patches.min_contrast, rng)
+        if patches.enabled and config.data.normalize_contrast:
+            patch = tables(number)[patch]
+        return turned(patch, train, rng)
 
     return draw
 
@@ -59,6 +65,11 @@ def turned(image: np.ndarray, train: TrainConfig, rng: np.random.Generator) -> n
     if train.flip:
         image = image[:: rng.choice((1, -1)), :: rng.choice((1, -1))]
     return image
+
+
+def to_networks(images: np.ndarray, config: Config) -> np.ndarray:
+    """Convert images (N, S, S, C) uint8, as ``make_draw`` gives them, to the networks' range, float32 in [-1, 1]."""
+    return to_model_range(images, config.data.normalize_contrast and not config.patches.enabled)
 
 
 def as_array(images: Images, config: Config) -> np.ndarray:
