@@ -115,9 +115,17 @@ class Detector(NamedTuple):
         """Return the detector with the search settings of a preset, such as "nearest"; see ``with_config``."""
         return self.with_config(configs.with_preset(self.config, name))
 
-    def with_search(self, search: SearchConfig) -> "Detector":
-        """Return the detector with another search, calibrated by few held-out images: for scores without p-values."""
-        configured = _configured(self, dataclasses.replace(self.config, search=search))
+    def with_search(self, search: SearchConfig, segmenter_weight: float | None = None) -> "Detector":
+        """Return the detector with another search, calibrated by few held-out images: for scores without p-values.
+
+        Args:
+          search: its settings.
+          segmenter_weight: the share of the segmenter in the score; None: as it is.
+        """
+        config = dataclasses.replace(self.config, search=search)
+        if segmenter_weight is not None:
+            config = configs.with_values(config, {"segmenter.weight": segmenter_weight})
+        configured = _configured(self, config)
         return _calibrated(configured._replace(held_out=(self.held_out or [])[:_CALIBRATING]))
 
     def save(self, folder: str | Path) -> None:
@@ -204,7 +212,13 @@ def scorer_of(detector: Detector) -> Callable[[Iterable[np.ndarray]], Iterator[S
     """Return the detector's scorer of images of the model's size, on all devices of this process."""
     config, devices = detector.config, tuple(jax.local_devices())
     segmenter_weight = 0.0 if detector.model.segmenter is None else config.segmenter.weight
-    settings = (dataclasses.astuple(config.search), segmenter_weight, config.pooling.share, config.seed)
+    settings = (
+        dataclasses.astuple(config.search),
+        segmenter_weight,
+        config.train.flip,
+        config.pooling.share,
+        config.seed,
+    )
     scorer = _scorer(detector.gan, config.model.channels, *settings, devices)
     return partial(scorer, detector.model)
 
@@ -221,6 +235,7 @@ def _scorer(
     channels: int,
     settings: tuple,
     segmenter_weight: float,
+    mirrored: bool,
     share: float,
     seed: int,
     devices: tuple[jax.Device, ...],
@@ -238,6 +253,7 @@ def _scorer(
         encoder=make_encoder(gan),
         segmenter=make_segmenter(gan),
         segmenter_weight=segmenter_weight,
+        mirrored=mirrored,
         share=share,
         seed=seed,
         mesh=make_mesh(devices),

@@ -89,6 +89,8 @@ def score_to_folder(
         seconds = time.monotonic() - began
         facts: dict[str, Any] = {"data": origin} | ({"warning": warning} if warning else {})
         facts["search"] = ", ".join(f"{name} {value}" for name, value in vars(config.search).items())
+        if detector.model.segmenter:
+            facts["segmenter_weight"] = config.segmenter.weight
         facts |= {"training_steps": detector.step, "seconds": seconds}
         facts["images_per_second"] = (len(queries.names) - done) / seconds
         summary = write_report(folder, journal, calibration.scores, config.alpha, level, facts, baselines or {})
@@ -163,6 +165,9 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
         search = with_preset(detector.config, "nearest").search
         neighbours = detector._replace(bank=bank_of_images(detector, images)).with_search(search)
         methods["kNN (k=8) of the training images, by structure"] = partial(findings_of, neighbours, test)
+    if detector.model.segmenter:
+        for name, weight in (("the search without the segmenter", 0.0), ("the segmenter without the search", 1.0)):
+            methods[name] = partial(findings_of, detector.with_search(detector.config.search, weight), test)
     discriminate = partial(make_discriminator_scorer(detector.gan), detector.model)
     methods["P_D: the discriminator's output alone"] = partial(score_queries, discriminate, test, detector.config)
     labels, scores = np.zeros(0), {}

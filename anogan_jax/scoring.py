@@ -63,6 +63,7 @@ def make_scorer(
     encoder: Encoder | None = None,
     segmenter: Segmenter | None = None,
     segmenter_weight: float = 0.0,
+    mirrored: bool = False,
     share: float = 0.01,
     seed: int = 0,
     mesh: Mesh | None = None,
@@ -85,6 +86,7 @@ def make_scorer(
       encoder: the network of start "encoder".
       segmenter: a network that marks damage.
       segmenter_weight: w; with 0 the segmenter is not evaluated.
+      mirrored: average the segmenter's logits over the image's four reflections.
       share: of the segmenter's map, the highest values whose mean is S(x).
       seed: of random starts.
       mesh: the devices of this process to score on, by default one; scores are the same up to rounding.
@@ -105,8 +107,7 @@ def make_scorer(
         anomaly_map, damage = jax.vmap(features.difference_map)(differences), jnp.zeros(len(images))
         if segmenter and segmenter_weight:
             assert model.segmenter is not None
-            logits: Any = segmenter.apply(model.segmenter, images, train=False)
-            damage_map = jax.nn.softplus(logits)
+            damage_map = jax.nn.softplus(_segment(segmenter, model.segmenter, images, mirrored))
             damage = _mean_of_highest(damage_map, share)
             damage_map = jax.image.resize(damage_map, anomaly_map.shape, "linear")
             score, anomaly_map = (
@@ -208,6 +209,18 @@ def _make_reconstruct(search: Search, slots: int) -> Callable[..., tuple[Array, 
         return mean(found.image), mean(found_features), mean(found.discrimination), found.z.reshape(z.shape)
 
     return reconstruct
+
+
+def _segment(segmenter: Segmenter, variables: Variables, images: Array, mirrored: bool) -> Array:
+    """Return the logits (n, S/2, S/2) of images (n, S, S, C), averaged over reflections if wanted."""
+
+    def segment(axes: tuple[int, ...]) -> Array:
+        logits: Any = segmenter.apply(variables, jnp.flip(images, axes), train=False)
+        return jnp.flip(logits, axes)
+
+    if not mirrored:
+        return segment(())
+    return jnp.mean(jnp.stack([segment(axes) for axes in ((), (1,), (2,), (1, 2))]), axis=0)
 
 
 def _mean_of_highest(maps: Array, share: float) -> Array:

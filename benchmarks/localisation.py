@@ -31,7 +31,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from anogan_jax import cli, load
-from anogan_jax.config import Config, with_values
+from anogan_jax.config import Config
 from anogan_jax.data import Images, load_one_class, make_draw, read_ahead, to_networks
 from anogan_jax.detector import Detector, findings_of, scorer_of
 from anogan_jax.errors import UserError
@@ -63,8 +63,8 @@ def main() -> None:
         journal = Journal(folder / "journal.sqlite", repr((config, detector.step, method)))
         if journal.count < len(data.test.names):
             if method in parts:
-                weight = {"search only": 0.0, "segmenter only": 1.0}.get(method, config.segmenter.weight)
-                of = detector._replace(config=with_values(config, {"segmenter.weight": weight}))
+                weight = {"search only": 0.0, "segmenter only": 1.0}.get(method)
+                of = detector if weight is None else detector.with_search(config.search, weight)
                 findings = findings_of(of, data.test, method, first=journal.count)
             elif method == "size only":
                 findings = by_size(data.train, data.test, first=journal.count)

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from anogan_jax import Config, Model, fit, load
+from anogan_jax import Config, Model, fit, load, make_features, make_scorer, make_search, score_images, to_model_range
 from anogan_jax.checkpoint import restore_state, save_state
 from anogan_jax.config import BankConfig, DataConfig, ModelConfig, SegmenterConfig, TrainConfig, with_values
 from anogan_jax.data import make_pseudo_draw, to_batch
@@ -166,3 +166,22 @@ def test_without_a_segmenter_the_weight_changes_nothing(detector):
     one, other = (bare.with_config(with_values(bare.config, {"segmenter.weight": w})).score(images) for w in (0.1, 0.9))
     np.testing.assert_array_equal(one.score, other.score)
     assert not one.damage.any()
+
+
+def test_search_tried_with_another_weight_is_calibrated_for_it(detector):
+    alone = detector.with_search(detector.config.search, segmenter_weight=1.0)
+    assert alone.config.segmenter.weight == 1
+    assert alone.calibration.level != detector.calibration.level
+
+
+def test_reflected_images_have_the_same_damage_if_training_mirrors(gan, weights, training):
+    """The logits are averaged over the four reflections, so S(x) is the same for each of them."""
+    model = Model(weights, segmenter=training[0].segmenter)
+    search = make_search(gan, make_features("pixels", 16, 1), steps=0)
+    images = to_model_range(smooth(4))
+    for mirrored in (True, False):
+        scorer = make_scorer(
+            gan, search, "random", segmenter=make_segmenter(gan), segmenter_weight=0.5, mirrored=mirrored
+        )
+        one, *others = (score_images(scorer, model, np.flip(images, axes)).damage for axes in ((), (1,), (2,), (1, 2)))
+        assert all(np.allclose(one, other, rtol=1e-5) for other in others) == mirrored
