@@ -106,7 +106,7 @@ class SegmenterConfig(_Checked):
 
     steps: int = setting(0, "update steps; 0 trains no segmenter", ge=0, le=10**9)
     learning_rate: float = setting(2e-3, "of AdamW, the highest of one cycle", gt=0, le=1)
-    weight: float = setting(0.5, "share of the segmenter in the score; may be given when scoring", ge=0, le=1)
+    weight: float = setting(0.1, "share of the segmenter in the score; may be given when scoring", ge=0, le=1)
 
 
 @dataclass
@@ -187,12 +187,8 @@ PRESETS = {
         _PAPER | {"discrimination": "cross_entropy"},
     ),
 }
-_RECALIBRATING = (
-    "search.",
-    "pooling.",
-    "segmenter.weight",
-)  # settings that may be given when scoring, and change scores
-_SCORING = (*_RECALIBRATING, "alpha", "data.dir", "data.test_limit")
+_CHANGES_SCORES = ("search.", "pooling.", "segmenter.weight")
+_SCORING = (*_CHANGES_SCORES, "alpha", "data.dir", "data.test_limit")  # settings that may be given when scoring
 
 
 def get_config() -> Config:
@@ -218,7 +214,7 @@ def is_scoring(name: str) -> bool:
 
 def changes_scores(name: str) -> bool:
     """Return whether another value of the scoring setting of this dotted name needs another calibration."""
-    return name.startswith(_RECALIBRATING)
+    return name.startswith(_CHANGES_SCORES)
 
 
 def with_values(config: Config, values: dict[str, Any]) -> Config:

@@ -3,17 +3,32 @@
     python train.py --config configs/mvtec.py --config.data.dir=FOLDER --workdir runs/NAME
     python score.py --workdir runs/NAME --heatmaps
 
-64x64 patches at a quarter of the size (MVTec AD's images have 700 to 1,024 pixels a side), in colour; for grey images
---config.model.channels=1. Meant for a GPU; its detection was not measured.
+64x64 patches at half the size, in colour, and a segmenter that learns from pseudo-anomalies. For grey images
+--config.model.channels=1; if each image has a brightness of its own, --config.data.normalize_contrast. The settings are
+those of the magnetic tiles; MVTec AD itself was not measured. Trains in a quarter of an hour on two CPU cores.
 """
 
-from anogan_jax.config import Config, DataConfig, ModelConfig, PatchConfig, TrainConfig
+from anogan_jax.config import (
+    BankConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    PatchConfig,
+    PoolingConfig,
+    SearchConfig,
+    SegmenterConfig,
+    TrainConfig,
+)
 
 
 def get_config() -> Config:
     return Config(
         data=DataConfig(source="folder"),
-        patches=PatchConfig(enabled=True, scale=0.25),
-        model=ModelConfig(image_size=64, channels=3, latent_size=128),
-        train=TrainConfig(steps=20_000, flip=True),
+        patches=PatchConfig(enabled=True, scale=0.5),
+        model=ModelConfig(image_size=64, channels=3, width=16, latent_size=128),
+        train=TrainConfig(steps=5_000, batch_size=32, flip=True),
+        segmenter=SegmenterConfig(steps=5_000),
+        bank=BankConfig(size=8_192),
+        search=SearchConfig(starts=1),
+        pooling=PoolingConfig(share=0.002),
     )

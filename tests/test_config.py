@@ -173,8 +173,8 @@ def test_default_search_is_the_preset_anogan():
 
 def test_settings_of_the_model_and_of_training_are_not_scoring_settings():
     scoring = [name for name in to_fields(Config()) if is_scoring(name)]
-    assert {name.split(".")[0] for name in scoring} == {"search", "pooling", "alpha", "data"}
-    assert {"data.source", "data.normal", "data.keep_held_out"}.isdisjoint(scoring)
+    assert {name.split(".")[0] for name in scoring} == {"search", "pooling", "segmenter", "alpha", "data"}
+    assert {"data.source", "data.normal", "data.keep_held_out", "segmenter.steps"}.isdisjoint(scoring)
     assert {name for name in to_fields(Config()) if name.startswith(("search.", "pooling."))} < set(scoring)
 
 

@@ -24,6 +24,7 @@ from anogan_jax.errors import UserError
 from anogan_jax.files import locked
 from anogan_jax.fit import invert, make_bank, train_gan
 from anogan_jax.loop import Stopped, restored
+from anogan_jax.segmentation import make_segmenter_step
 from anogan_jax.training import make_train_step
 
 fit_module = importlib.import_module("anogan_jax.fit")  # the package's attribute of this name is the function
@@ -69,12 +70,13 @@ def logged_steps(workdir):
 
 
 def test_interrupted_run_ends_with_the_same_detector(tmp_path, monkeypatch, tiny_run):
-    """Bit for bit, after stops at a checkpoint, between two, in the encoder's training, and after a kill."""
+    """Bit for bit, after stops at a checkpoint, between two, in each network's training, and after a kill."""
     for name, make, steps, how, error, saved in (
         ("make_train_step", make_train_step, 3, lambda: stop(signal.SIGTERM), Stopped, 3),
         ("make_train_step", make_train_step, 2, lambda: stop(signal.SIGINT), Stopped, 5),
         ("make_train_step", make_train_step, 3, kill, Killed, 5),
         ("make_encoder_step", make_encoder_step, 2, lambda: stop(signal.SIGTERM), Stopped, 12),
+        ("make_segmenter_step", make_segmenter_step, 3, lambda: stop(signal.SIGTERM), Stopped, 12),
     ):
         with monkeypatch.context() as patch:
             interrupt(patch, name, make, steps, how)
@@ -82,11 +84,12 @@ def test_interrupted_run_ends_with_the_same_detector(tmp_path, monkeypatch, tiny
                 fit(config=tiny_config(), workdir=tmp_path)
         assert saved_steps(tmp_path / "checkpoints")[-1] == saved
         assert not (tmp_path / "detector").exists()
-    assert saved_steps(tmp_path / "encoder" / "checkpoints") == [2]
+    assert saved_steps(tmp_path / "encoder" / "checkpoints")[0] == 2
+    assert saved_steps(tmp_path / "segmenter" / "checkpoints") == [3]
     resumed = fit(config=tiny_config(), workdir=tmp_path)
     assert_trees_equal(arrays(resumed), arrays(tiny_run.detector))
     assert digests(tmp_path / "detector") == digests(tiny_run.workdir / "detector")
-    for name in (".", "encoder"):
+    for name in (".", "encoder", "segmenter"):
         assert logged_steps(tmp_path / name) == logged_steps(tiny_run.workdir / name)
     assert digests(tmp_path / "samples") == digests(tiny_run.workdir / "samples")
 
