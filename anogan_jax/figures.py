@@ -73,7 +73,7 @@ def save_heatmap(path: Path, title: str, image: np.ndarray, anomaly_map: np.ndar
     axis.imshow(overlay(image, anomaly_map, level), interpolation="nearest")
     axis.set(xticks=[], yticks=[], frame_on=False)
     axis.set_title(title, fontsize=9, parse_math=False)
-    _add_legend(figure, axis, level, "difference; the mark: seldom reached by normal images")
+    _add_legend(figure, axis, level, "anomaly; the mark: seldom reached by normal images")
     _save(figure, path)
 
 
@@ -90,7 +90,7 @@ def save_panels(path: Path, groups: Mapping[str, Sequence[tuple[str, bytes]]], l
         axes = block.subplots(3, columns, squeeze=False)
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[], frame_on=False)
-        for axis, label in zip(axes[:, 0], ("query", "reconstruction", "difference"), strict=True):
+        for axis, label in zip(axes[:, 0], ("query", "reconstruction", "anomaly map"), strict=True):
             axis.set_ylabel(label)
         for column, (name, picture) in zip(axes.T, panels, strict=False):  # a group may have fewer than columns
             column[0].set_title(name, fontsize=8, parse_math=False)
@@ -98,7 +98,7 @@ def save_panels(path: Path, groups: Mapping[str, Sequence[tuple[str, bytes]]], l
                 strip = np.asarray(opened.convert("RGB"))
             for axis, part in zip(column, np.split(strip, 3, axis=1), strict=True):
                 axis.imshow(part)
-        _add_legend(block, list(axes[2]), level, "difference", fraction=0.05, pad=0.01)
+        _add_legend(block, list(axes.flat), level, "anomaly", fraction=0.05, pad=0.01, shrink=0.33, anchor=(0, 0))
     _save(figure, path)
 
 
@@ -141,7 +141,7 @@ def _heat_colours() -> ListedColormap:
 _HEAT = _heat_colours()
 
 
-def _add_legend(figure: Any, axes: Any, level: float, label: str, **where: float) -> None:
+def _add_legend(figure: Any, axes: Any, level: float, label: str, **where: Any) -> None:
     colours = ScalarMappable(Normalize(0, 2 * level), _HEAT)
     bar = figure.colorbar(colours, ax=axes, label=label, extend="max", **where)
     bar.ax.set_facecolor("0.6")  # a grey background, as of a query
