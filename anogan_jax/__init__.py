@@ -34,7 +34,7 @@ from anogan_jax.models import (
     make_segmenter,
     sample_latent,
 )
-from anogan_jax.scoring import Model, Score, make_scorer, score_images
+from anogan_jax.scoring import Model, Score, Segmentation, make_scorer, score_images
 from anogan_jax.search import Found, make_search
 from anogan_jax.segmentation import init_segmenter_state, make_segmenter_step
 from anogan_jax.training import TrainState, inference_weights, init_state, make_optimizer, make_train_step

@@ -28,14 +28,14 @@ from anogan_jax.features import make_features
 from anogan_jax.files import digest
 from anogan_jax.models import GAN, Weights, make_encoder, make_gan, make_segmenter
 from anogan_jax.queries import Finding, score_queries
-from anogan_jax.scoring import Model, Score, Scorer, make_scorer
+from anogan_jax.scoring import Model, Score, Scorer, Segmentation, make_scorer
 from anogan_jax.search import make_search
 from anogan_jax.version import __version__
 
 log = logging.getLogger(__name__)
 _CALIBRATING = 64  # held-out images that calibrate a search tried for comparison
 _LEVEL = 0.95  # quantile of A(x) of held-out images: the score of an appearance at its limit
-_FORMAT = 2  # of the saved folder
+_FORMAT = 3  # of the saved folder
 _UNCALIBRATED = Calibration(np.zeros(0), np.zeros(0), np.zeros(()))
 
 
@@ -211,15 +211,12 @@ def gan_of(config: Config) -> GAN:
 def scorer_of(detector: Detector) -> Callable[[Iterable[np.ndarray]], Iterator[Score]]:
     """Return the detector's scorer of images of the model's size, on all devices of this process."""
     config, devices = detector.config, tuple(jax.local_devices())
-    segmenter_weight = 0.0 if detector.model.segmenter is None else config.segmenter.weight
-    settings = (
-        dataclasses.astuple(config.search),
-        segmenter_weight,
-        config.train.flip,
-        config.pooling.share,
-        config.seed,
-    )
-    scorer = _scorer(detector.gan, config.model.channels, *settings, devices)
+    segmentation = None
+    if detector.model.segmenter and config.segmenter.weight:
+        of = make_segmenter(detector.gan)
+        segmentation = Segmentation(of, config.segmenter.weight, config.train.flip, config.pooling.share)
+    search = dataclasses.astuple(config.search)
+    scorer = _scorer(detector.gan, config.model.channels, search, segmentation, config.seed, devices)
     return partial(scorer, detector.model)
 
 
@@ -234,9 +231,7 @@ def _scorer(
     gan: GAN,
     channels: int,
     settings: tuple,
-    segmenter_weight: float,
-    mirrored: bool,
-    share: float,
+    segmentation: Segmentation | None,
     seed: int,
     devices: tuple[jax.Device, ...],
 ) -> Scorer:
@@ -245,18 +240,9 @@ def _scorer(
     features = make_features(of.features, size, channels)
     names = ("steps", "optimizer", "learning_rate", "discrimination", "discrimination_weight", "feature_layer")
     search = make_search(gan, features, **{name: getattr(of, name) for name in names})
+    encoder, mesh = make_encoder(gan), make_mesh(devices)
     return make_scorer(
-        gan,
-        search,
-        of.start,
-        of.starts,
-        encoder=make_encoder(gan),
-        segmenter=make_segmenter(gan),
-        segmenter_weight=segmenter_weight,
-        mirrored=mirrored,
-        share=share,
-        seed=seed,
-        mesh=make_mesh(devices),
+        gan, search, of.start, of.starts, encoder=encoder, segmentation=segmentation, seed=seed, mesh=mesh
     )
 
 

@@ -42,6 +42,15 @@ class Model(NamedTuple):
     segmenter: Variables | None = None  # if one was trained
 
 
+class Segmentation(NamedTuple):
+    """The part of a segmenter in score and map; its variables are in ``Model``."""
+
+    segmenter: Segmenter
+    weight: float  # w, its share
+    mirrored: bool = False  # whether its logits are averaged over the four reflections of an image
+    share: float = 0.01  # of its map, the highest values whose mean is S(x)
+
+
 Scorer = Callable[[Model, Iterable[np.ndarray]], Iterator[Score]]  # of images (S, S, C) in [-1, 1], in their order
 
 
@@ -61,10 +70,7 @@ def make_scorer(
     starts: int = 1,
     *,
     encoder: Encoder | None = None,
-    segmenter: Segmenter | None = None,
-    segmenter_weight: float = 0.0,
-    mirrored: bool = False,
-    share: float = 0.01,
+    segmentation: Segmentation | None = None,
     seed: int = 0,
     mesh: Mesh | None = None,
 ) -> Scorer:
@@ -73,9 +79,8 @@ def make_scorer(
     Each image's z is optimised independently from each of its starts. The reconstruction is the mean over starts, in
     image space for the eye and in feature space for the score: A(x) = (1 - lambda) R(x) + lambda D(x) (Schlegl et al.
     2017, eq. 7), where R is the distance between the query's features and that mean, and D the mean of the starts'
-    discrimination losses. With one start it is the paper's. With a segmenter of weight w, score
-    and map are (1 - w) of these and w of the segmenter's: its map is log(1 + e^logit), and S(x) the mean of the map's
-    highest values.
+    discrimination losses. With one start it is the paper's. With a segmenter of weight w, score and map are (1 - w) of
+    these and w of the segmenter's: its map is log(1 + e^logit), and S(x) the mean of that map's highest values.
 
     Args:
       gan: the model.
@@ -84,10 +89,7 @@ def make_scorer(
         image's pixels; or "encoder", E(x) (f-AnoGAN, Schlegl et al. 2019).
       starts: number of starts for each image; of an encoder there is one.
       encoder: the network of start "encoder".
-      segmenter: a network that marks damage.
-      segmenter_weight: w; with 0 the segmenter is not evaluated.
-      mirrored: average the segmenter's logits over the image's four reflections.
-      share: of the segmenter's map, the highest values whose mean is S(x).
+      segmentation: a network that marks damage, and its part; None: there is none.
       seed: of random starts.
       mesh: the devices of this process to score on, by default one; scores are the same up to rounding.
     """
@@ -105,15 +107,10 @@ def make_scorer(
         residual = jax.vmap(features.distance)(differences)
         score = (1.0 - weight) * residual + weight * discrimination
         anomaly_map, damage = jax.vmap(features.difference_map)(differences), jnp.zeros(len(images))
-        if segmenter and segmenter_weight:
-            assert model.segmenter is not None
-            damage_map = jax.nn.softplus(_segment(segmenter, model.segmenter, images, mirrored))
-            damage = _mean_of_highest(damage_map, share)
-            damage_map = jax.image.resize(damage_map, anomaly_map.shape, "linear")
-            score, anomaly_map = (
-                (1.0 - segmenter_weight) * of_search + segmenter_weight * of_segmenter
-                for of_search, of_segmenter in ((score, damage), (anomaly_map, damage_map))
-            )
+        if segmentation:
+            damage, damage_map = _find_damage(segmentation, model, images)
+            score = (1.0 - segmentation.weight) * score + segmentation.weight * damage
+            anomaly_map = (1.0 - segmentation.weight) * anomaly_map + segmentation.weight * damage_map
         return score, residual, discrimination, damage, reconstruction, anomaly_map, z
 
     def score(model: Model, images: Iterable[np.ndarray]) -> Iterator[Score]:
@@ -211,22 +208,19 @@ def _make_reconstruct(search: Search, slots: int) -> Callable[..., tuple[Array, 
     return reconstruct
 
 
-def _segment(segmenter: Segmenter, variables: Variables, images: Array, mirrored: bool) -> Array:
-    """Return the logits (n, S/2, S/2) of images (n, S, S, C), averaged over reflections if wanted."""
+def _find_damage(segmentation: Segmentation, model: Model, images: Array) -> tuple[Array, Array]:
+    """Return S(x) (n,) and the segmenter's maps (n, S, S) of images (n, S, S, C)."""
 
     def segment(axes: tuple[int, ...]) -> Array:
-        logits: Any = segmenter.apply(variables, jnp.flip(images, axes), train=False)
+        assert model.segmenter is not None
+        logits: Any = segmentation.segmenter.apply(model.segmenter, jnp.flip(images, axes), train=False)
         return jnp.flip(logits, axes)
 
-    if not mirrored:
-        return segment(())
-    return jnp.mean(jnp.stack([segment(axes) for axes in ((), (1,), (2,), (1, 2))]), axis=0)
-
-
-def _mean_of_highest(maps: Array, share: float) -> Array:
-    """Return (n,) the mean of the highest values, a share of them, at least one, of each map (n, H, W)."""
-    values = maps.reshape(len(maps), -1)
-    return lax.top_k(values, max(1, round(share * values.shape[1])))[0].mean(axis=1)
+    reflections: list[tuple[int, ...]] = [(), (1,), (2,), (1, 2)] if segmentation.mirrored else [()]
+    maps = jax.nn.softplus(jnp.mean(jnp.stack([segment(axes) for axes in reflections]), axis=0))
+    values = maps.reshape(len(images), -1)
+    highest, _ = lax.top_k(values, max(1, round(segmentation.share * values.shape[1])))
+    return highest.mean(axis=1), jax.image.resize(maps, images.shape[:3], "linear")
 
 
 def _check_finite(*arrays: np.ndarray) -> None:

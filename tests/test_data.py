@@ -449,7 +449,7 @@ def read_all(images):
 
 
 def test_arrays_from_python_are_read_alike():
-    """As uint8, as floats in [-1, 1], with and without a channel axis, as an array and as a list."""
+    """The same pixels are read from uint8 and from floats in [-1, 1], with and without channels, in arrays and lists."""
     pixels = RNG.integers(0, 256, (6, 8, 9, 1), np.uint8)
     floats = to_model_range(pixels)
     for given in (pixels, floats, floats.astype(np.float64), pixels[..., 0], list(pixels), list(floats[..., 0])):
@@ -533,7 +533,7 @@ def test_contrast_tables_agree_with_normalisation(shape):
 
 
 def test_patches_lose_the_contrast_of_their_image():
-    """Two images that differ in brightness and contrast alone give nearly the same patches, in training and scoring."""
+    """Two images that differ in brightness and contrast alone give nearly the same training patches."""
     dark = np.random.default_rng(0).integers(20, 60, (30, 24, 1), np.uint8)
     bright = 3 * dark + 50
     settings = Config(

@@ -81,6 +81,18 @@ def test_map_of_patches_shows_every_pixel_of_the_query():
     assert not found.reconstruction.any()
 
 
+def test_patches_are_scored_without_the_contrast_of_their_image():
+    """Two images that differ in brightness and contrast alone have nearly one map; reconstructions keep their own."""
+    settings = config(PoolingConfig(stride=8))
+    settings.data.normalize_contrast = True
+    dark = RNG.integers(20, 60, (24, 16)).astype(np.uint8)
+    one, other = score_all(settings, dark, 3 * dark + 50)
+    np.testing.assert_allclose(one.anomaly_map, other.anomaly_map, atol=0.01)
+    assert one.anomaly_map.std() > 0.02
+    assert one.reconstruction.max() < 60  # black without contrast is darker than its image, clipped to grey levels
+    assert score_all(config(PoolingConfig(stride=8)), dark)[0].anomaly_map.max() < one.anomaly_map.max()
+
+
 def test_residual_of_patches_is_the_mean_over_tiles():
     array = grey(8, 16)
     (found,) = score_all(config(PoolingConfig(stride=8)), array)

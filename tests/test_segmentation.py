@@ -5,7 +5,18 @@ import numpy as np
 import optax
 import pytest
 
-from anogan_jax import Config, Model, fit, load, make_features, make_scorer, make_search, score_images, to_model_range
+from anogan_jax import (
+    Config,
+    Model,
+    Segmentation,
+    fit,
+    load,
+    make_features,
+    make_scorer,
+    make_search,
+    score_images,
+    to_model_range,
+)
 from anogan_jax.checkpoint import restore_state, save_state
 from anogan_jax.config import BankConfig, DataConfig, ModelConfig, SegmenterConfig, TrainConfig, with_values
 from anogan_jax.data import make_pseudo_draw, to_batch
@@ -180,8 +191,6 @@ def test_reflected_images_have_the_same_damage_if_training_mirrors(gan, weights,
     search = make_search(gan, make_features("pixels", 16, 1), steps=0)
     images = to_model_range(smooth(4))
     for mirrored in (True, False):
-        scorer = make_scorer(
-            gan, search, "random", segmenter=make_segmenter(gan), segmenter_weight=0.5, mirrored=mirrored
-        )
+        scorer = make_scorer(gan, search, "random", segmentation=Segmentation(make_segmenter(gan), 0.5, mirrored))
         one, *others = (score_images(scorer, model, np.flip(images, axes)).damage for axes in ((), (1,), (2,), (1, 2)))
         assert all(np.allclose(one, other, rtol=1e-5) for other in others) == mirrored
