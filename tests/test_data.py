@@ -449,7 +449,7 @@ def read_all(images):
 
 
 def test_arrays_from_python_are_read_alike():
-    """The same pixels are read from uint8 and from floats in [-1, 1], with and without channels, in arrays and lists."""
+    """The same pixels come from uint8 and floats in [-1, 1], with and without channels, in arrays and lists."""
     pixels = RNG.integers(0, 256, (6, 8, 9, 1), np.uint8)
     floats = to_model_range(pixels)
     for given in (pixels, floats, floats.astype(np.float64), pixels[..., 0], list(pixels), list(floats[..., 0])):
