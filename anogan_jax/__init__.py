@@ -1,7 +1,7 @@
 """AnoGAN in JAX and Flax: anomaly detection learnt from normal images alone (Schlegl et al. 2017)."""
 
 from anogan_jax.appearance import Appearance, fit_appearance, make_judge
-from anogan_jax.bank import Bank, Index, draw_bank, make_index, retrieve
+from anogan_jax.bank import Bank, Index, Neighbours, draw_bank, make_index, make_neighbours, retrieve
 from anogan_jax.calibration import Calibration, p_values, threshold
 from anogan_jax.config import PRESETS, Config, with_preset
 from anogan_jax.data import to_model_range

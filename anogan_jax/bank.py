@@ -1,4 +1,4 @@
-"""The bank: latent vectors with their generated images, among which a query's nearest neighbours are retrieved."""
+"""The bank, generated images with their latent vectors, and nearest neighbours among its images and references."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from anogan_jax.features import Features
 from anogan_jax.models import GAN, Weights, sample_latent
@@ -22,13 +23,19 @@ class Bank(NamedTuple):
     images: np.ndarray  # (B, S, S, C) float16 G(z), in [-1, 1]
 
 
+class Neighbours(NamedTuple):
+    """B images prepared for retrieval in a feature space."""
+
+    features: Array  # (B, F)
+    squares: Array  # (B,) squared norms of the features
+
+
 class Index(NamedTuple):
     """A bank prepared for retrieval: everything that does not depend on the query."""
 
     z: Array  # (B, latent)
     images: Array  # (B, S, S, C) float32
-    features: Array  # (B, F)
-    squares: Array  # (B,) squared norms of the features
+    neighbours: Neighbours
 
 
 def draw_bank(gan: GAN, weights: Weights, key: Array, size: int) -> Bank:
@@ -45,20 +52,27 @@ def draw_bank(gan: GAN, weights: Weights, key: Array, size: int) -> Bank:
     return Bank(z, images)
 
 
+def make_neighbours(images: ArrayLike, features: Features) -> Neighbours:
+    """Describe images (B, S, S, C) in [-1, 1] in a feature space."""
+    described = jax.jit(lambda images: lax.map(features.describe, images, batch_size=_BATCH))(
+        jnp.asarray(images, jnp.float32)
+    )
+    return Neighbours(described, jnp.sum(described**2, axis=1))
+
+
 def make_index(bank: Bank, features: Features) -> Index:
     """Describe a bank in a feature space."""
     images = jnp.asarray(bank.images, jnp.float32)
-    described = jax.jit(lambda images: lax.map(features.describe, images, batch_size=_BATCH))(images)
-    return Index(jnp.asarray(bank.z), images, described, jnp.sum(described**2, axis=1))
+    return Index(jnp.asarray(bank.z), images, make_neighbours(images, features))
 
 
-def retrieve(index: Index, described: Array, count: int) -> Array:
-    """Return the places (N, count) in the bank of the nearest neighbours of N queries, nearest first.
+def retrieve(neighbours: Neighbours, described: Array, count: int) -> Array:
+    """Return the places (N, count) of the nearest neighbours of N queries, nearest first.
 
     Args:
-      index: of B images.
+      neighbours: of B images.
       described: (N, F) the queries' features; the distance is Euclidean.
-      count: how many; a smaller bank gives all it has.
+      count: how many; if there are fewer, all of them.
     """
-    nearness = 2.0 * described @ index.features.T - index.squares[None]
-    return lax.top_k(nearness, min(count, len(index.squares)))[1]
+    nearness = 2.0 * described @ neighbours.features.T - neighbours.squares[None]
+    return lax.top_k(nearness, min(count, len(neighbours.squares)))[1]

@@ -111,11 +111,12 @@ class SegmenterConfig(_Checked):
 
 @dataclass
 class BankConfig(_Checked):
-    """Generated images, made once after training, where searches start; of images in patches all are random."""
+    """Images made or chosen once after training: generated ones, where searches start, and references."""
 
     size: int = setting(32_768, "random images drawn from the generator", ge=1, le=2**22)
     inverted: int = setting(8_192, "number of training images whose inversions replace them; 0: none", ge=0, le=2**22)
-    max_deviation: float = setting(3.5, "robust standard deviations beyond which one is left out", gt=0, le=1e6)
+    references: int = setting(8_192, "number of training images or patches kept to compare with", ge=0, le=2**20)
+    max_deviation: float = setting(2.0, "robust deviations beyond which a training image is in neither", gt=0, le=1e6)
 
 
 @dataclass
@@ -126,6 +127,7 @@ class SearchConfig(_Checked):
     starts: int = setting(8, "starts per image; their mean in feature space is compared", ge=1, le=1024)
     steps: int = setting(8, "gradient steps from each start; 0 compares the starts themselves", ge=0, le=10**6)
     features: FeatureSpace = setting("structure", "feature space of retrieval and residual: edge structure, or pixels")
+    reference_weight: float = setting(0.5, "share of the references, if there are any, in the residual", ge=0, le=1)
     optimizer: Optimizer = setting("soap", "of z: soap with a decaying rate, or adam at a constant one")
     learning_rate: float = setting(0.01, "of z", gt=0, le=1e3)
     discrimination: Discrimination = setting("feature_matching", "discrimination loss; cross_entropy: Yeh et al. 2016")
@@ -165,9 +167,9 @@ class Preset(NamedTuple):
     search: dict[str, Any]  # the fields of SearchConfig that it sets
 
 
-_BANK = {"start": "bank", "starts": 8, "features": "structure", "discrimination_weight": 0.0}
+_BANK = {"start": "bank", "starts": 8, "features": "structure", "reference_weight": 0.5, "discrimination_weight": 0.0}
 _PAPER = {"start": "random", "starts": 1, "steps": 500, "features": "pixels", "discrimination_weight": 0.1}
-_PAPER |= {"optimizer": "adam", "learning_rate": 0.1}
+_PAPER |= {"optimizer": "adam", "learning_rate": 0.1, "reference_weight": 0.0}
 PRESETS = {
     "anogan": Preset(
         "8 gradient steps from each of the 8 nearest images of the bank, compared by structure",
@@ -176,7 +178,7 @@ PRESETS = {
     "nearest": Preset("the 8 nearest images of the bank themselves, no gradient step", _BANK | {"steps": 0}),
     "encoder": Preset(
         "the encoder's reconstruction, no gradient step (f-AnoGAN); needs encoder.steps",
-        _BANK | {"start": "encoder", "starts": 1, "steps": 0},
+        _BANK | {"start": "encoder", "starts": 1, "steps": 0, "reference_weight": 0.0},
     ),
     "paper": Preset(
         "500 Adam steps from a random z in pixels and discriminator features (Schlegl et al. 2017)",
@@ -316,6 +318,10 @@ def _conflict(config: Config) -> str:
         return "encoder.steps=0: search.start=encoder needs an encoder; train with --config.encoder.steps=2000"
     if search.start == "encoder" and search.starts > 1:
         return f"search.starts={search.starts}: an encoder gives one start; set search.starts=1"
+    if config.bank.references and not config.data.keep_held_out:
+        return (
+            "data.keep_held_out=False: references are training images kept in the detector; set bank.references=0 too"
+        )
     if config.data.normal is not None and config.data.anomalous is not None:
         return "data.normal and data.anomalous are both set: give one"
     return ""

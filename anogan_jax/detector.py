@@ -17,10 +17,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from anogan_jax import config as configs
 from anogan_jax.appearance import Appearance, combine, make_judge
-from anogan_jax.bank import Bank, make_index
+from anogan_jax.bank import Bank, make_index, make_neighbours
 from anogan_jax.calibration import Calibration, p_values
 from anogan_jax.config import Config, SearchConfig
-from anogan_jax.data import Images, from_user
+from anogan_jax.data import Images, from_user, to_networks
 from anogan_jax.data.images import from_list, read_arrays
 from anogan_jax.devices import make_mesh
 from anogan_jax.errors import UserError
@@ -61,6 +61,7 @@ class Detector(NamedTuple):
     gan: GAN  # static
     model: Model  # arrays on the device: weights, encoder, index of the bank
     bank: Bank  # where searches start
+    references: np.ndarray | None  # (K, S, S, C) uint8 training images to compare with; None if none are kept
     appearance: Appearance  # of normal images
     held_out: list[np.ndarray] | None  # M normal images (H, W, C) uint8 at the model's size; None if not kept
     calibration: Calibration  # of the held-out images under these settings
@@ -152,6 +153,7 @@ def make_detector(
     config: Config,
     model: Model,
     bank: Bank,
+    references: np.ndarray | None,
     appearance: Appearance,
     step: int,
     held_out: list[np.ndarray] | None,
@@ -163,14 +165,15 @@ def make_detector(
       config: all settings.
       model: the trained weights; the index of the bank is made here.
       bank: where searches start.
+      references: (K, S, S, C) uint8 training images to compare with, or None.
       appearance: of normal images.
       step: training steps done.
       held_out: M normal images that training never saw, as ``resized_images`` returns them; kept in the detector
         unless ``data.keep_held_out`` is False.
       calibration: of the held-out images, if it is known.
     """
-    detector = Detector(config, gan_of(config), jax.device_put(model), bank, appearance, held_out, _UNCALIBRATED, step)
-    detector = _configured(detector, config)
+    of = (config, gan_of(config), jax.device_put(model), bank, references, appearance, held_out, _UNCALIBRATED, step)
+    detector = _configured(Detector(*of), config)
     return detector._replace(calibration=calibration) if calibration else _calibrated(detector)
 
 
@@ -199,8 +202,8 @@ def load(folder: str | Path) -> Detector:
     weights = Weights(variables["generator"], variables["discriminator"])
     model = Model(weights, encoder=variables.get("encoder"), segmenter=variables.get("segmenter"))
     calibration, appearance = Calibration(**arrays["calibration.npz"]), _appearance(arrays["appearance.npz"])
-    bank, step = Bank(**arrays["bank.npz"]), facts["step"]
-    return make_detector(config, model, bank, appearance, step, held_out, calibration)
+    bank, references = Bank(**arrays["bank.npz"]), arrays.get("references.npz", {}).get("pixels")
+    return make_detector(config, model, bank, references, appearance, facts["step"], held_out, calibration)
 
 
 def gan_of(config: Config) -> GAN:
@@ -241,21 +244,21 @@ def _scorer(
     names = ("steps", "optimizer", "learning_rate", "discrimination", "discrimination_weight", "feature_layer")
     search = make_search(gan, features, **{name: getattr(of, name) for name in names})
     encoder, mesh = make_encoder(gan), make_mesh(devices)
-    return make_scorer(
-        gan, search, of.start, of.starts, encoder=encoder, segmentation=segmentation, seed=seed, mesh=mesh
-    )
+    others: dict[str, Any] = {"encoder": encoder, "segmentation": segmentation, "seed": seed, "mesh": mesh}
+    return make_scorer(gan, search, of.start, of.starts, reference_weight=of.reference_weight, **others)
 
 
 def _configured(detector: Detector, config: Config) -> Detector:
-    """Return the detector with these settings and the index of the bank that they need; not calibrated."""
-    search, index = config.search, None
+    """Return the detector with these settings and the neighbours that they need; not calibrated."""
+    search, index, references = config.search, None, None
+    features = make_features(search.features, config.model.image_size, config.model.channels)
     if search.start == "encoder" and detector.model.encoder is None:
         raise UserError("search.start=encoder: the detector has no encoder; train with --config.encoder.steps=2000")
     if search.start == "bank":
-        index = make_index(
-            detector.bank, make_features(search.features, config.model.image_size, config.model.channels)
-        )
-    return detector._replace(config=config, model=detector.model._replace(bank_index=index))
+        index = make_index(detector.bank, features)
+    if search.reference_weight and detector.references is not None:
+        references = make_neighbours(to_networks(detector.references, config), features)
+    return detector._replace(config=config, model=detector.model._replace(bank_index=index, references=references))
 
 
 def _calibrated(detector: Detector) -> Detector:
@@ -275,7 +278,7 @@ def _calibrated(detector: Detector) -> Detector:
 
 def _write(detector: Detector, folder: Path) -> None:
     """Write a detector's files into an empty folder, the description with their digests last."""
-    model = jax.device_get(detector.model._replace(bank_index=None))
+    model = jax.device_get(detector.model._replace(bank_index=None, references=None))
     networks = {"encoder": model.encoder, "segmenter": model.segmenter}
     variables = model.weights._asdict() | {name: found for name, found in networks.items() if found}
     files = {
@@ -284,6 +287,8 @@ def _write(detector: Detector, folder: Path) -> None:
         "appearance.npz": _flat(detector.appearance),
         "calibration.npz": detector.calibration._asdict(),
     }
+    if detector.references is not None:
+        files["references.npz"] = {"pixels": detector.references}
     if detector.held_out is not None:
         pixels = np.concatenate([image.ravel() for image in detector.held_out])
         files["held_out.npz"] = {"pixels": pixels, "shapes": np.array([image.shape for image in detector.held_out])}

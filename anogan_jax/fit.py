@@ -164,9 +164,9 @@ def _train(config: Config, workdir: Path, images: Images, held_out: list[np.ndar
     encoder = train_encoder(config, workdir, images, weights, mesh).encoder if config.encoder.steps else None
     segmenter = train_segmenter(config, workdir, images, mesh).segmenter if config.segmenter.steps else None
     model = jax.device_get(Model(weights, encoder, segmenter=segmenter))
-    bank = make_bank(config, gan, model.weights, images)
+    bank, references = make_bank(config, gan, model.weights, images)
     appearance = make_appearance(config, images)
-    detector = make_detector(config, model, bank, appearance, config.train.steps, held_out)
+    detector = make_detector(config, model, bank, references, appearance, config.train.steps, held_out)
     if is_first():
         detector.save(workdir)
     wait_for_all("detector saved")
@@ -214,32 +214,44 @@ def train_segmenter(config: Config, workdir: Path, images: Images, mesh: Mesh) -
     return advance(config, folder, settings.steps, state, step, draw, partial(to_batch, config=config))
 
 
-def make_bank(config: Config, gan: GAN, weights: Weights, images: Images) -> Bank:
-    """Draw random images; unless patches are used, replace them by inverted training images without outliers.
+def make_bank(config: Config, gan: GAN, weights: Weights, images: Images) -> tuple[Bank, np.ndarray | None]:
+    """Return the bank, and the references (K, S, S, C) uint8 or None: training images or patches, without outliers.
 
-    Random images also lie between the kinds of normal images, where anomalies are; reconstructions of training images
-    do not. Outliers are training images that the random images reconstruct badly: they may be anomalies.
+    The bank holds random generated images; unless patches are used, inversions of training images replace them. Random
+    images also lie between the kinds of normal images, where anomalies are; reconstructions of training images do not.
     """
-    random = draw_bank(gan, weights, jax.random.fold_in(jax.random.key(config.seed), 0), config.bank.size)
-    count = min(config.bank.inverted, len(images.names))
-    if not count or config.patches.enabled:
-        return random
-    log.info("inverting %d training images", count)
+    bank = draw_bank(gan, weights, jax.random.fold_in(jax.random.key(config.seed), 0), config.bank.size)
+    inverted, references = 0 if config.patches.enabled else config.bank.inverted, config.bank.references
+    if not max(inverted, references):
+        return bank, None
+    screened = screen(config, gan, weights, bank, images, max(inverted, references))
+    if inverted:
+        examples = screened[:inverted]
+        log.info("inverting %d training images", len(examples))
+        bank = invert(gan, weights, bank, (to_networks(image[None], config)[0] for image in examples), len(examples))
+    return bank, screened[:references] if references else None
+
+
+def screen(config: Config, gan: GAN, weights: Weights, random: Bank, images: Images, count: int) -> np.ndarray:
+    """Return up to ``count`` training images or patches (K, S, S, C) uint8, without outliers.
+
+    Outliers may be anomalies among the training images. They are those that random generated images reconstruct badly:
+    whose distance to the mean of the eight nearest exceeds the median by ``bank.max_deviation`` robust standard
+    deviations (Iglewicz & Hoaglin 1993).
+    """
     draw = make_draw(images, config)
-
-    def examples() -> Iterable[np.ndarray]:
-        for image in read_ahead(draw, range(count), ahead=64):
-            if isinstance(image, UserError):
-                raise image
-            yield to_networks(image[None], config)[0]
-
-    inverted = invert(gan, weights, random, examples(), count)
-    nearest = _score_by_bank(gan, weights, random, "structure", examples(), starts=8, steps=0)
-    scores = np.array([score.score for score in nearest])
+    places = range(count if config.patches.enabled else min(count, len(images.names)))
+    examples: list[np.ndarray] = []
+    for image in read_ahead(draw, places, ahead=64):
+        if isinstance(image, UserError):
+            raise image
+        examples.append(image)
+    seen = (to_networks(image[None], config)[0] for image in examples)
+    scores = np.array([score.score for score in _score_by_bank(gan, weights, random, "structure", seen, 8, 0)])
     deviations = np.abs(scores - np.median(scores))
     is_outlier = scores > np.median(scores) + config.bank.max_deviation * 1.4826 * np.median(deviations)
     log.info("left %d outliers out of the bank", is_outlier.sum())
-    return Bank(inverted.z[~is_outlier], inverted.images[~is_outlier])
+    return np.stack(examples)[~is_outlier]
 
 
 def make_appearance(config: Config, images: Images) -> Appearance:
@@ -295,7 +307,9 @@ def _check_memory(config: Config) -> None:
     gan, model = gan_of(config), config.model
     init = partial(init_state, gan, make_optimizer(), jax.random.key(0), channels=model.channels)
     state = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(init)))
-    bank = 8 * max(config.bank.size, config.bank.inverted) * model.image_size**2 * model.channels
+    bank = (
+        8 * max(config.bank.size, config.bank.inverted, config.bank.references) * model.image_size**2 * model.channels
+    )
     has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for fields, needed in (("model.width, model.image_size, model.latent_size", state), ("bank.size", bank)):
         if needed > has:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
 
-from anogan_jax.bank import Index, retrieve
+from anogan_jax.bank import Index, Neighbours, retrieve
 from anogan_jax.data import check_model_range
 from anogan_jax.devices import REPLICATED, SHARDED, make_mesh, replicated, sharded
 from anogan_jax.errors import UserError
@@ -20,16 +20,18 @@ from anogan_jax.losses import cross_entropy_loss
 from anogan_jax.models import GAN, Encoder, Segmenter, Variables, Weights, sample_latent
 from anogan_jax.search import Search, Start, project
 
+_NEAREST = 8  # references that a query is compared with
+
 
 class Score(NamedTuple):
     """Scores of one image; of N images each field gains a leading axis. Higher is more anomalous."""
 
     score: np.ndarray  # () A(x) = (1 - lambda) R(x) + lambda D(x)
-    residual: np.ndarray  # () R(x), the distance in the feature space
+    residual: np.ndarray  # () R(x), the distance in the feature space to the reconstruction and to the references
     discrimination: np.ndarray  # () D(x); 0 where lambda is 0
     damage: np.ndarray  # () S(x) of the segmenter; 0 without one
     reconstruction: np.ndarray  # (S, S, C) in [-1, 1] G(z), or the mean of several
-    anomaly_map: np.ndarray  # (S, S) where x and the reconstruction differ, at least 0
+    anomaly_map: np.ndarray  # (S, S) where x differs from these, at least 0
     z: np.ndarray  # (starts, latent) where the searches ended
 
 
@@ -39,6 +41,7 @@ class Model(NamedTuple):
     weights: Weights
     encoder: Variables | None = None  # for start "encoder"
     bank_index: Index | None = None  # for start "bank"
+    references: Neighbours | None = None  # training images to compare with, if any are kept
     segmenter: Variables | None = None  # if one was trained
 
 
@@ -69,6 +72,7 @@ def make_scorer(
     start: Start,
     starts: int = 1,
     *,
+    reference_weight: float = 0.0,
     encoder: Encoder | None = None,
     segmentation: Segmentation | None = None,
     seed: int = 0,
@@ -79,8 +83,10 @@ def make_scorer(
     Each image's z is optimised independently from each of its starts. The reconstruction is the mean over starts, in
     image space for the eye and in feature space for the score: A(x) = (1 - lambda) R(x) + lambda D(x) (Schlegl et al.
     2017, eq. 7), where R is the distance between the query's features and that mean, and D the mean of the starts'
-    discrimination losses. With one start it is the paper's. With a segmenter of weight w, score and map are (1 - w) of
-    these and w of the segmenter's: its map is log(1 + e^logit), and S(x) the mean of that map's highest values.
+    discrimination losses. With one start it is the paper's. With references of weight w, R and the map are (1 - w) of
+    these and w of the query's difference from the mean features of its eight nearest references. With a segmenter of
+    weight w, score and map are (1 - w) of all that and w of the segmenter's: its map is log(1 + e^logit), and S(x) the
+    mean of that map's highest values.
 
     Args:
       gan: the model.
@@ -88,6 +94,7 @@ def make_scorer(
       start: "bank", the nearest neighbours in the index; "random", draws of the prior, whose key is made from the
         image's pixels; or "encoder", E(x) (f-AnoGAN, Schlegl et al. 2019).
       starts: number of starts for each image; of an encoder there is one.
+      reference_weight: the share of the model's references, if it has any.
       encoder: the network of start "encoder".
       segmentation: a network that marks damage, and its part; None: there is none.
       seed: of random starts.
@@ -99,18 +106,24 @@ def make_scorer(
     find_starts = _make_starts(gan, start, starts, features, encoder, seed)
     reconstruct = _make_reconstruct(search, slots)
 
+    def compare(queries: Array, described: Array) -> tuple[Array, Array]:
+        differences = queries - described
+        return jax.vmap(features.distance)(differences), jax.vmap(features.difference_map)(differences)
+
     @jax.jit
     @partial(jax.shard_map, mesh=mesh, in_specs=(REPLICATED, SHARDED), out_specs=SHARDED, check_vma=False)
     def score_block(model: Model, images: Array) -> tuple[Array, ...]:
         reconstruction, described, discrimination, z = reconstruct(model, images, *find_starts(model, images))
-        differences = jax.vmap(features.describe)(images) - described
-        residual = jax.vmap(features.distance)(differences)
-        score = (1.0 - weight) * residual + weight * discrimination
-        anomaly_map, damage = jax.vmap(features.difference_map)(differences), jnp.zeros(len(images))
+        queries, damage = jax.vmap(features.describe)(images), jnp.zeros(len(images))
+        residual, anomaly_map = compare(queries, described)
+        if reference_weight and model.references is not None:
+            places = retrieve(model.references, queries, _NEAREST)
+            compared = compare(queries, model.references.features[places].mean(axis=1))
+            residual, anomaly_map = _mixed((residual, anomaly_map), compared, reference_weight)
+        score = _mixed(residual, discrimination, weight)
         if segmentation:
             damage, damage_map = _find_damage(segmentation, model, images)
-            score = (1.0 - segmentation.weight) * score + segmentation.weight * damage
-            anomaly_map = (1.0 - segmentation.weight) * anomaly_map + segmentation.weight * damage_map
+            score, anomaly_map = _mixed((score, anomaly_map), (damage, damage_map), segmentation.weight)
         return score, residual, discrimination, damage, reconstruction, anomaly_map, z
 
     def score(model: Model, images: Iterable[np.ndarray]) -> Iterator[Score]:
@@ -170,7 +183,7 @@ def _make_starts(
     def find_starts(model: Model, images: Array) -> tuple[Array, Array | None]:
         if start == "bank":
             assert model.bank_index is not None
-            places = retrieve(model.bank_index, jax.vmap(features.describe)(images), starts)
+            places = retrieve(model.bank_index.neighbours, jax.vmap(features.describe)(images), starts)
             return model.bank_index.z[places], places
         if start == "encoder":
             assert encoder is not None
@@ -193,7 +206,7 @@ def _make_reconstruct(search: Search, slots: int) -> Callable[..., tuple[Array, 
     def reconstruct(model: Model, images: Array, z: Array, places: Array | None) -> tuple[Array, Array, Array, Array]:
         if places is not None and not search.steps and not search.discrimination_weight:
             assert model.bank_index is not None
-            generated, described = model.bank_index.images[places], model.bank_index.features[places]
+            generated, described = model.bank_index.images[places], model.bank_index.neighbours.features[places]
             return generated.mean(axis=1), described.mean(axis=1), jnp.zeros(len(images)), z
         count, each = z.shape[:2]
         pairs = (jnp.repeat(images, each, axis=0), z.reshape(count * each, -1))
@@ -221,6 +234,11 @@ def _find_damage(segmentation: Segmentation, model: Model, images: Array) -> tup
     values = maps.reshape(len(images), -1)
     highest, _ = lax.top_k(values, max(1, round(segmentation.share * values.shape[1])))
     return highest.mean(axis=1), jax.image.resize(maps, images.shape[:3], "linear")
+
+
+def _mixed(first: Any, second: Any, share: float) -> Any:
+    """Return (1 - share) of the first and that share of the second."""
+    return jax.tree.map(lambda one, other: (1.0 - share) * one + share * other, first, second)
 
 
 def _check_finite(*arrays: np.ndarray) -> None:

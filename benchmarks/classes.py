@@ -39,7 +39,7 @@ def with_preset_search(detector: Detector, name: str) -> Detector:
 def make_other_bank(detector: Detector, train: Images, inverted: int) -> Bank:
     """Return a bank of random images (0), or of so many inverted training images."""
     config = with_values(detector.config, {"bank.inverted": inverted})
-    return make_bank(config, detector.gan, detector.model.weights, train)
+    return make_bank(config, detector.gan, detector.model.weights, train)[0]
 
 
 def with_neighbours(detector: Detector, bank: Bank, starts: int = 8, **search: Any) -> Detector:

@@ -53,7 +53,7 @@ def main() -> None:
     bank = draw_bank(gan, weights, jax.random.key(config.seed), config.bank.size)
     index = make_index(bank, pixels)
     starts = {
-        "bank": index.z[retrieve(index, queries.reshape(_QUERIES, -1), max(_STARTS))],
+        "bank": index.z[retrieve(index.neighbours, queries.reshape(_QUERIES, -1), max(_STARTS))],
         "paper": sample_latent(gan, jax.random.key(3), (_QUERIES, max(_STARTS))),
     }
     report: dict[str, Any] = {"queries": _QUERIES, "residual_of_an_unrelated_image": unrelated}

@@ -210,7 +210,7 @@ class Ours:
         bank = draw_bank(self.gan, self.weights(), jax.random.key(2), 8_192)
         appearance = fit_appearance(to_pixels(self.images, self.images), seed=0)
         nothing = Calibration(np.zeros(0), np.zeros(0), np.zeros(()))
-        detector = Detector(self.config, self.gan, Model(self.weights()), bank, appearance, None, nothing, 0)
+        detector = Detector(self.config, self.gan, Model(self.weights()), bank, None, appearance, None, nothing, 0)
         score = scorer_of(detector.with_search(settings))
         return lambda: list(score(self.images[:queries]))
 

@@ -6,7 +6,7 @@ import pytest
 import reference
 from conftest import generate
 
-from anogan_jax import draw_bank, make_features, make_index, retrieve
+from anogan_jax import draw_bank, make_features, make_index, make_neighbours, retrieve
 
 SPACES = ("structure", "pixels")
 
@@ -38,16 +38,18 @@ def test_index_describes_every_image(bank):
     pixels, structure = (make_index(bank, make_features(space, 16, 1)) for space in ("pixels", "structure"))
     images = bank.images.astype(np.float32)
     np.testing.assert_array_equal(pixels.images, images)
-    np.testing.assert_array_equal(pixels.features, images.reshape(600, -1))
-    np.testing.assert_allclose(pixels.squares, np.square(images.astype(np.float64)).sum((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_array_equal(pixels.neighbours.features, images.reshape(600, -1))
+    np.testing.assert_allclose(
+        pixels.neighbours.squares, np.square(images.astype(np.float64)).sum((1, 2, 3)), rtol=1e-5
+    )
     expected = [reference.structure(image) for image in images[::100]]
-    np.testing.assert_allclose(structure.features[::100], expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(structure.neighbours.features[::100], expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("space", SPACES)
 def test_retrieval_agrees_with_numpy(bank, blobs, space):
     features, queries = make_features(space, 16, 1), blobs[:40]
-    places = np.asarray(retrieve(make_index(bank, features), jax.vmap(features.describe)(queries), 5))
+    places = np.asarray(retrieve(make_neighbours(bank.images, features), jax.vmap(features.describe)(queries), 5))
     describe = reference.DESCRIBE[space]
     keys = np.stack([describe(image) for image in bank.images.astype(np.float32)])
     distances = np.linalg.norm(np.stack([describe(query) for query in queries])[:, None] - keys, axis=2)
@@ -59,5 +61,5 @@ def test_retrieval_agrees_with_numpy(bank, blobs, space):
 def test_small_bank_gives_all_that_it_has(bank, blobs):
     features = make_features("structure", 16, 1)
     few = bank._replace(z=bank.z[:5], images=bank.images[:5])
-    places = retrieve(make_index(few, features), jax.vmap(features.describe)(blobs[:3]), 8)
+    places = retrieve(make_neighbours(few.images, features), jax.vmap(features.describe)(blobs[:3]), 8)
     np.testing.assert_array_equal(np.sort(places, axis=1), np.tile(np.arange(5), (3, 1)))

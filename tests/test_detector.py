@@ -21,7 +21,10 @@ from anogan_jax.errors import UserError
 from anogan_jax.search import project
 
 RNG = np.random.default_rng(0)
-FILES = ("appearance.npz", "weights.npz", "bank.npz", "held_out.npz", "calibration.npz", "detector.json")
+FILES = (
+    *("appearance.npz", "weights.npz", "bank.npz", "references.npz", "held_out.npz", "calibration.npz"),
+    "detector.json",
+)
 LOAD_AND_SCORE = """
 import sys
 import numpy as np
@@ -107,7 +110,7 @@ def test_loaded_detector_has_the_same_arrays(saved, detector):
     loaded = load(saved)
     assert loaded.config == detector.config
     assert (loaded.step, loaded.gan) == (detector.step, detector.gan)
-    for name in ("model", "bank", "held_out", "calibration"):
+    for name in ("model", "bank", "references", "held_out", "calibration"):
         assert_trees_equal(getattr(loaded, name), getattr(detector, name))
 
 
@@ -203,10 +206,14 @@ def test_preset_encoder_needs_an_encoder(detector):
 
 
 def test_detector_without_held_out_images(detector, images, tmp_path):
-    """They are not saved; alpha may change, and settings that need another calibration may not."""
-    bare = fit(squares(60, 28), array_config(keep_held_out=False), tmp_path)
-    assert bare.held_out is None
-    assert sorted(path.name for path in (tmp_path / "detector").iterdir()) == sorted(set(FILES) - {"held_out.npz"})
+    """No image is saved; alpha may change, and settings that need another calibration may not."""
+    config = array_config(keep_held_out=False)
+    with pytest.raises(UserError, match=r"set bank\.references=0"):
+        fit(squares(60, 28), config)
+    bare = fit(squares(60, 28), with_values(config, {"bank.references": 0}), tmp_path)
+    assert bare.held_out is bare.references is None
+    kept = set(FILES) - {"held_out.npz", "references.npz"}
+    assert sorted(path.name for path in (tmp_path / "detector").iterdir()) == sorted(kept)
     for file in tmp_path.rglob("*.npz"):
         arrays = np.load(file)
         assert not any(arrays[name].dtype == np.uint8 for name in arrays.files)
@@ -254,8 +261,9 @@ def test_presets_score_differently_and_are_calibrated(tiny_run, name):
 
 
 def test_score_of_the_nearest_images_agrees_with_numpy(tiny_run):
-    """start=bank, steps=0: the distance to the mean of the nearest images' features."""
-    detector = tiny_run.detector.with_preset("nearest")
+    """start=bank, steps=0, no references: the distance to the mean of the nearest images' features."""
+    nearest = with_preset(tiny_run.detector.config, "nearest")
+    detector = tiny_run.detector.with_config(with_values(nearest, {"search.reference_weight": 0.0}))
     images = RNG.integers(0, 256, (20, 16, 16, 1), np.uint8)
     found = detector.score(images)
     bank = detector.bank.images.astype(np.float32)

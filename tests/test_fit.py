@@ -282,7 +282,7 @@ def config_of_blobs(**bank):
     return Config(
         data=DataConfig(source="arrays"),
         model=ModelConfig(image_size=16, width=8, latent_size=4),
-        bank=BankConfig(**{"size": 256, "inverted": 256} | bank),
+        bank=BankConfig(**{"size": 256, "inverted": 256, "max_deviation": 3.5} | bank),
     )
 
 
@@ -297,30 +297,44 @@ def test_inverted_images_are_closer_than_their_nearest_neighbours(gan, weights, 
     assert residual.mean() < 0.9 * differences.min(axis=1).mean()
 
 
-def test_bank_holds_inverted_training_images_without_outliers(gan, weights, blobs):
-    """The bank of 96 normal and 4 anomalous images holds none of the 4 and most of the 96."""
+def test_bank_and_references_are_of_training_images_without_outliers(gan, weights, blobs):
+    """Of 96 normal and 4 anomalous images they hold none of the 4 and most of the 96."""
     seen = np.concatenate([blobs[:96], -blobs[96:100]])
     images = from_user(to_pixels(seen, seen), 1)
-    everything = make_bank(config_of_blobs(max_deviation=1e6), gan, weights, images)
-    bank = make_bank(config_of_blobs(), gan, weights, images)
+    everything, all_references = make_bank(config_of_blobs(max_deviation=1e6), gan, weights, images)
+    bank, references = make_bank(config_of_blobs(), gan, weights, images)
     draw = make_draw(images, config_of_blobs())
-    drawn = to_model_range(np.stack([draw(place) for place in range(100)]))
+    pixels = np.stack([draw(place) for place in range(100)])
+    drawn = to_model_range(pixels)
     is_anomalous = drawn.mean(axis=(1, 2, 3)) > 0
     assert (len(everything.z), is_anomalous.sum()) == (100, 4)
     is_kept = (everything.z[:, None] == bank.z[None]).all(axis=2).any(axis=1)
     assert not is_kept[is_anomalous].any()
     assert is_kept[~is_anomalous].mean() > 0.8
     np.testing.assert_array_equal(bank.images, everything.images[is_kept])
+    np.testing.assert_array_equal(all_references, pixels)
+    np.testing.assert_array_equal(references, pixels[is_kept])
+
+
+@pytest.mark.parametrize(("inverted", "references"), [(10, 0), (10, 20), (20, 10), (0, 10), (0, 0)])
+def test_bank_and_references_are_as_many_as_asked_for(gan, weights, blobs, inverted, references):
+    images = from_user(to_pixels(blobs[:30], blobs[:30]), 1)
+    config = config_of_blobs(inverted=inverted, references=references, size=40, max_deviation=1e6)
+    bank, kept = make_bank(config, gan, weights, images)
+    assert len(bank.z) == (inverted or 40)
+    assert (0 if kept is None else len(kept)) == references
 
 
 def test_bank_holds_random_images_without_inversion_or_with_patches(gan, weights, blobs):
     images = from_user(to_pixels(blobs[:8], blobs[:8]), 1)
     config = config_of_blobs(inverted=0, size=40)
-    random = make_bank(config, gan, weights, images)
-    assert random.z.shape == (40, 4)
-    config = config_of_blobs(size=40)
+    random, references = make_bank(config, gan, weights, images)
+    assert (random.z.shape, len(references)) == ((40, 4), 8)
+    config = config_of_blobs(size=40, references=20)
     config.patches.enabled = True
-    assert_trees_equal(make_bank(config, gan, weights, images), random)
+    bank, patches = make_bank(config, gan, weights, images)
+    assert_trees_equal(bank, random)
+    assert patches.shape == (20, 16, 16, 1)  # random patches, more than there are images
 
 
 def test_work_directory_refuses_other_images(tiny_run, tmp_path, monkeypatch):

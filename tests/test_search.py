@@ -30,7 +30,7 @@ def test_generated_images_are_found_again(gan, weights):
     others = generate(gan, weights.generator, sample_latent(gan, jax.random.key(2), (32,)))
     random = jnp.abs(queries - others).sum(axis=(1, 2, 3)).mean()
     index = make_index(draw_bank(gan, weights, jax.random.key(3), 1024), PIXELS)
-    places = retrieve(index, jax.vmap(PIXELS.describe)(queries), 1)[:, 0]
+    places = retrieve(index.neighbours, jax.vmap(PIXELS.describe)(queries), 1)[:, 0]
     found = search_all(gan, weights, queries, starts=index.z[places], steps=64)
     assert np.mean(found.residual < 0.05 * random) >= 0.9
 
