@@ -127,7 +127,7 @@ class SearchConfig(_Checked):
     starts: int = setting(8, "starts per image; their mean in feature space is compared", ge=1, le=1024)
     steps: int = setting(8, "gradient steps from each start; 0 compares the starts themselves", ge=0, le=10**6)
     features: FeatureSpace = setting("structure", "feature space of retrieval and residual: edge structure, or pixels")
-    reference_weight: float = setting(0.5, "share of the references, if there are any, in the residual", ge=0, le=1)
+    reference_weight: float = setting(0.75, "share of the references, if there are any, in the residual", ge=0, le=1)
     optimizer: Optimizer = setting("soap", "of z: soap with a decaying rate, or adam at a constant one")
     learning_rate: float = setting(0.01, "of z", gt=0, le=1e3)
     discrimination: Discrimination = setting("feature_matching", "discrimination loss; cross_entropy: Yeh et al. 2016")
@@ -167,7 +167,7 @@ class Preset(NamedTuple):
     search: dict[str, Any]  # the fields of SearchConfig that it sets
 
 
-_BANK = {"start": "bank", "starts": 8, "features": "structure", "reference_weight": 0.5, "discrimination_weight": 0.0}
+_BANK = {"start": "bank", "starts": 8, "features": "structure", "reference_weight": 0.75, "discrimination_weight": 0.0}
 _PAPER = {"start": "random", "starts": 1, "steps": 500, "features": "pixels", "discrimination_weight": 0.1}
 _PAPER |= {"optimizer": "adam", "learning_rate": 0.1, "reference_weight": 0.0}
 PRESETS = {
