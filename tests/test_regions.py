@@ -277,8 +277,8 @@ def test_resized_region_loses_no_pixel():
     np.testing.assert_array_equal(resize_region(region, 37, 50), region)
 
 
-def test_tiles_and_patches_show_some_of_the_region():
-    """A region of one pixel in a large image is drawn each time, and nothing but the tiles about it is scored."""
+def test_patches_show_some_of_the_region():
+    """A region of one pixel in a large image is drawn each time, anywhere in the patch."""
     image = RNG.integers(1, 256, (60, 80), np.uint8)
     region = np.zeros((60, 80), bool)
     region[50, 3] = True
@@ -287,4 +287,4 @@ def test_tiles_and_patches_show_some_of_the_region():
     draw = make_draw(images, config)
     patches = np.stack([draw(place)[..., 0] for place in range(200)])
     assert ((patches > 0).sum(axis=(1, 2)) == 1).all()
-    assert len(np.unique(patches.reshape(200, -1).argmax(axis=1))) > 20  # anywhere in the patch
+    assert len(np.unique(patches.reshape(200, -1).argmax(axis=1))) > 20
