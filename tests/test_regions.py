@@ -226,17 +226,21 @@ def test_regions_that_cannot_be_used_are_named(places, tmp_path):
 
 
 def test_masks_of_training_and_test_images_of_one_name_are_told_apart(tmp_path):
+    """Each image has its own region, held-out images too."""
     for split, half in (("train", slice(4)), ("test", slice(4, 8))):
-        region = np.zeros((8, 8), bool)
-        region[half] = True
         for i in range(4):
+            region = np.zeros((8, 8), bool)
+            region[half, i] = True
             save(tmp_path / "data" / split / f"good/{i}.png", np.full((8, 8), 200, np.uint8))
             save(tmp_path / "masks" / split / f"good/{i}.png", region)
-    data = load_one_class(
-        Config(data=DataConfig(source="folder", dir=str(tmp_path / "data"), roi=str(tmp_path / "masks")))
-    )
-    assert data.train.read(0)[..., 0].any(axis=1).tolist() == [True] * 4 + [False] * 4
-    assert data.test.read(0)[..., 0].any(axis=1).tolist() == [False] * 4 + [True] * 4
+    settings = DataConfig(source="folder", dir=str(tmp_path / "data"), roi=str(tmp_path / "masks"), held_out=0.5)
+    data = load_one_class(Config(data=settings))
+    for images, half in ((data.train, slice(4)), (data.held_out, slice(4)), (data.test, slice(4, 8))):
+        for place, name in enumerate(images.names):
+            expected = np.zeros((8, 8), bool)
+            expected[half, int(name.removeprefix("good/")[0])] = True
+            np.testing.assert_array_equal(images.read(place)[..., 0] > 0, expected)
+            np.testing.assert_array_equal(images.region(place, images.read(place)), expected)
 
 
 def test_threshold_finds_the_largest_parts():
