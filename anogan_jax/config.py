@@ -41,8 +41,8 @@ class DataConfig(_Checked):
     dir: str = setting("", "folder of the files; with source npz the file itself; may be given when scoring")
     roi: str = setting(
         "",
-        "region of interest, all else is black: a mask, a folder of masks by the images' names (may be given when "
-        "scoring), or threshold:LEVEL:PARTS, the largest PARTS brighter than LEVEL",
+        "region of interest, all else becomes its mean: a mask, a folder of masks by the images' names (may be given "
+        "when scoring), or threshold:LEVEL:PARTS, the largest PARTS brighter than LEVEL",
     )
     normal: int | None = setting(None, "the class that is normal; all others are anomalous")
     anomalous: int | None = setting(None, "the class that is anomalous; all others are normal")

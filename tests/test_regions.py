@@ -78,7 +78,7 @@ def trained(request, places, tmp_path_factory):
 
 
 def test_pixels_outside_change_neither_score_nor_map(trained, places):
-    """Bit for bit; the map and the reconstruction are 0 outside, and the map is not 0 inside."""
+    """Bit for bit; map and reconstruction are 0 outside, and the map is not 0 inside."""
     found, other = (trained[0].score(places / name) for name in ("new", "changed"))
     for one, two in zip(found, other, strict=True):
         np.testing.assert_array_equal(one, two)
@@ -102,7 +102,7 @@ def test_pixels_outside_are_not_trained_on(places, tmp_path, kind, patches):
     for place in range(60):
         example = one(place)
         np.testing.assert_array_equal(example, two(place))
-        assert example.any()
+        assert np.ptp(example) > 0
 
 
 def test_calibration_scores_held_out_images_as_any_other(trained, tmp_path):
@@ -184,7 +184,9 @@ def test_arrays_have_one_mask_or_a_threshold(places):
     given = from_user(discs(4), 1)
     for kind in ("mask", "threshold"):
         data = load_one_class(Config(data=DataConfig(source="arrays", roi=roi_of(kind, places))), given)
-        np.testing.assert_array_equal(data.train.read(0)[..., 0] > 0, data.train.region(0, data.train.read(0)))
+        seen = data.train.read(0)[..., 0]
+        np.testing.assert_array_equal(data.train.region(0, seen), REGION)
+        np.testing.assert_array_equal(seen[~REGION], np.rint(seen[REGION].mean()))
     with pytest.raises(UserError, match="no names"):
         load_one_class(Config(data=DataConfig(source="arrays", roi=roi_of("folder", places))), given)
 
@@ -239,12 +241,11 @@ def test_masks_of_training_and_test_images_of_one_name_are_told_apart(tmp_path):
         for place, name in enumerate(images.names):
             expected = np.zeros((8, 8), bool)
             expected[half, int(name.removeprefix("good/")[0])] = True
-            np.testing.assert_array_equal(images.read(place)[..., 0] > 0, expected)
             np.testing.assert_array_equal(images.region(place, images.read(place)), expected)
 
 
 def test_threshold_finds_the_largest_parts():
-    """In agreement with a search that grows one part after the other; and again in what it leaves of the image."""
+    """In agreement with a search that grows one part after the other."""
     noise = ndimage.gaussian_filter(RNG.normal(size=(40, 50, 3)), (2, 2, 0))
     image = np.clip(128 + 600 * noise, 0, 255).astype(np.uint8)
     bright = image.mean(axis=-1) > 140
@@ -263,7 +264,6 @@ def test_threshold_finds_the_largest_parts():
         )
         found = largest_parts(image, 140, count)
         np.testing.assert_array_equal(found, ~outside[1:-1, 1:-1])
-        np.testing.assert_array_equal(largest_parts(image * found[..., None], 140, count), found)
 
 
 def test_resized_region_loses_no_pixel():
@@ -282,13 +282,15 @@ def test_resized_region_loses_no_pixel():
 
 
 def test_patches_show_some_of_the_region():
-    """A region of one pixel in a large image is drawn each time, anywhere in the patch."""
-    image = RNG.integers(1, 256, (60, 80), np.uint8)
+    """A region of two pixels in a large image is drawn each time, anywhere in the patch; around it is its mean."""
+    image = RNG.integers(0, 256, (60, 80), np.uint8)
+    image[50, 3:5] = 0, 100
     region = np.zeros((60, 80), bool)
-    region[50, 3] = True
+    region[50, 3:5] = True
     config = Config(model=ModelConfig(image_size=8), patches=PatchConfig(enabled=True))
     images = within(from_user(image[None], 1), "mask.png", region)
     draw = make_draw(images, config)
     patches = np.stack([draw(place)[..., 0] for place in range(200)])
-    assert ((patches > 0).sum(axis=(1, 2)) == 1).all()
-    assert len(np.unique(patches.reshape(200, -1).argmax(axis=1))) > 20
+    assert np.unique(patches).tolist() == [0, 50, 100]
+    assert (patches != 50).any(axis=(1, 2)).all()
+    assert len(np.unique((patches != 50).reshape(200, -1).argmax(axis=1))) > 20

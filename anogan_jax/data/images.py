@@ -46,7 +46,7 @@ class Images(NamedTuple):
     kinds: Sequence[str] | None = None  # kind of defect of each, such as "crack"; "good" for a normal image
     mask: Callable[[int], np.ndarray] | None = None  # mask i, (H, W) bool, True where anomalous
     stamp: str = ""  # changes when a file changes: digest of sizes and times of modification
-    region: Callable[[int, np.ndarray], np.ndarray] | None = None  # of interest, (H, W) bool, of image i as read
+    region: Callable[[int, np.ndarray], np.ndarray] | None = None  # of interest, (H, W) bool, of image i and its pixels
     folder: str | None = None  # of the names in their data set, such as "train"; None: the names are numbers
 
     def take(self, indices: np.ndarray) -> "Images":

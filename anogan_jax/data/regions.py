@@ -22,8 +22,9 @@ _THRESHOLD = "threshold:"
 
 
 def within(images: Images, roi: str, mask: np.ndarray | None = None) -> Images:
-    """Return images that are 0 outside their regions of interest, and have the field ``region``.
+    """Return images that have the field ``region``, and outside their regions of interest the region's mean colour.
 
+    A black surrounding would have an edge and a contrast of its own, stronger than the region's.
     Images that have it already, or an empty ``roi``, are returned unchanged. An image whose mask is missing or empty
     cannot be read.
 
@@ -49,7 +50,8 @@ def within(images: Images, roi: str, mask: np.ndarray | None = None) -> Images:
 
     def read(i: int) -> np.ndarray:
         image = images.read(i)
-        return apply_region(image, find(i, image))
+        region = find(i, image)
+        return np.where(region[..., None], image, np.rint(image[region].mean(axis=0)).astype(np.uint8))
 
     return images._replace(read=read, region=find)
 
@@ -73,7 +75,7 @@ def is_folder_of_masks(roi: str, mask: np.ndarray | None) -> bool:
 
 
 def apply_region(values: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Return an image (H, W, C), or a map (H, W), that is 0 outside its region (H, W) bool.
+    """Return a reconstruction (H, W, C), or a map (H, W), that is 0 outside the region (H, W) bool.
 
     >>> apply_region(np.array([[7, 8, 9]]), np.array([[True, False, True]])).tolist()
     [[7, 0, 9]]
@@ -99,8 +101,7 @@ def resize_region(region: np.ndarray, height: int, width: int) -> np.ndarray:
 def largest_parts(image: np.ndarray, level: float, parts: int) -> np.ndarray:
     """Return the largest connected parts (H, W) bool of the pixels of an image (H, W, C) brighter than a grey level.
 
-    Holes are filled. Neighbours share a side; of equally large parts the upper one counts. The same parts are found in
-    the image that is 0 outside of them.
+    Holes are filled. Neighbours share a side; of equally large parts the upper one counts.
     """
     labels, count = ndimage.label(image.sum(axis=-1, dtype=np.uint16) > level * image.shape[-1])
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
@@ -124,8 +125,8 @@ def _parse_threshold(roi: str) -> tuple[float, int]:
 
 
 def _above(level: float, parts: int, images: Images) -> Callable[[int, np.ndarray], np.ndarray]:
-    def find(i: int, image: np.ndarray) -> np.ndarray:
-        region = largest_parts(image, level, parts)
+    def find(i: int, _: np.ndarray) -> np.ndarray:
+        region = largest_parts(images.read(i), level, parts)  # as it is in its file: the mean may be above the level
         if not region.any():
             raise UserError(f"{images.names[i]}: has no pixel above the grey level {level:g} of data.roi")
         return region
