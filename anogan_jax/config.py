@@ -39,6 +39,11 @@ class DataConfig(_Checked):
     source: Source = setting("auto", "kind of data; auto: the first available of tfds, idx, packaged")
     name: str = setting("", "name of the data set in TensorFlow Datasets, of its idx folder or package: mnist, digits")
     dir: str = setting("", "folder of the files; with source npz the file itself; may be given when scoring")
+    roi: str = setting(
+        "",
+        "region of interest, all else becomes its mean: a mask, a folder of masks by the images' names (may be given "
+        "when scoring), or threshold:LEVEL:PARTS, the largest PARTS brighter than LEVEL",
+    )
     normal: int | None = setting(None, "the class that is normal; all others are anomalous")
     anomalous: int | None = setting(None, "the class that is anomalous; all others are normal")
     normalize_contrast: bool = setting(
@@ -190,7 +195,7 @@ PRESETS = {
     ),
 }
 _CHANGES_SCORES = ("search.", "pooling.", "segmenter.weight")
-_SCORING = (*_CHANGES_SCORES, "alpha", "data.dir", "data.test_limit")  # settings that may be given when scoring
+_SCORING = (*_CHANGES_SCORES, "alpha", "data.dir", "data.roi", "data.test_limit")  # that may be given when scoring
 
 
 def get_config() -> Config:

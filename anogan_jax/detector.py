@@ -20,7 +20,7 @@ from anogan_jax.appearance import Appearance, combine, make_judge
 from anogan_jax.bank import Bank, make_index, make_neighbours
 from anogan_jax.calibration import Calibration, p_values
 from anogan_jax.config import Config, SearchConfig
-from anogan_jax.data import Images, from_user, to_networks
+from anogan_jax.data import Images, from_user, is_folder_of_masks, to_networks, within
 from anogan_jax.data.images import from_list, read_arrays
 from anogan_jax.devices import make_mesh
 from anogan_jax.errors import UserError
@@ -54,6 +54,13 @@ class Result(NamedTuple):
     term: np.ndarray  # (N,) str, what each score is of: "reconstruction" (A(x)), "appearance" or "detail"
 
 
+class Regions(NamedTuple):
+    """The regions of interest that a detector keeps."""
+
+    mask: np.ndarray | None  # (H, W) bool the one of all images, if there is one
+    held_out: list[np.ndarray]  # of each held-out image, (H, W) bool; empty without ``data.roi``
+
+
 class Detector(NamedTuple):
     """Everything that scoring needs of a training run; complete, and independent of the training data."""
 
@@ -66,6 +73,7 @@ class Detector(NamedTuple):
     held_out: list[np.ndarray] | None  # M normal images (H, W, C) uint8 at the model's size; None if not kept
     calibration: Calibration  # of the held-out images under these settings
     step: int  # training steps done
+    regions: Regions  # of interest
 
     def score(self, images: Any) -> Result:
         """Score images; an image's score depends on nothing but the image and the detector.
@@ -75,9 +83,9 @@ class Detector(NamedTuple):
             path of an image, a folder, an .npy or an .npz file, whose floats lie in [0, 1].
 
         Raises:
-          UserError: an image cannot be read, or floats are on another scale than [-1, 1].
+          UserError: an image or its region of interest cannot be read, or floats are on another scale than [-1, 1].
         """
-        queries = from_user(images, self.config.model.channels)
+        queries = in_regions(self, from_user(images, self.config.model.channels))
         findings = list(findings_of(self, queries))
         for number, finding in enumerate(findings):
             if not finding.is_readable:
@@ -98,10 +106,13 @@ class Detector(NamedTuple):
         config = configs.validate(config)
         mine, theirs = configs.to_fields(self.config), configs.to_fields(config)
         changed = [name for name in mine if mine[name] != theirs[name]]
+        has_masks = is_folder_of_masks(self.config.data.roi, self.regions.mask) and Path(config.data.roi).is_dir()
         for name in changed:
             given = f"{name}={theirs[name]!r}"
             if not configs.is_scoring(name):
                 raise UserError(f"{given}: is fixed by training, with {mine[name]!r}; train again to change it")
+            if name == "data.roi" and not has_masks:
+                raise UserError(f"{given}: the detector has {mine[name]!r}; only a folder of masks can become another")
             if configs.changes_scores(name) and self.held_out is None:
                 raise UserError(
                     f"{given}: needs another calibration, but the detector keeps no held-out images "
@@ -157,6 +168,7 @@ def make_detector(
     appearance: Appearance,
     step: int,
     held_out: list[np.ndarray] | None,
+    regions: Regions,
     calibration: Calibration | None = None,
 ) -> Detector:
     """Return a complete detector: the bank indexed, the held-out images scored.
@@ -170,9 +182,11 @@ def make_detector(
       step: training steps done.
       held_out: M normal images that training never saw, as ``resized_images`` returns them; kept in the detector
         unless ``data.keep_held_out`` is False.
+      regions: of interest, of the held-out images and of all.
       calibration: of the held-out images, if it is known.
     """
-    of = (config, gan_of(config), jax.device_put(model), bank, references, appearance, held_out, _UNCALIBRATED, step)
+    gan, model = gan_of(config), jax.device_put(model)
+    of = (config, gan, model, bank, references, appearance, held_out, _UNCALIBRATED, step, regions)
     detector = _configured(Detector(*of), config)
     return detector._replace(calibration=calibration) if calibration else _calibrated(detector)
 
@@ -193,17 +207,15 @@ def load(folder: str | Path) -> Detector:
             raise UserError(f"{path / name}: damaged or missing; copy the folder again, or train again")
     arrays = {name: read_arrays(path / name) for name in facts["files"]}
     variables: Any = unflatten_dict(arrays["weights.npz"], sep="/")
-    held_out = None
-    if "held_out.npz" in arrays:
-        pixels, shapes = arrays["held_out.npz"]["pixels"], arrays["held_out.npz"]["shapes"]
-        parts = np.split(pixels, np.cumsum(shapes.prod(axis=1))[:-1])
-        held_out = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    held_out = _parted(arrays["held_out.npz"]) if "held_out.npz" in arrays else None
+    of_held_out = _parted(arrays["held_out_regions.npz"]) if "held_out_regions.npz" in arrays else []
+    regions = Regions(arrays.get("roi.npz", {}).get("mask"), of_held_out)
     config = configs.from_json(json.dumps(facts["config"]), f"{path / 'detector.json'}: ")
     weights = Weights(variables["generator"], variables["discriminator"])
     model = Model(weights, encoder=variables.get("encoder"), segmenter=variables.get("segmenter"))
     calibration, appearance = Calibration(**arrays["calibration.npz"]), _appearance(arrays["appearance.npz"])
     bank, references = Bank(**arrays["bank.npz"]), arrays.get("references.npz", {}).get("pixels")
-    return make_detector(config, model, bank, references, appearance, facts["step"], held_out, calibration)
+    return make_detector(config, model, bank, references, appearance, facts["step"], held_out, regions, calibration)
 
 
 def gan_of(config: Config) -> GAN:
@@ -223,8 +235,18 @@ def scorer_of(detector: Detector) -> Callable[[Iterable[np.ndarray]], Iterator[S
     return partial(scorer, detector.model)
 
 
+def in_regions(detector: Detector, queries: Images) -> Images:
+    """Return the queries within the regions of interest that the detector looks at; those that have some keep them.
+
+    Raises:
+      UserError: they need a folder of masks, and there is none.
+    """
+    return within(queries, detector.config.data.roi, detector.regions.mask)
+
+
 def findings_of(detector: Detector, queries: Images, what: str = "", first: int = 0) -> Iterator[Finding]:
     """Yield the finding of each query from number ``first`` on, as the detector scores it; see ``score_queries``."""
+    queries = in_regions(detector, queries)
     judge, level = make_judge(detector.appearance), float(detector.calibration.level)
     return score_queries(scorer_of(detector), queries, detector.config, what, first, judge, level)
 
@@ -263,17 +285,26 @@ def _configured(detector: Detector, config: Config) -> Detector:
 
 def _calibrated(detector: Detector) -> Detector:
     """Return the detector with the scores of its held-out images, uncalibrated if it has none."""
-    config, held_out = detector.config, detector.held_out
+    config, held_out, regions = detector.config, detector.held_out, detector.regions
     if not held_out:
         return detector._replace(calibration=_UNCALIBRATED)
     images = from_list(held_out, config.model.channels, "held-out images")
+    if regions.held_out:
+        images = images._replace(region=lambda i, _: regions.held_out[i])
     as_resized = dataclasses.replace(config, patches=dataclasses.replace(config.patches, scale=1.0))
     findings = findings_of(detector._replace(config=as_resized, calibration=_UNCALIBRATED), images, "calibrating")
-    found = [(finding.score, finding.appearance, np.quantile(finding.anomaly_map, 0.99)) for finding in findings]
+    inside = regions.held_out or (np.ones(image.shape[:2], bool) for image in held_out)
+    found = [
+        (finding.score, finding.appearance, np.quantile(finding.anomaly_map[region], 0.99))
+        for finding, region in zip(findings, inside, strict=False)  # some only are scored to compare searches
+    ]
     scores, appearance, map_levels = np.array(found).T
     level = np.quantile(scores, _LEVEL)
     calibration = Calibration(combine(scores, appearance, level), map_levels, level)
-    return detector._replace(calibration=calibration, held_out=held_out if config.data.keep_held_out else None)
+    detector = detector._replace(calibration=calibration)
+    if config.data.keep_held_out:
+        return detector
+    return detector._replace(held_out=None, regions=regions._replace(held_out=[]))
 
 
 def _write(detector: Detector, folder: Path) -> None:
@@ -290,8 +321,11 @@ def _write(detector: Detector, folder: Path) -> None:
     if detector.references is not None:
         files["references.npz"] = {"pixels": detector.references}
     if detector.held_out is not None:
-        pixels = np.concatenate([image.ravel() for image in detector.held_out])
-        files["held_out.npz"] = {"pixels": pixels, "shapes": np.array([image.shape for image in detector.held_out])}
+        files["held_out.npz"] = _joined(detector.held_out)
+    if detector.regions.held_out:
+        files["held_out_regions.npz"] = _joined(detector.regions.held_out)
+    if detector.regions.mask is not None:
+        files["roi.npz"] = {"mask": detector.regions.mask}
     for name, arrays in files.items():
         with (folder / name).open("wb") as file:
             np.savez(file, **arrays)
@@ -306,6 +340,17 @@ def _write(detector: Detector, folder: Path) -> None:
     }
     text = json.dumps(facts | {"digest": _digest(facts)}, indent=2)
     (folder / "detector.json").write_text(text + "\n")
+
+
+def _joined(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Return arrays of different shapes as two; ``_parted`` is the inverse."""
+    shapes = np.array([array.shape for array in arrays])
+    return {"pixels": np.concatenate([array.ravel() for array in arrays]), "shapes": shapes}
+
+
+def _parted(found: dict[str, np.ndarray]) -> list[np.ndarray]:
+    parts = np.split(found["pixels"], np.cumsum(found["shapes"].prod(axis=1))[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, found["shapes"], strict=True)]
 
 
 def _flat(appearance: Appearance) -> dict[str, np.ndarray]:

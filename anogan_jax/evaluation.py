@@ -17,7 +17,7 @@ from anogan_jax.baselines import baseline_scores
 from anogan_jax.calibration import alpha_obstacle
 from anogan_jax.config import PRESETS, with_preset
 from anogan_jax.data import Images, OneClass, as_array, is_readable, load_one_class, read_ahead, to_networks
-from anogan_jax.detector import Detector, findings_of
+from anogan_jax.detector import Detector, findings_of, in_regions
 from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
 from anogan_jax.files import claim, claimed, locked, remove_leftovers
@@ -36,7 +36,7 @@ def score_test_split(detector: Detector, folder: Path, heatmaps: bool = False, m
     Raises:
       UserError: the data set is missing or has no test split.
     """
-    data = load_one_class(detector.config)
+    data = load_one_class(detector.config, roi_mask=detector.regions.mask)
     baselines = baselines_of(detector, data) if _has_both(test_split(data)) and is_first() else {}
     return score_to_folder(detector, test_split(data), folder, data.origin, data.warning, baselines, heatmaps, maps)
 
@@ -69,6 +69,7 @@ def score_to_folder(
       The content of summary.json; on other processes than the first the number of unreadable images alone.
     """
     check_masks(queries)
+    queries = in_regions(detector, queries)
     config, calibration = detector.config, detector.calibration
     warning = "; ".join(filter(None, [warning, alpha_obstacle(len(calibration.scores), config.alpha)]))
     if warning:
@@ -151,7 +152,7 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: the data set has no test split with normal and anomalous images.
     """
-    data = load_one_class(detector.config)
+    data = load_one_class(detector.config, roi_mask=detector.regions.mask)
     if data.warning:
         log.warning("%s", data.warning)
     test = test_split(data)

@@ -32,12 +32,14 @@ from anogan_jax.data import (
     make_resize,
     pad_to,
     read_ahead,
+    read_roi,
     resized_images,
+    resized_regions,
     to_batch,
     to_networks,
     turned,
 )
-from anogan_jax.detector import Detector, gan_of, load, make_detector
+from anogan_jax.detector import Detector, Regions, gan_of, load, make_detector
 from anogan_jax.devices import gather, is_first, make_mesh, wait_for_all
 from anogan_jax.encoding import EncoderState, init_encoder_state, make_encoder_step
 from anogan_jax.errors import UserError
@@ -151,12 +153,15 @@ def _fit(config: Config, workdir: Path, given: Images | None) -> Detector:
             with replacing(known) as temporary:
                 temporary.write_text(json.dumps({"sha256": digest}) + "\n")
             configs.save(config, workdir / "config.json")
-        detector = _train(config, workdir, images, resized_images(kept, config), mesh)
+        regions = Regions(read_roi(config.data.roi), resized_regions(kept, config))
+        detector = _train(config, workdir, images, resized_images(kept, config), regions, mesh)
     log.info("finished; next: python score.py --workdir %s%s", workdir, "" if data.test else " --input IMAGES")
     return detector
 
 
-def _train(config: Config, workdir: Path, images: Images, held_out: list[np.ndarray], mesh: Mesh) -> Detector:
+def _train(
+    config: Config, workdir: Path, images: Images, held_out: list[np.ndarray], regions: Regions, mesh: Mesh
+) -> Detector:
     """Train what the work directory lacks, and leave the detector in it."""
     state = train_gan(config, workdir, images, mesh)
     gan = gan_of(config)
@@ -166,7 +171,7 @@ def _train(config: Config, workdir: Path, images: Images, held_out: list[np.ndar
     model = jax.device_get(Model(weights, encoder, segmenter=segmenter))
     bank, references = make_bank(config, gan, model.weights, images)
     appearance = make_appearance(config, images)
-    detector = make_detector(config, model, bank, references, appearance, config.train.steps, held_out)
+    detector = make_detector(config, model, bank, references, appearance, config.train.steps, held_out, regions)
     if is_first():
         detector.save(workdir)
     wait_for_all("detector saved")

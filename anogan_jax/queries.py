@@ -17,11 +17,13 @@ from anogan_jax.appearance import Judge, combine
 from anogan_jax.config import Config
 from anogan_jax.data import (
     Images,
+    apply_region,
     contrast_tables,
     has_content,
     make_resize,
     pad_to,
     read_ahead,
+    resize_region,
     to_networks,
     to_pixels,
 )
@@ -75,7 +77,7 @@ def score_queries(
 
     Args:
       score: a ``Scorer`` with its model bound.
-      queries: the images to score.
+      queries: the images to score; where they have regions of interest, a map is 0 outside, which counts nowhere.
       config: of the model; its pooling settings too.
       what: the noun that the progress bar shows; without one there is no bar.
       first: the number of the first query to score.
@@ -104,12 +106,15 @@ def _findings(
     """Yield the findings of the chosen queries, in their order."""
     waiting: deque[tuple[int, _Query]] = deque()  # read, and not yet yielded
 
+    def begin(i: int) -> _Query:
+        image = queries.read(i)
+        return _Query(image, queries.region(i, image) if queries.region else None, config)
+
     def tiles() -> Iterator[np.ndarray]:
-        read = read_ahead(lambda i: _Query(queries.read(i), config), chosen, _READ_AHEAD)
-        for i, query in zip(chosen, read, strict=True):
+        for i, query in zip(chosen, read_ahead(begin, chosen, _READ_AHEAD), strict=True):
             if isinstance(query, UserError):
                 log.warning("skipped %s", query)
-                query = _Query(None, config)
+                query = _Query(None, None, config)
             waiting.append((i, query))
             for tile in query.tiles:
                 yield to_networks(tile[None], config)[0]
@@ -135,10 +140,10 @@ def _findings(
 class _Query:
     """A query in progress: its tiles, and the results of those that are scored."""
 
-    def __init__(self, image: np.ndarray | None, config: Config) -> None:
+    def __init__(self, image: np.ndarray | None, region: np.ndarray | None, config: Config) -> None:
         self.appearance: tuple[float, str] | None = (0.0, "")  # None until it is judged
         self.tiles: list[np.ndarray] = []  # with content; a whole image is one tile
-        self._image = image
+        self._image, self._region = image, region
         self._config = config
         self._corners: list[tuple[int, int]] = []
         self._terms: list[tuple[float, ...]] = []
@@ -146,14 +151,17 @@ class _Query:
             return
         resized, size = make_resize(config)(image), config.model.image_size
         self._resized_shape = resized.shape
+        within = self._resized_region = None if region is None else resize_region(region, *resized.shape[:2])
         self.appearance, self.padded = None, pad_to(resized, size)
         seen, self._inverse = self.padded, None  # the networks see patches without their image's contrast
         if config.patches.enabled and config.data.normalize_contrast:
             table, self._inverse = contrast_tables(self.padded)
             seen = table[self.padded]
         for row, column, tile in cut_tiles(seen, size, config.pooling.stride or size // 2):
-            pixels = self.padded[row : row + size, column : column + size]
-            if not config.patches.enabled or has_content(pixels, config.patches.min_contrast):
+            here = np.s_[row : row + size, column : column + size]
+            is_outside = within is not None and not within[here].any()
+            is_seen = not is_outside and has_content(self.padded[here], config.patches.min_contrast)
+            if is_seen or not config.patches.enabled:
                 self.tiles.append(tile)
                 self._corners.append((row, column))
 
@@ -185,13 +193,18 @@ class _Query:
         damage = float(terms[:, -1].max())
         height, width = self._resized_shape[:2]
         reconstruction, anomaly_map = (each[:height, :width] for each in self._mosaic.blended())
+        if self._resized_region is not None:
+            anomaly_map = apply_region(anomaly_map, self._resized_region)
         if self._config.patches.enabled:
-            score = pool(anomaly_map, self._config.pooling.share)
+            counted = anomaly_map if self._resized_region is None else anomaly_map[self._resized_region]
+            score = pool(counted, self._config.pooling.share)
         appearance, term = self.appearance or (0.0, "")
         combined = float(combine(score, appearance, level))
         term = term if combined > score else TERMS[0]
         shape = self._image.shape[:2]
         shown = (resize(reconstruction, *shape), resize(anomaly_map[..., None], *shape)[..., 0])
+        if self._region is not None:
+            shown = (apply_region(shown[0], self._region), apply_region(shown[1], self._region))
         values = (residual, discrimination, damage)
         return Finding(name, label, kind, self._image, *shown, combined, appearance, term, *values)
 

@@ -45,7 +45,7 @@ from anogan_jax import (
 from anogan_jax.appearance import fit_appearance
 from anogan_jax.config import ModelConfig, SearchConfig
 from anogan_jax.data import to_pixels
-from anogan_jax.detector import gan_of, scorer_of
+from anogan_jax.detector import Regions, gan_of, scorer_of
 
 _QUICK = flags.DEFINE_bool("quick", False, "The smallest size alone, no search step, a quarter of the queries; scaled.")
 _JSON = flags.DEFINE_string("json", None, "File of the rows.")
@@ -209,9 +209,9 @@ class Ours:
         """Return the whole search of so many queries from a bank."""
         bank = draw_bank(self.gan, self.weights(), jax.random.key(2), 8_192)
         appearance = fit_appearance(to_pixels(self.images, self.images), seed=0)
-        nothing = Calibration(np.zeros(0), np.zeros(0), np.zeros(()))
-        detector = Detector(self.config, self.gan, Model(self.weights()), bank, None, appearance, None, nothing, 0)
-        score = scorer_of(detector.with_search(settings))
+        nothing, whole = Calibration(np.zeros(0), np.zeros(0), np.zeros(())), Regions(None, [])
+        of = (self.config, self.gan, Model(self.weights()), bank, None, appearance, None, nothing, 0, whole)
+        score = scorer_of(Detector(*of).with_search(settings))
         return lambda: list(score(self.images[:queries]))
 
 

@@ -109,6 +109,19 @@ def test_patches_without_contrast_are_not_scored():
     assert (found.score, found.residual) == (0, 0)
 
 
+def test_tiles_and_pixels_outside_a_region_do_not_count():
+    """The residual is of the one tile that has some of it, the score the share of its two pixels, and the map is 0."""
+    array, region = np.full((24, 40), 255, np.uint8), np.zeros((24, 40), bool)
+    region[10, 3:5], array[10, 4] = True, 51
+    queries = images(array)._replace(region=lambda *_: region)
+    (found,) = score_queries(brightness, queries, config(PoolingConfig(share=0.5, stride=8)))
+    assert found.residual == pytest.approx(63.2)
+    assert found.score == pytest.approx(1.0)
+    (found,) = score_queries(brightness, queries, config(PoolingConfig(share=1.0, stride=8)))
+    assert found.score == pytest.approx(0.6)
+    np.testing.assert_array_equal(found.anomaly_map > 0, region)
+
+
 def test_unreadable_queries_keep_their_place(caplog):
     arrays = [None, grey(9, 9), None, None, grey(20, 8), None]
     found = score_all(config(PoolingConfig(stride=4)), *arrays)

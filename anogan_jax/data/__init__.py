@@ -13,6 +13,7 @@ from anogan_jax.data.images import (
 )
 from anogan_jax.data.one_class import OneClass, load_one_class
 from anogan_jax.data.pseudo import make_pseudo_draw, to_batch
+from anogan_jax.data.regions import apply_region, is_folder_of_masks, read_roi, resize_region, within
 from anogan_jax.data.views import (
     as_array,
     has_content,
@@ -20,6 +21,7 @@ from anogan_jax.data.views import (
     make_resize,
     pad_to,
     resized_images,
+    resized_regions,
     to_networks,
     turned,
 )

@@ -46,10 +46,12 @@ class Images(NamedTuple):
     kinds: Sequence[str] | None = None  # kind of defect of each, such as "crack"; "good" for a normal image
     mask: Callable[[int], np.ndarray] | None = None  # mask i, (H, W) bool, True where anomalous
     stamp: str = ""  # changes when a file changes: digest of sizes and times of modification
+    region: Callable[[int, np.ndarray], np.ndarray] | None = None  # of interest, (H, W) bool, of image i and its pixels
+    folder: str | None = None  # of the names in their data set, such as "train"; None: the names are numbers
 
     def take(self, indices: np.ndarray) -> "Images":
         """Return the images at these indices."""
-        read, mask = self.read, self.mask
+        read, mask, region = self.read, self.mask, self.region
         return Images(
             names=[self.names[i] for i in indices],
             labels=None if self.labels is None else self.labels[indices],
@@ -57,6 +59,8 @@ class Images(NamedTuple):
             kinds=None if self.kinds is None else [self.kinds[i] for i in indices],
             mask=None if mask is None else lambda i: mask(indices[i]),
             stamp=self.stamp,
+            region=None if region is None else lambda i, image: region(indices[i], image),
+            folder=self.folder,
         )
 
 
@@ -176,7 +180,7 @@ def from_folder(folder: Path, channels: int) -> Images:
     if not paths:
         raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
     names = [path.relative_to(folder).as_posix() for path in paths]
-    return Images(names, None, lambda i: read_image(paths[i], channels), stamp=stamp_of(paths))
+    return Images(names, None, lambda i: read_image(paths[i], channels), stamp=stamp_of(paths), folder="")
 
 
 def stamp_of(paths: Sequence[Path]) -> str:
@@ -260,7 +264,7 @@ def read_input(path: Path, channels: int) -> Images:
         images = images._replace(stamp=stamp_of([path]))
     else:
         _check_is_file(path)
-        images = Images([path.name], None, lambda _: read_image(path, channels), stamp=stamp_of([path]))
+        images = Images([path.name], None, lambda _: read_image(path, channels), stamp=stamp_of([path]), folder="")
     if any(is_readable(images, i) for i in range(len(images.names))):
         return images
     try:

@@ -6,6 +6,7 @@ import numpy as np
 
 from anogan_jax.config import Config, DataConfig
 from anogan_jax.data.images import Images
+from anogan_jax.data.regions import within
 from anogan_jax.data.sources import load_splits
 from anogan_jax.errors import UserError
 
@@ -20,18 +21,20 @@ class OneClass(NamedTuple):
     warning: str  # why it may not be the intended data set
 
 
-def load_one_class(config: Config, given: Images | None = None) -> OneClass:
+def load_one_class(config: Config, given: Images | None = None, roi_mask: np.ndarray | None = None) -> OneClass:
     """Read the data set and split it; a function of the images and the config alone.
 
     Args:
       config: the settings.
       given: the training images, for the source "arrays".
+      roi_mask: (H, W) bool, the one region of interest for all images, if it is known; otherwise it is read.
 
     Raises:
-      UserError: the data set, the class or enough normal images are missing.
+      UserError: the data set, the class, enough normal images or the region of interest are missing.
     """
     data = config.data
     whole, test, origin, warning = load_splits(data, config.model, given)
+    whole = within(whole, data.roi, roi_mask)
     labels = _anomalous(whole.labels, data)
     if labels is None:
         labels = np.zeros(len(whole.names), int)
@@ -55,7 +58,7 @@ def load_one_class(config: Config, given: Images | None = None) -> OneClass:
     contaminants = np.random.default_rng([config.seed, 1]).choice(anomalous, mixed_in, replace=False)
     train = whole.take(np.sort(np.concatenate([order[count:], contaminants])))
     if test is not None:
-        test = test._replace(labels=_anomalous(test.labels, data))
+        test = within(test, data.roi, roi_mask)._replace(labels=_anomalous(test.labels, data))
         if data.test_limit is not None and data.test_limit < len(test.names):
             test = test.take(np.sort(np.random.default_rng(0).permutation(len(test.names))[: data.test_limit]))
     return OneClass(train, whole.take(np.sort(order[:count])), test, origin, warning)

@@ -129,16 +129,20 @@ def load_folder(data: DataConfig, model: ModelConfig) -> Splits:
     if not data.dir:
         raise UserError("data.dir: names no folder; give --config.data.dir=FOLDER")
     folder = Path(data.dir)
-    if not (folder / "train").is_dir():
+    trained = folder / "train" if (folder / "train").is_dir() else folder
+    roi = Path(data.roi)
+    if data.roi and roi.exists() and roi.resolve().is_relative_to(trained.resolve()):
+        raise UserError(f"data.roi={data.roi}: lies in {trained}, so it would be trained on; move it out of there")
+    if trained == folder:
         _refuse_other_layouts(folder)
         return Splits(from_folder(folder, model.channels), None, f"images in {folder}")
-    train, test = from_folder(folder / "train", model.channels), None
+    train, test = from_folder(trained, model.channels)._replace(folder="train"), None
     if (folder / "test").is_dir():
         test = from_folder(folder / "test", model.channels)
         kinds = [name.split("/")[0] for name in test.names]
         labels = np.array([int(kind != "good") for kind in kinds])
         mask = _masks(folder, test) if (folder / "ground_truth").is_dir() else None
-        test = test._replace(labels=labels, kinds=kinds, mask=mask)
+        test = test._replace(labels=labels, kinds=kinds, mask=mask, folder="test")
         good, masked = int(np.sum(labels == 0)), "with" if mask else "without"
         log.info("%s: %d test images are good, %d are defective, %s masks", folder, good, len(kinds) - good, masked)
         if not good:

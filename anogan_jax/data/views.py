@@ -7,6 +7,7 @@ import numpy as np
 
 from anogan_jax.config import Config, TrainConfig
 from anogan_jax.data.images import Images, cached, contrast_tables, read_ahead, resize, to_model_range
+from anogan_jax.data.regions import resize_region
 from anogan_jax.errors import UserError
 
 _DRAWS = 20  # attempts to draw a patch with enough contrast; the last one is taken in any case
@@ -43,6 +44,7 @@ def make_draw(images: Images, config: Config) -> Callable[[int], np.ndarray]:
     shrink, count = make_resize(config), len(images.names)
     resized = cached(lambda i: pad_to(shrink(images.read(i)), size))
     tables = cached(lambda i: contrast_tables(resized(i))[0])
+    places = cached(lambda i: _places(pad_to(_resized_region(images, config, i)[..., None], size)))
 
     def draw(place: int) -> np.ndarray:
         number = _shuffled(seed, place // count, count)[place % count]
@@ -50,7 +52,8 @@ def make_draw(images: Images, config: Config) -> Callable[[int], np.ndarray]:
         if not (patches.enabled or train.flip or train.rotate):
             return image
         rng = np.random.default_rng([seed, place])
-        patch = _random_patch(image, size, patches.min_contrast, rng)
+        inside = places(number) if patches.enabled and images.region else None
+        patch = _random_patch(image, size, patches.min_contrast, rng, inside)
         if patches.enabled and config.data.normalize_contrast:
             patch = tables(number)[patch]
         return turned(patch, train, rng)
@@ -84,21 +87,50 @@ def resized_images(images: Images, config: Config) -> list[np.ndarray]:
     return [image for image in read if not isinstance(image, UserError)]
 
 
+def resized_regions(images: Images, config: Config) -> list[np.ndarray]:
+    """Return the regions of interest (H, W) bool of the images that ``resized_images`` returns; none if they have none.
+
+    Raises:
+      UserError: an image cannot be read.
+    """
+    if images.region is None:
+        return []
+    return [_resized_region(images, config, i) for i in range(len(images.names))]
+
+
+def _resized_region(images: Images, config: Config, i: int) -> np.ndarray:
+    assert images.region is not None
+    image = images.read(i)
+    return resize_region(images.region(i, image), *make_resize(config)(image).shape[:2])
+
+
+def _places(region: np.ndarray) -> np.ndarray:
+    """Return the places (n,) int32 of a region's pixels, counted row by row."""
+    return np.flatnonzero(region).astype(np.int32)
+
+
 def has_content(patch: np.ndarray, min_contrast: float) -> bool:
     """Return whether the standard deviation of a patch's grey levels reaches the minimum."""
     return min_contrast == 0 or float(patch.std()) >= min_contrast
 
 
-def _random_patch(image: np.ndarray, size: int, min_contrast: float, rng: np.random.Generator) -> np.ndarray:
+def _random_patch(
+    image: np.ndarray, size: int, min_contrast: float, rng: np.random.Generator, inside: np.ndarray | None
+) -> np.ndarray:
     """Draw a random patch, again while it lacks contrast, up to ``_DRAWS`` times.
 
     The centre is uniform over the image and the patch is then moved inside, so that patches show the edges of the
-    image about as often as the scored tiles do.
+    image about as often as the scored tiles do. With ``inside``, the places of a region's pixels, a random one of them
+    lies anywhere in the patch.
     """
+    lengths = image.shape[:2]
     for _ in range(_DRAWS):
-        row, column = (
-            np.clip(rng.integers(-(size // 2), length - size // 2), 0, length - size) for length in image.shape[:2]
-        )
+        if inside is None:
+            corner = [rng.integers(-(size // 2), length - size // 2) for length in lengths]
+        else:
+            place = int(inside[rng.integers(len(inside))])
+            corner = [each - rng.integers(size) for each in divmod(place, lengths[1])]
+        row, column = (np.clip(first, 0, length - size) for first, length in zip(corner, lengths, strict=True))
         patch = image[row : row + size, column : column + size]
         if has_content(patch, min_contrast):
             break

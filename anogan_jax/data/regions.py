@@ -1,0 +1,173 @@
+"""The region of interest: the pixels of an image that are trained on, scored and drawn.
+
+``data.roi`` is one of:
+  - the path of a mask for all images, an image whose pixels that are not black are the region;
+  - the path of a folder of masks, each with its image's name, up to the suffix and an added "_mask";
+  - ``threshold:LEVEL:PARTS``: the PARTS (by default 1) largest connected parts of the pixels whose mean grey level is
+    above LEVEL, their holes filled.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from anogan_jax.data.images import SUFFIXES, Images, read_image, stamp_of
+from anogan_jax.errors import UserError
+
+_THRESHOLD = "threshold:"
+
+
+def within(images: Images, roi: str, mask: np.ndarray | None = None) -> Images:
+    """Return images that have the field ``region``, and outside their regions of interest the region's mean colour.
+
+    A black surrounding would have an edge and a contrast of its own, stronger than the region's.
+    Images that have it already, or an empty ``roi``, are returned unchanged. An image whose mask is missing or empty
+    cannot be read.
+
+    Args:
+      images: of any sizes.
+      roi: as ``data.roi``.
+      mask: (H, W) bool, the one region for all, where ``read_roi`` has read it before.
+
+    Raises:
+      UserError: the threshold is malformed, there is no such file or folder, or images without names have a folder.
+    """
+    if not roi or images.region:
+        return images
+    if roi.startswith(_THRESHOLD):
+        find = _above(*_parse_threshold(roi), images)
+    elif mask is not None or (mask := read_roi(roi)) is not None:
+        find = _one_for_all(mask)
+    else:
+        paths = _paths(images, Path(roi))
+        found = [path for path in paths if isinstance(path, Path)]
+        images = images._replace(stamp=hashlib.sha256(f"{images.stamp}{stamp_of(found)}".encode()).hexdigest())
+        find = _one_for_each(paths)
+
+    def read(i: int) -> np.ndarray:
+        image = images.read(i)
+        region = find(i, image)
+        return np.where(region[..., None], image, np.rint(image[region].mean(axis=0)).astype(np.uint8))
+
+    return images._replace(read=read, region=find)
+
+
+def read_roi(roi: str) -> np.ndarray | None:
+    """Return the one region (H, W) bool for all images, or None if ``data.roi`` is not the path of one mask.
+
+    Raises:
+      UserError: the mask cannot be read, or is all black.
+    """
+    if not roi or roi.startswith(_THRESHOLD) or Path(roi).is_dir():
+        return None
+    if not Path(roi).exists():
+        raise UserError(f"data.roi={roi}: no such file or folder; give a mask, or the folder of these images' masks")
+    return _read(Path(roi))
+
+
+def is_folder_of_masks(roi: str, mask: np.ndarray | None) -> bool:
+    """Return whether ``data.roi``, with the one mask that ``read_roi`` read or None, says a mask for each image."""
+    return bool(roi) and mask is None and not roi.startswith(_THRESHOLD)
+
+
+def apply_region(values: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """Return a reconstruction (H, W, C), or a map (H, W), that is 0 outside the region (H, W) bool.
+
+    >>> apply_region(np.array([[7, 8, 9]]), np.array([[True, False, True]])).tolist()
+    [[7, 0, 9]]
+    """
+    return values * (region if values.ndim == 2 else region[..., None])
+
+
+def resize_region(region: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize a region (H, W) bool to (height, width).
+
+    By the nearest neighbour where it grows; where it shrinks a pixel counts if any does that it covers, so that none is
+    lost.
+
+    >>> resize_region(np.array([[False, False, False, True]]), 2, 2).tolist()
+    [[False, True], [False, True]]
+    """
+    if region.shape == (height, width):
+        return region
+    rows, columns = (np.arange(to) * of // to for of, to in zip(region.shape, (height, width), strict=True))
+    return np.logical_or.reduceat(np.logical_or.reduceat(region, rows, axis=0), columns, axis=1)
+
+
+def largest_parts(image: np.ndarray, level: float, parts: int) -> np.ndarray:
+    """Return the largest connected parts (H, W) bool of the pixels of an image (H, W, C) brighter than a grey level.
+
+    Holes are filled. Neighbours share a side; of equally large parts the upper one counts.
+    """
+    labels, count = ndimage.label(image.sum(axis=-1, dtype=np.uint16) > level * image.shape[-1])
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    is_chosen = np.zeros(count + 1, bool)
+    is_chosen[1 + np.argsort(-sizes, kind="stable")[:parts]] = True
+    return ndimage.binary_fill_holes(is_chosen[labels])
+
+
+def _parse_threshold(roi: str) -> tuple[float, int]:
+    level, _, parts = roi.removeprefix(_THRESHOLD).partition(":")
+    try:
+        found = float(level), int(parts or 1)
+    except ValueError:
+        found = math.nan, 0
+    if not (0 <= found[0] < 255 and found[1] >= 1):
+        raise UserError(
+            f"data.roi={roi}: must be threshold:LEVEL or threshold:LEVEL:PARTS, a grey level of 0 to 254 and the "
+            "number of largest parts, such as threshold:20:2"
+        )
+    return found
+
+
+def _above(level: float, parts: int, images: Images) -> Callable[[int, np.ndarray], np.ndarray]:
+    def find(i: int, _: np.ndarray) -> np.ndarray:
+        region = largest_parts(images.read(i), level, parts)  # as it is in its file: the mean may be above the level
+        if not region.any():
+            raise UserError(f"{images.names[i]}: has no pixel above the grey level {level:g} of data.roi")
+        return region
+
+    return find
+
+
+def _one_for_all(mask: np.ndarray) -> Callable[[int, np.ndarray], np.ndarray]:
+    return lambda _, image: resize_region(mask, *image.shape[:2])
+
+
+def _one_for_each(paths: list[Path | str]) -> Callable[[int, np.ndarray], np.ndarray]:
+    """Return the regions in these files; a text in the place of a path says why there is none."""
+
+    def find(i: int, image: np.ndarray) -> np.ndarray:
+        path = paths[i]
+        if isinstance(path, str):
+            raise UserError(path)
+        return resize_region(_read(path), *image.shape[:2])
+
+    return find
+
+
+def _paths(images: Images, folder: Path) -> list[Path | str]:
+    """Return each image's mask in a folder, below the name of its split if it is there, or why there is none."""
+    if images.folder is None:
+        raise UserError(f"data.roi={folder}: images of an array have no names to find their masks by; give one mask")
+    known: dict[Path, Path] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
+        if (other := known.setdefault(path.relative_to(folder).with_suffix(""), path)) != path:
+            raise UserError(f"{path}: is a mask of the same images as {other.name}; remove one of them")
+    found: list[Path | str] = []
+    for name in (Path(name).with_suffix("") for name in images.names):
+        places = [base / each for base in (Path(images.folder), Path()) for each in (name, Path(f"{name}_mask"))]
+        missing = f"{folder / name}: no mask of this name ({', '.join(SUFFIXES)}); every image needs its own"
+        found.append(next((known[place] for place in places if place in known), missing))
+    return found
+
+
+def _read(path: Path) -> np.ndarray:
+    region = read_image(path, 1)[..., 0] > 0
+    if not region.any():
+        raise UserError(f"{path}: is all black; a region of interest needs pixels that are not")
+    return region
