@@ -6,6 +6,7 @@ from anogan_jax.auxiliary import (
     init_network_state,
     make_encoder_loss,
     make_network_step,
+    make_rotation_loss,
     make_segmenter_loss,
 )
 from anogan_jax.bank import Bank, Index, draw_bank, make_index, retrieve
@@ -26,6 +27,7 @@ from anogan_jax.losses import (
     feature_matching_loss,
     generator_loss,
     gradient_penalty,
+    rotation_loss,
     segmentation_loss,
 )
 from anogan_jax.models import (
@@ -37,6 +39,7 @@ from anogan_jax.models import (
     Weights,
     make_encoder,
     make_gan,
+    make_rotation_network,
     make_segmenter,
     sample_latent,
 )

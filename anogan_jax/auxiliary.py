@@ -1,4 +1,4 @@
-"""Training of the networks beside the GAN, each by a loss of its own: the encoder and the segmenter."""
+"""Training of the networks beside the GAN, each by a loss of its own: encoder, segmenter, rotation network."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,13 +7,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
+from jax import Array, lax
 from jax.sharding import Mesh
 from jax.tree_util import Partial
 
 from anogan_jax.devices import make_mesh, replicated, sharded
-from anogan_jax.losses import encoding_loss, segmentation_loss
-from anogan_jax.models import GAN, Encoder, Segmenter, Variables, Weights, make_encoder, make_segmenter
+from anogan_jax.losses import encoding_loss, rotation_loss, segmentation_loss
+from anogan_jax.models import (
+    GAN,
+    Encoder,
+    Segmenter,
+    Variables,
+    Weights,
+    make_encoder,
+    make_rotation_network,
+    make_segmenter,
+    quarter_turns,
+)
 from anogan_jax.search import project
 
 
@@ -108,6 +118,36 @@ def make_segmenter_loss(gan: GAN) -> Partial:
         return segmentation_loss(logits, examples[..., -1]), updated
 
     return Partial(loss)
+
+
+def make_rotation_loss(gan: GAN) -> Partial:
+    """Return the loss of a network that tells by which quarter turn an image is turned (Gidaris et al. 2018).
+
+    It is the mean of ``rotation_loss`` over images (N, S, S, C) in [-1, 1], which are first shifted and mirrored at
+    random. Of the GAN only the shapes of its convolutions matter.
+    """
+    network = make_rotation_network(gan)
+
+    def loss(params: dict, statistics: dict, images: Array, key: Array) -> tuple[Array, dict]:
+        turned = quarter_turns(shift_and_mirror(images, key))
+        logits, updated = _apply(network, params, statistics, turned.reshape(-1, *images.shape[1:]))
+        return jnp.mean(rotation_loss(logits.reshape(4, -1, 4))), updated
+
+    return Partial(loss)
+
+
+def shift_and_mirror(images: Array, key: Array) -> Array:
+    """Return images (N, S, S, C), each shifted by up to an eighth of S with its edge repeated, and half mirrored."""
+    count, most = len(images), images.shape[1] // 8
+    shift_key, mirror_key = jax.random.split(key)
+    padded = jnp.pad(images, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
+    corners = jax.random.randint(shift_key, (count, 2), 0, 2 * most + 1)
+
+    def crop(image: Array, corner: Array) -> Array:
+        return lax.dynamic_slice(image, (*corner, 0), images.shape[1:])
+
+    shifted, is_mirrored = jax.vmap(crop)(padded, corners), jax.random.bernoulli(mirror_key, shape=(count, 1, 1, 1))
+    return jnp.where(is_mirrored, jnp.flip(shifted, axis=2), shifted)
 
 
 def _apply(network: Encoder | Segmenter, params: dict, statistics: dict, images: Array) -> tuple[Any, dict]:

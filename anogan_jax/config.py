@@ -110,6 +110,15 @@ class SegmenterConfig(_Checked):
 
 
 @dataclass
+class RotationConfig(_Checked):
+    """A network that tells by which quarter turn an image is turned, trained after the GAN; anomalies confuse it."""
+
+    steps: int = setting(0, "update steps; 0 trains no rotation network", ge=0, le=10**9)
+    learning_rate: float = setting(2e-3, "of AdamW, the highest of one cycle", gt=0, le=1)
+    weight: float = setting(1.0, "of its term in the score; may be given when scoring", ge=0, le=100)
+
+
+@dataclass
 class BankConfig(_Checked):
     """Generated images, made once after training, where searches start; of images in patches all are random."""
 
@@ -151,6 +160,7 @@ class Config(_Checked):
     train: TrainConfig = field(default_factory=TrainConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    rotation: RotationConfig = field(default_factory=RotationConfig)
     bank: BankConfig = field(default_factory=BankConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
@@ -187,7 +197,7 @@ PRESETS = {
         _PAPER | {"discrimination": "cross_entropy"},
     ),
 }
-_CHANGES_SCORES = ("search.", "pooling.", "segmenter.weight")
+_CHANGES_SCORES = ("search.", "pooling.", "segmenter.weight", "rotation.weight")
 _SCORING = (*_CHANGES_SCORES, "alpha", "data.dir", "data.test_limit")  # settings that may be given when scoring
 
 
@@ -318,6 +328,14 @@ def _conflict(config: Config) -> str:
         return f"search.starts={search.starts}: an encoder gives one start; set search.starts=1"
     if config.data.normal is not None and config.data.anomalous is not None:
         return "data.normal and data.anomalous are both set: give one"
+    reasons = {
+        "patches.enabled": (config.patches.enabled, "the rotation network sees whole images"),
+        "train.rotate": (config.train.rotate, "turned images are normal then"),
+        "train.flip": (config.train.flip, "mirrored both ways they are turned by 180 degrees, which is normal then"),
+    }
+    for name, (is_set, reason) in reasons.items():
+        if config.rotation.steps and is_set:
+            return f"rotation.steps={config.rotation.steps} and {name}=True: {reason}; give one of them"
     return ""
 
 

@@ -21,7 +21,13 @@ from tqdm import tqdm
 
 from anogan_jax import config as configs
 from anogan_jax.appearance import Appearance, fit_appearance
-from anogan_jax.auxiliary import init_network_state, make_encoder_loss, make_network_step, make_segmenter_loss
+from anogan_jax.auxiliary import (
+    init_network_state,
+    make_encoder_loss,
+    make_network_step,
+    make_rotation_loss,
+    make_segmenter_loss,
+)
 from anogan_jax.bank import Bank, draw_bank, make_index
 from anogan_jax.calibration import alpha_obstacle
 from anogan_jax.config import Config, DataConfig, ModelConfig, TrainConfig
@@ -45,7 +51,16 @@ from anogan_jax.errors import UserError
 from anogan_jax.features import FeatureSpace, make_features
 from anogan_jax.files import locked, replacing
 from anogan_jax.loop import advance, make_sampler, restored
-from anogan_jax.models import GAN, Encoder, Segmenter, Variables, Weights, make_encoder, make_segmenter
+from anogan_jax.models import (
+    GAN,
+    Encoder,
+    Segmenter,
+    Variables,
+    Weights,
+    make_encoder,
+    make_rotation_network,
+    make_segmenter,
+)
 from anogan_jax.scoring import Model, Score, make_scorer
 from anogan_jax.search import make_search
 from anogan_jax.training import TrainState, inference_weights, init_state, make_optimizer, make_train_step
@@ -163,7 +178,8 @@ def _train(config: Config, workdir: Path, images: Images, held_out: list[np.ndar
     weights: Weights = jax.jit(inference_weights, static_argnums=0)(gan, state)
     encoder = train_encoder(config, workdir, images, weights, mesh) if config.encoder.steps else None
     segmenter = train_segmenter(config, workdir, images, mesh) if config.segmenter.steps else None
-    model = jax.device_get(Model(weights, encoder, segmenter=segmenter))
+    rotation = train_rotation(config, workdir, images, mesh) if config.rotation.steps else None
+    model = jax.device_get(Model(weights, encoder, segmenter=segmenter, rotation=rotation))
     bank = make_bank(config, gan, model.weights, images)
     appearance = make_appearance(config, images)
     detector = make_detector(config, model, bank, appearance, config.train.steps, held_out)
@@ -199,10 +215,24 @@ def train_encoder(config: Config, workdir: Path, images: Images, weights: Weight
 def train_segmenter(config: Config, workdir: Path, images: Images, mesh: Mesh) -> Variables:
     """Train the segmenter on pseudo-anomalies in the work directory's folder segmenter/, or resume."""
     gan, settings = gan_of(config), config.segmenter
-    optimizer = optax.adamw(optax.cosine_onecycle_schedule(settings.steps, settings.learning_rate, pct_start=0.2))
+    optimizer = _one_cycle(settings.steps, settings.learning_rate)
     of_images = (make_pseudo_draw(make_draw(images, config), config.seed), partial(to_batch, config=config))
     training = (make_segmenter(gan), make_segmenter_loss(gan), optimizer, settings.steps)
     return _train_network(config, workdir / "segmenter", 2, *training, mesh, *of_images)
+
+
+def train_rotation(config: Config, workdir: Path, images: Images, mesh: Mesh) -> Variables:
+    """Train the network that tells quarter turns in the work directory's folder rotation/, or resume."""
+    gan, settings = gan_of(config), config.rotation
+    optimizer = _one_cycle(settings.steps, settings.learning_rate)
+    of_images = (make_draw(images, config), partial(to_networks, config=config))
+    training = (make_rotation_network(gan), make_rotation_loss(gan), optimizer, settings.steps)
+    return _train_network(config, workdir / "rotation", 3, *training, mesh, *of_images)
+
+
+def _one_cycle(steps: int, learning_rate: float) -> optax.GradientTransformation:
+    """Return AdamW, whose rate rises to its highest in the first fifth of the steps and falls to nearly 0."""
+    return optax.adamw(optax.cosine_onecycle_schedule(steps, learning_rate, pct_start=0.2))
 
 
 def _train_network(

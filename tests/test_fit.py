@@ -76,6 +76,7 @@ def test_interrupted_run_ends_with_the_same_detector(tmp_path, monkeypatch, tiny
         ("make_train_step", make_train_step, 3, kill, Killed, 5),
         ("make_network_step", make_network_step, 2, lambda: stop(signal.SIGTERM), Stopped, 12),
         ("make_network_step", make_network_step, 3, lambda: stop(signal.SIGTERM), Stopped, 12),
+        ("make_network_step", make_network_step, 2, lambda: stop(signal.SIGTERM), Stopped, 12),
     ):
         with monkeypatch.context() as patch:
             interrupt(patch, name, make, steps, how)
@@ -84,11 +85,12 @@ def test_interrupted_run_ends_with_the_same_detector(tmp_path, monkeypatch, tiny
         assert saved_steps(tmp_path / "checkpoints")[-1] == saved
         assert not (tmp_path / "detector").exists()
     assert saved_steps(tmp_path / "encoder" / "checkpoints")[0] == 2
-    assert saved_steps(tmp_path / "segmenter" / "checkpoints") == [3]
+    assert saved_steps(tmp_path / "segmenter" / "checkpoints") == [3, 4]
+    assert saved_steps(tmp_path / "rotation" / "checkpoints") == [2]
     resumed = fit(config=tiny_config(), workdir=tmp_path)
     assert_trees_equal(arrays(resumed), arrays(tiny_run.detector))
     assert digests(tmp_path / "detector") == digests(tiny_run.workdir / "detector")
-    for name in (".", "encoder", "segmenter"):
+    for name in (".", "encoder", "segmenter", "rotation"):
         assert logged_steps(tmp_path / name) == logged_steps(tiny_run.workdir / name)
     assert digests(tmp_path / "samples") == digests(tiny_run.workdir / "samples")
 

@@ -181,7 +181,7 @@ def test_without_a_segmenter_the_weight_changes_nothing(detector):
 
 
 def test_search_tried_with_another_weight_is_calibrated_for_it(detector):
-    alone = detector.with_search(detector.config.search, segmenter_weight=1.0)
+    alone = detector.with_search(detector.config.search, {"segmenter.weight": 1.0})
     assert alone.config.segmenter.weight == 1
     assert alone.calibration.level != detector.calibration.level
 
