@@ -115,7 +115,7 @@ class RotationConfig(_Checked):
 
     steps: int = setting(0, "update steps; 0 trains no rotation network", ge=0, le=10**9)
     learning_rate: float = setting(2e-3, "of AdamW, the highest of one cycle", gt=0, le=1)
-    weight: float = setting(1.0, "of its term in the score; may be given when scoring", ge=0, le=100)
+    weight: float = setting(0.1, "of its term in the score; may be given when scoring", ge=0, le=100)
 
 
 @dataclass
