@@ -1,13 +1,20 @@
 """AnoGAN in JAX and Flax: anomaly detection learnt from normal images alone (Schlegl et al. 2017)."""
 
 from anogan_jax.appearance import Appearance, fit_appearance, make_judge
+from anogan_jax.auxiliary import (
+    NetworkState,
+    init_network_state,
+    make_encoder_loss,
+    make_network_step,
+    make_rotation_loss,
+    make_segmenter_loss,
+)
 from anogan_jax.bank import Bank, Index, Neighbours, draw_bank, make_index, make_neighbours, retrieve
 from anogan_jax.calibration import Calibration, p_values, threshold
 from anogan_jax.config import PRESETS, Config, with_preset
 from anogan_jax.data import to_model_range
 from anogan_jax.detector import Detector, Result, load
 from anogan_jax.devices import make_mesh
-from anogan_jax.encoding import init_encoder_state, make_encoder_step
 from anogan_jax.errors import UserError
 from anogan_jax.features import Features, make_features
 from anogan_jax.fit import default_config, fit, invert
@@ -20,6 +27,7 @@ from anogan_jax.losses import (
     feature_matching_loss,
     generator_loss,
     gradient_penalty,
+    rotation_loss,
     segmentation_loss,
 )
 from anogan_jax.models import (
@@ -31,11 +39,11 @@ from anogan_jax.models import (
     Weights,
     make_encoder,
     make_gan,
+    make_rotation_network,
     make_segmenter,
     sample_latent,
 )
 from anogan_jax.scoring import Model, Score, Segmentation, make_scorer, score_images
 from anogan_jax.search import Found, make_search
-from anogan_jax.segmentation import init_segmenter_state, make_segmenter_step
 from anogan_jax.training import TrainState, inference_weights, init_state, make_optimizer, make_train_step
 from anogan_jax.version import __version__

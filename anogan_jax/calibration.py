@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+_MOST_KAPPA = 20.0  # reached where all but one in 28 turns are told
+
 
 class Calibration(NamedTuple):
     """Scores of M held-out normal images, which training never saw."""
@@ -12,6 +14,27 @@ class Calibration(NamedTuple):
     scores: np.ndarray  # (M,) float64
     map_levels: np.ndarray  # (M,) float64 the value that one percent of each image's map reaches
     level: np.ndarray  # () A(x) that one in twenty of them exceeds: the score of an appearance at its limit
+    rotation_factor: np.ndarray  # () what T(x) is multiplied by before it is added to A(x); 0 without it
+
+
+def rotation_scale(scores: np.ndarray, rotation: np.ndarray, accuracy: float) -> float:
+    """Return kappa * sigma(A) / sigma(T): how much of A(x) one of T(x) is worth; more, the better turns are told.
+
+    kappa = (accuracy - 1/4) / (1 - accuracy), between 0 and 20: 0 where turns are told by chance, 2 where three in four
+    are. The result is also 0 if the images do not differ in A(x) or in T(x).
+
+    Args:
+      scores: A(x) of held-out images, (M,).
+      rotation: T(x) of the same, (M,).
+      accuracy: share of their quarter turns that are told.
+
+    >>> rotation_scale(np.array([1.0, 3.0]), np.array([0.25, 0.75]), accuracy=0.75)
+    8.0
+    """
+    if np.ptp(scores) == 0 or np.ptp(rotation) == 0:
+        return 0.0
+    kappa = np.clip((accuracy - 1 / 4) / max(1 - accuracy, 1e-9), 0, _MOST_KAPPA)
+    return float(kappa * scores.std() / rotation.std())
 
 
 def p_values(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:

@@ -12,15 +12,14 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
+from anogan_jax.auxiliary import NetworkState
 from anogan_jax.devices import is_first, wait_for_all
-from anogan_jax.encoding import EncoderState
 from anogan_jax.errors import UserError
 from anogan_jax.files import digest, replacing
-from anogan_jax.segmentation import SegmenterState
 from anogan_jax.training import TrainState
 
 log = logging.getLogger(__name__)
-State = TypeVar("State", TrainState, EncoderState, SegmenterState)
+State = TypeVar("State", TrainState, NetworkState)
 _KEEP = 3  # the last one, and two earlier ones in case it is damaged
 
 

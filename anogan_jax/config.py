@@ -115,6 +115,15 @@ class SegmenterConfig(_Checked):
 
 
 @dataclass
+class RotationConfig(_Checked):
+    """A network that tells by which quarter turn an image is turned, trained after the GAN; anomalies confuse it."""
+
+    steps: int = setting(0, "update steps; 0 trains no rotation network", ge=0, le=10**9)
+    learning_rate: float = setting(2e-3, "of AdamW, the highest of one cycle", gt=0, le=1)
+    weight: float = setting(0.1, "of its term in the score; may be given when scoring", ge=0, le=100)
+
+
+@dataclass
 class BankConfig(_Checked):
     """Images made or chosen once after training: generated ones, where searches start, and references."""
 
@@ -158,6 +167,7 @@ class Config(_Checked):
     train: TrainConfig = field(default_factory=TrainConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    rotation: RotationConfig = field(default_factory=RotationConfig)
     bank: BankConfig = field(default_factory=BankConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
@@ -194,7 +204,7 @@ PRESETS = {
         _PAPER | {"discrimination": "cross_entropy"},
     ),
 }
-_CHANGES_SCORES = ("search.", "pooling.", "segmenter.weight")
+_CHANGES_SCORES = ("search.", "pooling.", "segmenter.weight", "rotation.weight")
 _SCORING = (*_CHANGES_SCORES, "alpha", "data.dir", "data.roi", "data.test_limit")  # that may be given when scoring
 
 
@@ -329,6 +339,14 @@ def _conflict(config: Config) -> str:
         )
     if config.data.normal is not None and config.data.anomalous is not None:
         return "data.normal and data.anomalous are both set: give one"
+    reasons = {
+        "patches.enabled": (config.patches.enabled, "the rotation network sees whole images"),
+        "train.rotate": (config.train.rotate, "turned images are normal then"),
+        "train.flip": (config.train.flip, "mirrored both ways they are turned by 180 degrees, which is normal then"),
+    }
+    for name, (is_set, reason) in reasons.items():
+        if config.rotation.steps and is_set:
+            return f"rotation.steps={config.rotation.steps} and {name}=True: {reason}; give one of them"
     return ""
 
 

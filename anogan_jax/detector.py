@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from anogan_jax import config as configs
 from anogan_jax.appearance import Appearance, combine, make_judge
 from anogan_jax.bank import Bank, make_index, make_neighbours
-from anogan_jax.calibration import Calibration, p_values
+from anogan_jax.calibration import Calibration, p_values, rotation_scale
 from anogan_jax.config import Config, SearchConfig
 from anogan_jax.data import Images, from_user, is_folder_of_masks, to_networks, within
 from anogan_jax.data.images import from_list, read_arrays
@@ -26,7 +26,7 @@ from anogan_jax.devices import make_mesh
 from anogan_jax.errors import UserError
 from anogan_jax.features import make_features
 from anogan_jax.files import digest
-from anogan_jax.models import GAN, Weights, make_encoder, make_gan, make_segmenter
+from anogan_jax.models import GAN, Weights, make_encoder, make_gan, make_rotation_network, make_segmenter
 from anogan_jax.queries import Finding, score_queries
 from anogan_jax.scoring import Model, Score, Scorer, Segmentation, make_scorer
 from anogan_jax.search import make_search
@@ -35,8 +35,9 @@ from anogan_jax.version import __version__
 log = logging.getLogger(__name__)
 _CALIBRATING = 64  # held-out images that calibrate a search tried for comparison
 _LEVEL = 0.95  # quantile of A(x) of held-out images: the score of an appearance at its limit
-_FORMAT = 3  # of the saved folder
-_UNCALIBRATED = Calibration(np.zeros(0), np.zeros(0), np.zeros(()))
+_FORMAT = 4  # of the saved folder
+_NETWORKS = ("encoder", "segmenter", "rotation")  # of Model, beside the GAN, where they were trained
+_UNCALIBRATED = Calibration(np.zeros(0), np.zeros(0), np.zeros(()), np.zeros(()))
 
 
 class Result(NamedTuple):
@@ -50,6 +51,7 @@ class Result(NamedTuple):
     residual: np.ndarray  # (N,) float64 R(x)
     discrimination: np.ndarray  # (N,) float64 D(x)
     damage: np.ndarray  # (N,) float64 S(x) of the segmenter, 0 without one
+    rotation: np.ndarray  # (N,) float64 T(x) of the rotation network, 0 without one
     appearance: np.ndarray  # (N,) float64 distance of brightness, contrast, noise, colour; above 1 it raises the score
     term: np.ndarray  # (N,) str, what each score is of: "reconstruction" (A(x)), "appearance" or "detail"
 
@@ -90,8 +92,8 @@ class Detector(NamedTuple):
         for number, finding in enumerate(findings):
             if not finding.is_readable:
                 queries.read(number)  # raises the reason
-        terms = ("score", "anomaly_map", "reconstruction", "residual", "discrimination", "damage", "appearance")
-        values = {name: _stacked([getattr(finding, name) for finding in findings]) for name in terms}
+        fields = [name for name in Result._fields if name in Finding._fields and name != "term"]
+        values = {name: _stacked([getattr(finding, name) for finding in findings]) for name in fields}
         p = p_values(values["score"], self.calibration.scores)
         spoke = np.array([finding.term for finding in findings])
         return Result(p_value=p, is_anomaly=p <= self.config.alpha, term=spoke, **values)
@@ -127,17 +129,14 @@ class Detector(NamedTuple):
         """Return the detector with the search settings of a preset, such as "nearest"; see ``with_config``."""
         return self.with_config(configs.with_preset(self.config, name))
 
-    def with_search(self, search: SearchConfig, segmenter_weight: float | None = None) -> "Detector":
+    def with_search(self, search: SearchConfig, values: dict[str, Any] | None = None) -> "Detector":
         """Return the detector with another search, calibrated by few held-out images: for scores without p-values.
 
         Args:
           search: its settings.
-          segmenter_weight: the share of the segmenter in the score; None: as it is.
+          values: of further scoring settings, by their dotted names, such as "segmenter.weight".
         """
-        config = dataclasses.replace(self.config, search=search)
-        if segmenter_weight is not None:
-            config = configs.with_values(config, {"segmenter.weight": segmenter_weight})
-        configured = _configured(self, config)
+        configured = _configured(self, configs.with_values(self.config, {"search": search} | (values or {})))
         return _calibrated(configured._replace(held_out=(self.held_out or [])[:_CALIBRATING]))
 
     def save(self, folder: str | Path) -> None:
@@ -212,7 +211,7 @@ def load(folder: str | Path) -> Detector:
     regions = Regions(arrays.get("roi.npz", {}).get("mask"), of_held_out)
     config = configs.from_json(json.dumps(facts["config"]), f"{path / 'detector.json'}: ")
     weights = Weights(variables["generator"], variables["discriminator"])
-    model = Model(weights, encoder=variables.get("encoder"), segmenter=variables.get("segmenter"))
+    model = Model(weights, **{name: variables.get(name) for name in _NETWORKS})
     calibration, appearance = Calibration(**arrays["calibration.npz"]), _appearance(arrays["appearance.npz"])
     bank, references = Bank(**arrays["bank.npz"]), arrays.get("references.npz", {}).get("pixels")
     return make_detector(config, model, bank, references, appearance, facts["step"], held_out, regions, calibration)
@@ -230,8 +229,8 @@ def scorer_of(detector: Detector) -> Callable[[Iterable[np.ndarray]], Iterator[S
     if detector.model.segmenter and config.segmenter.weight:
         of = make_segmenter(detector.gan)
         segmentation = Segmentation(of, config.segmenter.weight, config.train.flip, config.pooling.share)
-    search = dataclasses.astuple(config.search)
-    scorer = _scorer(detector.gan, config.model.channels, search, segmentation, config.seed, devices)
+    search, rotates = dataclasses.astuple(config.search), _rotates(detector)
+    scorer = _scorer(detector.gan, config.model.channels, search, segmentation, rotates, config.seed, devices)
     return partial(scorer, detector.model)
 
 
@@ -247,8 +246,14 @@ def in_regions(detector: Detector, queries: Images) -> Images:
 def findings_of(detector: Detector, queries: Images, what: str = "", first: int = 0) -> Iterator[Finding]:
     """Yield the finding of each query from number ``first`` on, as the detector scores it; see ``score_queries``."""
     queries = in_regions(detector, queries)
-    judge, level = make_judge(detector.appearance), float(detector.calibration.level)
-    return score_queries(scorer_of(detector), queries, detector.config, what, first, judge, level)
+    judge, calibration = make_judge(detector.appearance), detector.calibration
+    levels = (float(calibration.level), float(calibration.rotation_factor))
+    return score_queries(scorer_of(detector), queries, detector.config, what, first, judge, *levels)
+
+
+def _rotates(detector: Detector) -> bool:
+    """Return whether the detector has a rotation network that takes part in its scores."""
+    return bool(detector.model.rotation and detector.config.rotation.weight)
 
 
 @lru_cache(maxsize=16)
@@ -257,6 +262,7 @@ def _scorer(
     channels: int,
     settings: tuple,
     segmentation: Segmentation | None,
+    rotates: bool,
     seed: int,
     devices: tuple[jax.Device, ...],
 ) -> Scorer:
@@ -265,8 +271,8 @@ def _scorer(
     features = make_features(of.features, size, channels)
     names = ("steps", "optimizer", "learning_rate", "discrimination", "discrimination_weight", "feature_layer")
     search = make_search(gan, features, **{name: getattr(of, name) for name in names})
-    encoder, mesh = make_encoder(gan), make_mesh(devices)
-    others: dict[str, Any] = {"encoder": encoder, "segmentation": segmentation, "seed": seed, "mesh": mesh}
+    others: dict[str, Any] = {"segmentation": segmentation, "seed": seed, "mesh": make_mesh(devices)}
+    others |= {"encoder": make_encoder(gan), "rotation": make_rotation_network(gan) if rotates else None}
     return make_scorer(gan, search, of.start, of.starts, reference_weight=of.reference_weight, **others)
 
 
@@ -295,13 +301,25 @@ def _calibrated(detector: Detector) -> Detector:
     findings = findings_of(detector._replace(config=as_resized, calibration=_UNCALIBRATED), images, "calibrating")
     inside = regions.held_out or (np.ones(image.shape[:2], bool) for image in held_out)
     found = [
-        (finding.score, finding.appearance, np.quantile(finding.anomaly_map[region], 0.99))
+        (
+            finding.score,
+            finding.appearance,
+            finding.rotation,
+            finding.told,
+            np.quantile(finding.anomaly_map[region], 0.99),
+        )
         for finding, region in zip(findings, inside, strict=False)  # some only are scored to compare searches
     ]
-    scores, appearance, map_levels = np.array(found).T
+    scores, appearance, rotation, told, map_levels = np.array(found).T
+    factor = np.zeros(())
+    if _rotates(detector):
+        factor = np.array(config.rotation.weight * rotation_scale(scores, rotation, told.mean()))
+        log.info("%.1f %% of the quarter turns of %d held-out images are told", 100 * told.mean(), len(held_out))
+        if not factor:
+            log.warning("the rotation network takes no part in the scores: it tells turns no better than chance")
+    scores = scores + factor * rotation
     level = np.quantile(scores, _LEVEL)
-    calibration = Calibration(combine(scores, appearance, level), map_levels, level)
-    detector = detector._replace(calibration=calibration)
+    detector = detector._replace(calibration=Calibration(combine(scores, appearance, level), map_levels, level, factor))
     if config.data.keep_held_out:
         return detector
     return detector._replace(held_out=None, regions=regions._replace(held_out=[]))
@@ -310,7 +328,7 @@ def _calibrated(detector: Detector) -> Detector:
 def _write(detector: Detector, folder: Path) -> None:
     """Write a detector's files into an empty folder, the description with their digests last."""
     model = jax.device_get(detector.model._replace(bank_index=None, references=None))
-    networks = {"encoder": model.encoder, "segmenter": model.segmenter}
+    networks = {name: getattr(model, name) for name in _NETWORKS}
     variables = model.weights._asdict() | {name: found for name, found in networks.items() if found}
     files = {
         "weights.npz": flatten_dict(jax.tree.map(np.asarray, variables), sep="/"),

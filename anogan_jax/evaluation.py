@@ -92,6 +92,8 @@ def score_to_folder(
         facts["search"] = ", ".join(f"{name} {value}" for name, value in vars(config.search).items())
         if detector.model.segmenter:
             facts["segmenter_weight"] = config.segmenter.weight
+        if detector.model.rotation:
+            facts["rotation_weight"] = config.rotation.weight
         facts |= {"training_steps": detector.step, "seconds": seconds}
         facts["images_per_second"] = (len(queries.names) - done) / seconds
         summary = write_report(folder, journal, calibration.scores, config.alpha, level, facts, baselines or {})
@@ -168,7 +170,12 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
         methods["kNN (k=8) of the training images, by structure"] = partial(findings_of, neighbours, test)
     if detector.model.segmenter:
         for name, weight in (("the search without the segmenter", 0.0), ("the segmenter without the search", 1.0)):
-            methods[name] = partial(findings_of, detector.with_search(detector.config.search, weight), test)
+            of = detector.with_search(detector.config.search, {"segmenter.weight": weight})
+            methods[name] = partial(findings_of, of, test)
+    if detector.model.rotation:
+        without = detector.with_search(detector.config.search, {"rotation.weight": 0.0})
+        methods["the search without the rotation network"] = partial(findings_of, without, test)
+        methods["the rotation network without the search"] = partial(_turns_alone, detector, test)
     discriminate = partial(make_discriminator_scorer(detector.gan), detector.model)
     methods["P_D: the discriminator's output alone"] = partial(score_queries, discriminate, test, detector.config)
     labels, scores = np.zeros(0), {}
@@ -181,6 +188,13 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
             rows = write_comparison(path, labels, scores)
         print_table(f"{len(labels)} test images of {data.origin}, in {path}", rows)
     return scores
+
+
+def _turns_alone(detector: Detector, queries: Images, what: str) -> Iterator[Finding]:
+    """Yield findings whose score is T(x) alone; the search beside it is the fastest."""
+    search = with_preset(detector.config, "nearest").search
+    rotating = detector.with_search(search, {"rotation.weight": 1.0})
+    return (finding._replace(score=finding.rotation) for finding in findings_of(rotating, queries, what))
 
 
 def detectors_of(detector: Detector) -> dict[str, Detector]:

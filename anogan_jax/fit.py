@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,10 +16,18 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jax.tree_util import Partial
 from tqdm import tqdm
 
 from anogan_jax import config as configs
 from anogan_jax.appearance import Appearance, fit_appearance
+from anogan_jax.auxiliary import (
+    init_network_state,
+    make_encoder_loss,
+    make_network_step,
+    make_rotation_loss,
+    make_segmenter_loss,
+)
 from anogan_jax.bank import Bank, draw_bank, make_index
 from anogan_jax.calibration import alpha_obstacle
 from anogan_jax.config import Config, DataConfig, ModelConfig, TrainConfig
@@ -41,15 +49,22 @@ from anogan_jax.data import (
 )
 from anogan_jax.detector import Detector, Regions, gan_of, load, make_detector
 from anogan_jax.devices import gather, is_first, make_mesh, wait_for_all
-from anogan_jax.encoding import EncoderState, init_encoder_state, make_encoder_step
 from anogan_jax.errors import UserError
 from anogan_jax.features import FeatureSpace, make_features
 from anogan_jax.files import locked, replacing
 from anogan_jax.loop import advance, make_sampler, restored
-from anogan_jax.models import GAN, Weights
+from anogan_jax.models import (
+    GAN,
+    Encoder,
+    Segmenter,
+    Variables,
+    Weights,
+    make_encoder,
+    make_rotation_network,
+    make_segmenter,
+)
 from anogan_jax.scoring import Model, Score, make_scorer
 from anogan_jax.search import make_search
-from anogan_jax.segmentation import SegmenterState, init_segmenter_state, make_segmenter_step
 from anogan_jax.training import TrainState, inference_weights, init_state, make_optimizer, make_train_step
 
 log = logging.getLogger(__name__)
@@ -166,9 +181,10 @@ def _train(
     state = train_gan(config, workdir, images, mesh)
     gan = gan_of(config)
     weights: Weights = jax.jit(inference_weights, static_argnums=0)(gan, state)
-    encoder = train_encoder(config, workdir, images, weights, mesh).encoder if config.encoder.steps else None
-    segmenter = train_segmenter(config, workdir, images, mesh).segmenter if config.segmenter.steps else None
-    model = jax.device_get(Model(weights, encoder, segmenter=segmenter))
+    encoder = train_encoder(config, workdir, images, weights, mesh) if config.encoder.steps else None
+    segmenter = train_segmenter(config, workdir, images, mesh) if config.segmenter.steps else None
+    rotation = train_rotation(config, workdir, images, mesh) if config.rotation.steps else None
+    model = jax.device_get(Model(weights, encoder, segmenter=segmenter, rotation=rotation))
     bank, references = make_bank(config, gan, model.weights, images)
     appearance = make_appearance(config, images)
     detector = make_detector(config, model, bank, references, appearance, config.train.steps, held_out, regions)
@@ -191,32 +207,62 @@ def train_gan(config: Config, workdir: Path, images: Images, mesh: Mesh) -> Trai
     return advance(config, workdir, train.steps, state, train_step, *of_images, draw_samples)
 
 
-def train_encoder(config: Config, workdir: Path, images: Images, weights: Weights, mesh: Mesh) -> EncoderState:
+def train_encoder(config: Config, workdir: Path, images: Images, weights: Weights, mesh: Mesh) -> Variables:
     """Train the encoder of a trained GAN in the work directory's folder encoder/, or resume."""
-    gan, settings, folder = gan_of(config), config.encoder, workdir / "encoder"
+    gan, settings = gan_of(config), config.encoder
     optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.steps))
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    state = restored(folder, partial(init_encoder_state, gan, optimizer, key, channels=config.model.channels), mesh)
-    if int(state.step) >= settings.steps:
-        return state
-    step = make_encoder_step(gan, weights, optimizer, settings.feature_weight, settings.feature_layer, mesh)
-    folder.mkdir(exist_ok=True)
+    loss = make_encoder_loss(gan, weights, settings.feature_weight, settings.feature_layer)
     of_images = (make_draw(images, config), partial(to_networks, config=config))
-    return advance(config, folder, settings.steps, state, step, *of_images)
+    training = (make_encoder(gan), loss, optimizer, settings.steps)
+    return _train_network(config, workdir / "encoder", 1, *training, mesh, *of_images)
 
 
-def train_segmenter(config: Config, workdir: Path, images: Images, mesh: Mesh) -> SegmenterState:
+def train_segmenter(config: Config, workdir: Path, images: Images, mesh: Mesh) -> Variables:
     """Train the segmenter on pseudo-anomalies in the work directory's folder segmenter/, or resume."""
-    gan, settings, folder = gan_of(config), config.segmenter, workdir / "segmenter"
-    optimizer = optax.adamw(optax.cosine_onecycle_schedule(settings.steps, settings.learning_rate, pct_start=0.2))
-    key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    state = restored(folder, partial(init_segmenter_state, gan, optimizer, key, channels=config.model.channels), mesh)
-    if int(state.step) >= settings.steps:
-        return state
-    step = make_segmenter_step(gan, optimizer, mesh)
-    folder.mkdir(exist_ok=True)
-    draw = make_pseudo_draw(make_draw(images, config), config.seed)
-    return advance(config, folder, settings.steps, state, step, draw, partial(to_batch, config=config))
+    gan, settings = gan_of(config), config.segmenter
+    optimizer = _one_cycle(settings.steps, settings.learning_rate)
+    of_images = (make_pseudo_draw(make_draw(images, config), config.seed), partial(to_batch, config=config))
+    training = (make_segmenter(gan), make_segmenter_loss(gan), optimizer, settings.steps)
+    return _train_network(config, workdir / "segmenter", 2, *training, mesh, *of_images)
+
+
+def train_rotation(config: Config, workdir: Path, images: Images, mesh: Mesh) -> Variables:
+    """Train the network that tells quarter turns in the work directory's folder rotation/, or resume."""
+    gan, settings = gan_of(config), config.rotation
+    optimizer = _one_cycle(settings.steps, settings.learning_rate)
+    of_images = (make_draw(images, config), partial(to_networks, config=config))
+    training = (make_rotation_network(gan), make_rotation_loss(gan), optimizer, settings.steps)
+    return _train_network(config, workdir / "rotation", 3, *training, mesh, *of_images)
+
+
+def _one_cycle(steps: int, learning_rate: float) -> optax.GradientTransformation:
+    """Return AdamW, whose rate rises to its highest in the first fifth of the steps and falls to nearly 0."""
+    return optax.adamw(optax.cosine_onecycle_schedule(steps, learning_rate, pct_start=0.2))
+
+
+def _train_network(
+    config: Config,
+    folder: Path,
+    stream: int,
+    network: Encoder | Segmenter,
+    loss: Partial,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    mesh: Mesh,
+    draw: Callable[[int], np.ndarray],
+    to_batch: Callable[[np.ndarray], np.ndarray],
+) -> Variables:
+    """Train a network beside the GAN to its last step in a folder, or resume; return its variables.
+
+    The stream is a number of the network's own for its random key; see ``advance`` for ``draw`` and ``to_batch``.
+    """
+    key = jax.random.fold_in(jax.random.key(config.seed), stream)
+    state = restored(folder, partial(init_network_state, network, optimizer, key, config.model.channels), mesh)
+    if int(state.step) < steps:
+        log.info("training the network in %s", folder)
+        folder.mkdir(exist_ok=True)
+        state = advance(config, folder, steps, state, make_network_step(loss, optimizer, mesh), draw, to_batch)
+    return state.network
 
 
 def make_bank(config: Config, gan: GAN, weights: Weights, images: Images) -> tuple[Bank, np.ndarray | None]:

@@ -18,7 +18,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS anogan_jax_run (made_with TEXT);
 CREATE TABLE IF NOT EXISTS entries (
     name BLOB, label INTEGER, kind TEXT, score REAL, appearance REAL, term TEXT, residual REAL, discrimination REAL,
-    damage REAL, picture BLOB);
+    damage REAL, rotation REAL, picture BLOB);
 CREATE TABLE IF NOT EXISTS pixels (kind TEXT PRIMARY KEY, counts BLOB);
 """
 
@@ -35,6 +35,7 @@ class Entry(NamedTuple):
     residual: float
     discrimination: float
     damage: float
+    rotation: float
     picture: bytes  # WebP: query, reconstruction and heatmap side by side
 
     @property
@@ -86,7 +87,7 @@ class Journal:
         """Commit the entries that are not on disk yet."""
         with self._user_errors(), self._database:
             self._database.executemany(
-                "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(os.fsencode(entry.name), *entry[1:]) for entry in self._pending],
             )
             sums = [(kind, counts.astype(np.float64).tobytes()) for kind, counts in self.pixels.items()]

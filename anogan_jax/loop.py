@@ -27,12 +27,7 @@ from anogan_jax.models import GAN, sample_latent
 from anogan_jax.training import TrainState, inference_weights
 
 log = logging.getLogger(__name__)
-_LOSSES = {
-    "discriminator_loss": "D",
-    "generator_loss": "G",
-    "encoder_loss": "E",
-    "segmenter_loss": "S",
-}  # their names in log lines
+_LOSSES = {"discriminator_loss": "loss D", "generator_loss": "loss G", "loss": "loss"}  # their names in log lines
 
 
 class Stopped(Exception):
@@ -198,7 +193,7 @@ class _Progress:
     def __init__(self, path: Path, step: int, steps: int, events: Any) -> None:
         self.path, self.steps, self.events = path, steps, events
         self.start, self.began = step, time.monotonic()
-        self.pending: list[Any] = []  # Metrics or EncoderMetrics since the last report
+        self.pending: list[Any] = []  # Metrics or NetworkMetrics since the last report
 
     def add(self, metrics: Any) -> None:
         """Add a step's metrics; wait for the step before, so that few steps are in flight when a signal arrives."""
@@ -231,6 +226,6 @@ class _Progress:
         if self.events:
             for name, value in means.items():
                 self.events.add_scalar(name, value, step)
-        shown = "  ".join(f"loss {label} {means[name]:.3f}" for name, label in _LOSSES.items() if name in means)
+        shown = "  ".join(f"{label} {means[name]:.3f}" for name, label in _LOSSES.items() if name in means)
         left = math.ceil((self.steps - step) / rate)
         log.info("step %d/%d  %s  %.1f steps/s  %d:%02d left", step, self.steps, shown, rate, *divmod(left, 60))

@@ -59,6 +59,16 @@ def encoding_loss(
     return residual + weight * jnp.mean((image_features - generated_features) ** 2)
 
 
+def rotation_loss(logits: Array) -> Array:
+    """Return T(x) (N,) = -log p(k | x turned by k quarter turns), averaged over k (Gidaris et al. 2018, eq. 2 and 3).
+
+    Args:
+      logits: (4, N, 4), of N images turned by k = 0, 1, 2, 3 quarter turns, for each of the four turns.
+    """
+    turns = jnp.broadcast_to(jnp.arange(4)[:, None], logits.shape[:2])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, turns).mean(axis=0)
+
+
 def segmentation_loss(logits: Array, masks: Array) -> Array:
     """Return the cross entropy of logits (N, S/2, S/2) with the share of each 2x2 pixels of masks (N, S, S) in [0, 1].
 

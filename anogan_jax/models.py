@@ -215,6 +215,16 @@ def make_segmenter(gan: GAN) -> Segmenter:
     return Segmenter(like.image_size, like.width, like.kernel_size, like.dtype)
 
 
+def make_rotation_network(gan: GAN) -> Encoder:
+    """Return a network that tells by which quarter turn an image is turned: an encoder of four dimensions, logits."""
+    return make_encoder(gan).clone(latent_size=4)
+
+
+def quarter_turns(images: Array) -> Array:
+    """Return images (N, S, S, C) turned by 0, 1, 2 and 3 quarter turns, (4, N, S, S, C)."""
+    return jnp.stack([jnp.rot90(images, turn, axes=(1, 2)) for turn in range(4)])
+
+
 def hidden_layers(image_size: int) -> int:
     """Return the number of hidden layers of the discriminator: one for each halving of the size down to 4x4."""
     return image_size.bit_length() - 3

@@ -48,12 +48,14 @@ class Finding(NamedTuple):
     image: np.ndarray  # (H, W, C) uint8 the query; the arrays of an unreadable query are empty, its numbers NaN
     reconstruction: np.ndarray  # (H, W, C) uint8
     anomaly_map: np.ndarray  # (H, W) float32 where the query and its reconstruction differ, at least 0
-    score: float  # A(x), with patches pooled from the map; raised where ``appearance`` is above 1
+    score: float  # A(x), with patches pooled from the map, with T(x)'s part; raised where ``appearance`` is above 1
     appearance: float  # how far brightness, contrast, noise or colour are from normal images', in units of the limit
     term: str  # of TERMS
     residual: float  # R(x); with patches the mean over tiles
     discrimination: float  # D(x); with patches the mean over tiles
     damage: float  # S(x) of the segmenter, 0 without one; with patches the largest of a tile
+    rotation: float  # T(x) of the rotation network, 0 without one
+    told: float  # share of the four quarter turns that the rotation network tells
 
     @property
     def is_readable(self) -> bool:
@@ -69,6 +71,7 @@ def score_queries(
     first: int = 0,
     judge: Judge | None = None,
     level: float = 0.0,
+    rotation_factor: float = 0.0,
 ) -> Iterator[Finding]:
     """Yield the finding of each query in order, as soon as it is known; show a progress bar on a terminal.
 
@@ -83,10 +86,11 @@ def score_queries(
       first: the number of the first query to score.
       judge: of the queries' appearance; without one, scores are of reconstructions alone.
       level: the score that corresponds to an appearance at its limit, see ``combine``.
+      rotation_factor: what T(x) is multiplied by before it is added to A(x), see ``Calibration``.
     """
     total, processes = len(queries.names), jax.process_count()
     share = range(first + jax.process_index(), total, processes)
-    mine = _findings(score, queries, judge, level, config, share)
+    mine = _findings(score, queries, judge, level, rotation_factor, config, share)
     results = mine if processes == 1 else _gathered(mine, total - first)
     silent = None if what and is_first() else True
     with tqdm(total=total, initial=first, desc=what, unit="image", disable=silent, dynamic_ncols=True) as bar:
@@ -100,6 +104,7 @@ def _findings(
     queries: Images,
     judge: Judge | None,
     level: float,
+    rotation_factor: float,
     config: Config,
     chosen: Iterable[int],
 ) -> Iterator[Finding]:
@@ -128,7 +133,7 @@ def _findings(
             i = waiting[0][0]
             label = None if queries.labels is None else int(queries.labels[i])
             kind = None if queries.kinds is None else queries.kinds[i]
-            yield waiting.popleft()[1].finding(queries.names[i], label, kind, level)
+            yield waiting.popleft()[1].finding(queries.names[i], label, kind, level, rotation_factor)
 
     for result in score(tiles()):
         yield from done()  # queries without a tile, which stand before this tile's query
@@ -181,15 +186,15 @@ class _Query:
         if self._inverse is not None:
             reconstruction = self._inverse[reconstruction]
         self._mosaic.add(reconstruction, result.anomaly_map, *self._corners[number])
-        terms = (result.score, result.residual, result.discrimination, result.damage)
+        terms = (result.score, result.residual, result.discrimination, result.rotation, result.told, result.damage)
         self._terms.append(tuple(float(term) for term in terms))
 
-    def finding(self, name: str, label: int | None, kind: str | None, level: float) -> Finding:
+    def finding(self, name: str, label: int | None, kind: str | None, level: float, rotation_factor: float) -> Finding:
         if self._image is None:
             empty, nan = np.zeros((0, 0, 1), np.uint8), float("nan")
-            return Finding(name, label, kind, empty, empty, np.zeros((0, 0), np.float32), nan, nan, "", nan, nan, nan)
-        terms = np.array(self._terms or [(0.0, 0.0, 0.0, 0.0)])
-        score, residual, discrimination, _ = terms.mean(axis=0).tolist()
+            return Finding(name, label, kind, empty, empty, np.zeros((0, 0), np.float32), nan, nan, "", *[nan] * 5)
+        terms = np.array(self._terms or [(0.0,) * 6])
+        score, residual, discrimination, rotation, told, _ = terms.mean(axis=0).tolist()
         damage = float(terms[:, -1].max())
         height, width = self._resized_shape[:2]
         reconstruction, anomaly_map = (each[:height, :width] for each in self._mosaic.blended())
@@ -198,6 +203,7 @@ class _Query:
         if self._config.patches.enabled:
             counted = anomaly_map if self._resized_region is None else anomaly_map[self._resized_region]
             score = pool(counted, self._config.pooling.share)
+        score += rotation_factor * rotation
         appearance, term = self.appearance or (0.0, "")
         combined = float(combine(score, appearance, level))
         term = term if combined > score else TERMS[0]
@@ -205,7 +211,7 @@ class _Query:
         shown = (resize(reconstruction, *shape), resize(anomaly_map[..., None], *shape)[..., 0])
         if self._region is not None:
             shown = (apply_region(shown[0], self._region), apply_region(shown[1], self._region))
-        values = (residual, discrimination, damage)
+        values = (residual, discrimination, damage, rotation, told)
         return Finding(name, label, kind, self._image, *shown, combined, appearance, term, *values)
 
 

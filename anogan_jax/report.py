@@ -27,7 +27,7 @@ from anogan_jax.queries import TERMS, Finding
 
 log = logging.getLogger(__name__)
 REPORT = ("scores.csv", "summary.json", "panels.png", "histogram.png", "roc.png", "report.html")  # files of a report
-_TERMS = ("score", "term", "residual", "discrimination", "damage", "appearance")
+_TERMS = ("score", "term", "residual", "discrimination", "damage", "rotation", "appearance")
 COLUMNS = ("name", "label", *_TERMS, "p_value", "is_anomaly")
 _SHOWN = 8  # most anomalous queries in panels.png, and as many least anomalous ones
 _IN_GALLERY = 10_000  # most anomalous queries in report.html
@@ -62,8 +62,8 @@ def record(
             picture = triptych(found.image, found.reconstruction, found.anomaly_map, level)
             pixels = None if queries.mask is None else count_pixels(found.anomaly_map, queries.mask(number))
         label, kind = -1 if found.label is None else found.label, printable(found.kind or "")
-        terms = (found.score, found.appearance, found.term, found.residual, found.discrimination, found.damage)
-        journal.add(Entry(found.name, label, kind, *terms, picture), pixels)
+        terms = {name: getattr(found, name) for name in _TERMS}
+        journal.add(Entry(found.name, label, kind, **terms, picture=picture), pixels)
     journal.flush()
 
 

@@ -16,8 +16,8 @@ from anogan_jax.data import check_model_range
 from anogan_jax.devices import REPLICATED, SHARDED, make_mesh, replicated, sharded
 from anogan_jax.errors import UserError
 from anogan_jax.features import Features
-from anogan_jax.losses import cross_entropy_loss
-from anogan_jax.models import GAN, Encoder, Segmenter, Variables, Weights, sample_latent
+from anogan_jax.losses import cross_entropy_loss, rotation_loss
+from anogan_jax.models import GAN, Encoder, Segmenter, Variables, Weights, quarter_turns, sample_latent
 from anogan_jax.search import Search, Start, project
 
 _NEAREST = 8  # references that a query is compared with
@@ -30,6 +30,8 @@ class Score(NamedTuple):
     residual: np.ndarray  # () R(x), the distance in the feature space to the reconstruction and to the references
     discrimination: np.ndarray  # () D(x); 0 where lambda is 0
     damage: np.ndarray  # () S(x) of the segmenter; 0 without one
+    rotation: np.ndarray  # () T(x) of the rotation network, which is no part of A(x); 0 without one
+    told: np.ndarray  # () share of the image's four quarter turns that this network tells
     reconstruction: np.ndarray  # (S, S, C) in [-1, 1] G(z), or the mean of several
     anomaly_map: np.ndarray  # (S, S) where x differs from these, at least 0
     z: np.ndarray  # (starts, latent) where the searches ended
@@ -43,6 +45,7 @@ class Model(NamedTuple):
     bank_index: Index | None = None  # for start "bank"
     references: Neighbours | None = None  # training images to compare with, if any are kept
     segmenter: Variables | None = None  # if one was trained
+    rotation: Variables | None = None  # of the rotation network, if one was trained
 
 
 class Segmentation(NamedTuple):
@@ -75,6 +78,7 @@ def make_scorer(
     reference_weight: float = 0.0,
     encoder: Encoder | None = None,
     segmentation: Segmentation | None = None,
+    rotation: Encoder | None = None,
     seed: int = 0,
     mesh: Mesh | None = None,
 ) -> Scorer:
@@ -97,6 +101,7 @@ def make_scorer(
       reference_weight: the share of the model's references, if it has any.
       encoder: the network of start "encoder".
       segmentation: a network that marks damage, and its part; None: there is none.
+      rotation: a network that tells quarter turns, whose ``rotation_loss`` is T(x); None: there is none.
       seed: of random starts.
       mesh: the devices of this process to score on, by default one; scores are the same up to rounding.
     """
@@ -124,14 +129,15 @@ def make_scorer(
         if segmentation:
             damage, damage_map = _find_damage(segmentation, model, images)
             score, anomaly_map = _mixed((score, anomaly_map), (damage, damage_map), segmentation.weight)
-        return score, residual, discrimination, damage, reconstruction, anomaly_map, z
+        turns = _tell_turns(rotation, model, images) if rotation else (jnp.zeros(len(images)),) * 2
+        return score, residual, discrimination, damage, *turns, reconstruction, anomaly_map, z
 
     def score(model: Model, images: Iterable[np.ndarray]) -> Iterator[Score]:
         model = jax.device_put(model, replicated(mesh))
         for block, padded in _blocks(images, slots * mesh.size):
             placed = jax.block_until_ready(jax.device_put(padded, sharded(mesh)))  # see cli.keep_memory
             found = Score(*jax.device_get(score_block(model, placed)))
-            _check_finite(found.score, found.anomaly_map)
+            _check_finite(found.score, found.rotation, found.anomaly_map)
             for i in range(len(block)):
                 yield Score(*(field[i] for field in found))
 
@@ -155,7 +161,8 @@ def make_discriminator_scorer(gan: GAN, mesh: Mesh | None = None) -> Scorer:
             _check_finite(found)
             for image, loss in zip(block, found, strict=False):
                 nothing = np.zeros_like(loss)
-                yield Score(loss, nothing, loss, nothing, np.zeros_like(image), np.full(image.shape[:2], loss), nothing)
+                terms = (loss, nothing, loss, nothing, nothing, nothing)
+                yield Score(*terms, np.zeros_like(image), np.full(image.shape[:2], loss), nothing)
 
     return score
 
@@ -234,6 +241,14 @@ def _find_damage(segmentation: Segmentation, model: Model, images: Array) -> tup
     values = maps.reshape(len(images), -1)
     highest, _ = lax.top_k(values, max(1, round(segmentation.share * values.shape[1])))
     return highest.mean(axis=1), jax.image.resize(maps, images.shape[:3], "linear")
+
+
+def _tell_turns(network: Encoder, model: Model, images: Array) -> tuple[Array, Array]:
+    """Return T(x) (n,) of images (n, S, S, C), and the share (n,) of their four turns that are told."""
+    variables = model.rotation
+    assert variables is not None
+    logits: Any = lax.map(lambda turned: network.apply(variables, turned, train=False), quarter_turns(images))
+    return rotation_loss(logits), jnp.mean(jnp.argmax(logits, axis=-1) == jnp.arange(4)[:, None], axis=0)
 
 
 def _mixed(first: Any, second: Any, share: float) -> Any:

@@ -64,7 +64,7 @@ def main() -> None:
         if journal.count < len(data.test.names):
             if method in parts:
                 weight = {"search only": 0.0, "segmenter only": 1.0}.get(method)
-                of = detector if weight is None else detector.with_search(config.search, weight)
+                of = detector if weight is None else detector.with_search(config.search, {"segmenter.weight": weight})
                 findings = findings_of(of, data.test, method, first=journal.count)
             elif method == "size only":
                 findings = by_size(data.train, data.test, first=journal.count)
@@ -100,7 +100,7 @@ def by_size(train: Images, test: Images, first: int) -> Iterator[Finding]:
         score, image = float(neighbours.kneighbors([size(test, i)])[0].mean()), test.read(i)
         anomaly_map = np.full(image.shape[:2], score, np.float32)
         of_image = (test.names[i], int(test.labels[i]), test.kinds[i], image, image, anomaly_map)
-        yield Finding(*of_image, score, 0.0, TERMS[0], score, 0.0, 0.0)
+        yield Finding(*of_image, score, 0.0, TERMS[0], score, *[0.0] * 4)
 
 
 Residuals = Callable[[np.ndarray], np.ndarray]  # of tiles (n, S * S * C), of the same shape
@@ -177,7 +177,7 @@ def _tile_by_tile(residuals: Residuals) -> Scoring:
             found = residuals(np.stack(block).reshape(len(block), -1)).reshape(len(block), *block[0].shape)
             for tile, residual in zip(block, found, strict=True):
                 total, nothing = np.abs(residual).sum(), np.zeros(())
-                yield Score(total, total, nothing, nothing, np.zeros_like(tile), residual.mean(axis=-1), nothing)
+                yield Score._make([total, total, *[nothing] * 4, np.zeros_like(tile), residual.mean(axis=-1), nothing])
 
     return score
 

@@ -209,7 +209,7 @@ class Ours:
         """Return the whole search of so many queries from a bank."""
         bank = draw_bank(self.gan, self.weights(), jax.random.key(2), 8_192)
         appearance = fit_appearance(to_pixels(self.images, self.images), seed=0)
-        nothing, whole = Calibration(np.zeros(0), np.zeros(0), np.zeros(())), Regions(None, [])
+        nothing, whole = Calibration(np.zeros(0), np.zeros(0), np.zeros(()), np.zeros(())), Regions(None, [])
         of = (self.config, self.gan, Model(self.weights()), bank, None, appearance, None, nothing, 0, whole)
         score = scorer_of(Detector(*of).with_search(settings))
         return lambda: list(score(self.images[:queries]))

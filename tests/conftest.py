@@ -114,6 +114,7 @@ TINY: dict[str, Any] = {
     "train.checkpoint_every": 5,
     "encoder.steps": 4,
     "segmenter.steps": 4,
+    "rotation.steps": 4,
     "bank.size": 64,
     "bank.inverted": 32,
     "bank.max_deviation": 1e6,  # no outliers: all tiny banks have one size and share compiled programs

@@ -128,6 +128,9 @@ def test_value_that_cannot_work_is_refused_by_name(name, value):
         ({"data.normal": 1, "data.anomalous": 2}, r"data\.normal and data\.anomalous"),
         ({"search.start": "encoder", "search.starts": 1}, r"encoder\.steps=0"),
         ({"search.start": "encoder", "encoder.steps": 5, "search.starts": 2}, r"search\.starts=2"),
+        ({"rotation.steps": 5, "patches.enabled": True}, r"rotation\.steps=5 and patches\.enabled=True"),
+        ({"rotation.steps": 5, "train.rotate": True}, r"rotation\.steps=5 and train\.rotate=True"),
+        ({"rotation.steps": 5, "train.flip": True}, r"rotation\.steps=5 and train\.flip=True"),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(values, message):
@@ -173,8 +176,8 @@ def test_default_search_is_the_preset_anogan():
 
 def test_settings_of_the_model_and_of_training_are_not_scoring_settings():
     scoring = [name for name in to_fields(Config()) if is_scoring(name)]
-    assert {name.split(".")[0] for name in scoring} == {"search", "pooling", "segmenter", "alpha", "data"}
-    assert {"data.source", "data.normal", "data.keep_held_out", "segmenter.steps"}.isdisjoint(scoring)
+    assert {name.split(".")[0] for name in scoring} == {"search", "pooling", "segmenter", "rotation", "alpha", "data"}
+    assert {"data.source", "data.normal", "data.keep_held_out", "segmenter.steps", "rotation.steps"}.isdisjoint(scoring)
     assert {name for name in to_fields(Config()) if name.startswith(("search.", "pooling."))} < set(scoring)
 
 

@@ -8,10 +8,11 @@ import pytest
 from anogan_jax import (
     Model,
     encoding_loss,
-    init_encoder_state,
+    init_network_state,
     make_encoder,
-    make_encoder_step,
+    make_encoder_loss,
     make_features,
+    make_network_step,
     make_scorer,
     make_search,
     score_images,
@@ -22,8 +23,8 @@ from anogan_jax.checkpoint import restore_state, save_state
 @pytest.fixture(scope="module")
 def training(gan, weights):
     optimizer = optax.adam(1e-3)
-    state = init_encoder_state(gan, optimizer, jax.random.key(0), channels=1)
-    return state, make_encoder_step(gan, weights, optimizer)
+    state = init_network_state(make_encoder(gan), optimizer, jax.random.key(0), channels=1)
+    return state, make_network_step(make_encoder_loss(gan, weights), optimizer)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +34,8 @@ def trained(training, blobs, weights):
     state, rng = jax.tree.map(jax.numpy.copy, state), np.random.default_rng(0)
     for _ in range(300):
         state, metrics = step(state, blobs[rng.integers(0, len(blobs), 32)])
-    assert metrics.encoder_loss < 0.05
-    return Model(weights, state.encoder)
+    assert metrics.loss < 0.05
+    return Model(weights, state.network)
 
 
 def bind(gan, steps):
@@ -67,7 +68,7 @@ def test_training_resumes_exactly(training, blobs, tmp_path):
     resumed = restore_state(tmp_path, like)
     for _ in range(2):
         resumed, _ = step(resumed, blobs[:32])
-    for a, b in zip(jax.tree.leaves(straight.encoder), jax.tree.leaves(resumed.encoder), strict=True):
+    for a, b in zip(jax.tree.leaves(straight.network), jax.tree.leaves(resumed.network), strict=True):
         np.testing.assert_array_equal(a, b)
 
 

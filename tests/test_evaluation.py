@@ -40,7 +40,10 @@ def test_scores_and_summary_agree(scored, tiny_run):
     output, summary = scored
     assert summary == json.loads((output / "summary.json").read_text())
     rows = rows_of(output / "scores.csv")
-    assert ",".join(rows[0]) == "name,label,score,term,residual,discrimination,damage,appearance,p_value,is_anomaly"
+    assert (
+        ",".join(rows[0])
+        == "name,label,score,term,residual,discrimination,damage,rotation,appearance,p_value,is_anomaly"
+    )
     assert len(rows) == summary["images"] == 40
     assert summary["anomalies"] == sum(int(row["is_anomaly"]) for row in rows)
     values = np.array([float(row["score"]) for row in rows])
@@ -122,6 +125,7 @@ def test_presets_discriminator_and_baselines_are_compared(tiny_run, tmp_path):
     baselines = ["kNN (k=2)", "kNN (k=2), cosine", "PCA-32"]
     neighbours = "kNN (k=8) of the training images, by structure"
     parts = ["the search without the segmenter", "the segmenter without the search"]
+    parts += ["the search without the rotation network", "the rotation network without the search"]
     assert methods == ["as configured", "anogan", "nearest", "encoder", neighbours, *parts, "P_D", *baselines]
     assert all(values.shape == (40,) for values in scores.values())
     assert all(0 <= float(row["auroc"]) <= 1 for row in rows)

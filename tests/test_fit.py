@@ -16,15 +16,14 @@ from conftest import ROOT, assert_trees_equal, digests, generate, tiny_config
 from PIL import Image
 
 from anogan_jax import Config, default_config, draw_bank, fit, make_mesh
+from anogan_jax.auxiliary import make_network_step
 from anogan_jax.checkpoint import restore_state, save_state, saved_steps
 from anogan_jax.config import BankConfig, DataConfig, ModelConfig
 from anogan_jax.data import from_user, load_one_class, make_draw, to_model_range, to_pixels
-from anogan_jax.encoding import make_encoder_step
 from anogan_jax.errors import UserError
 from anogan_jax.files import locked
 from anogan_jax.fit import invert, make_bank, train_gan
 from anogan_jax.loop import Stopped, restored
-from anogan_jax.segmentation import make_segmenter_step
 from anogan_jax.training import make_train_step
 
 fit_module = importlib.import_module("anogan_jax.fit")  # the package's attribute of this name is the function
@@ -75,8 +74,9 @@ def test_interrupted_run_ends_with_the_same_detector(tmp_path, monkeypatch, tiny
         ("make_train_step", make_train_step, 3, lambda: stop(signal.SIGTERM), Stopped, 3),
         ("make_train_step", make_train_step, 2, lambda: stop(signal.SIGINT), Stopped, 5),
         ("make_train_step", make_train_step, 3, kill, Killed, 5),
-        ("make_encoder_step", make_encoder_step, 2, lambda: stop(signal.SIGTERM), Stopped, 12),
-        ("make_segmenter_step", make_segmenter_step, 3, lambda: stop(signal.SIGTERM), Stopped, 12),
+        ("make_network_step", make_network_step, 2, lambda: stop(signal.SIGTERM), Stopped, 12),
+        ("make_network_step", make_network_step, 3, lambda: stop(signal.SIGTERM), Stopped, 12),
+        ("make_network_step", make_network_step, 2, lambda: stop(signal.SIGTERM), Stopped, 12),
     ):
         with monkeypatch.context() as patch:
             interrupt(patch, name, make, steps, how)
@@ -85,11 +85,12 @@ def test_interrupted_run_ends_with_the_same_detector(tmp_path, monkeypatch, tiny
         assert saved_steps(tmp_path / "checkpoints")[-1] == saved
         assert not (tmp_path / "detector").exists()
     assert saved_steps(tmp_path / "encoder" / "checkpoints")[0] == 2
-    assert saved_steps(tmp_path / "segmenter" / "checkpoints") == [3]
+    assert saved_steps(tmp_path / "segmenter" / "checkpoints") == [3, 4]
+    assert saved_steps(tmp_path / "rotation" / "checkpoints") == [2]
     resumed = fit(config=tiny_config(), workdir=tmp_path)
     assert_trees_equal(arrays(resumed), arrays(tiny_run.detector))
     assert digests(tmp_path / "detector") == digests(tiny_run.workdir / "detector")
-    for name in (".", "encoder", "segmenter"):
+    for name in (".", "encoder", "segmenter", "rotation"):
         assert logged_steps(tmp_path / name) == logged_steps(tiny_run.workdir / name)
     assert digests(tmp_path / "samples") == digests(tiny_run.workdir / "samples")
 
@@ -134,7 +135,7 @@ def test_work_directory_has_logs_samples_and_checkpoints(tiny_run):
     assert saved_steps(workdir / "encoder" / "checkpoints") == [4]
     for folder, loss, steps in (
         (workdir, "discriminator_loss", [4, 5, 8, 10, 12]),
-        (workdir / "encoder", "encoder_loss", [4]),
+        (workdir / "encoder", "loss", [4]),
     ):
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines] == steps

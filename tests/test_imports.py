@@ -23,7 +23,7 @@ SCORING = (
     "figures",
     "tiles",
 )
-TRAINING = {"fit", "loop", "training", "encoding", "segmentation", "checkpoint"}
+TRAINING = {"fit", "loop", "training", "auxiliary", "checkpoint"}
 
 
 def name_of(path: Path) -> str:

@@ -22,7 +22,7 @@ def brightness(tiles):
     for tile in tiles:
         residual = (tile[..., 0] + 1) / 2
         total, zero = residual.sum(), np.float32(0)
-        yield Score(total, total, zero, zero, np.full_like(tile, -1), residual, np.zeros((1, 2), np.float32))
+        yield Score(total, total, *[zero] * 4, np.full_like(tile, -1), residual, np.zeros((1, 2), np.float32))
 
 
 def config(pooling=None, **patches):

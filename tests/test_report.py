@@ -25,7 +25,7 @@ def page(tmp_path_factory):
     picture = triptych(square, square, square[..., 0] / 255, 1.0)
     for i in range(10_050):
         name = f"<b>{i}</b>.png" if i == 61 else f"{i:05d}.png"
-        journal.add(Entry(name, int(i % 10 == 0), "", float(i), 0.0, "reconstruction", 0.0, 0.0, 0.0, picture))
+        journal.add(Entry(name, int(i % 10 == 0), "", float(i), 0.0, "reconstruction", 0.0, 0.0, 0.0, 0.0, picture))
     journal.flush()
     write_report(folder, journal, np.arange(100.0) * 100, 0.05, 1.0, {"data": "</script>"})
     return folder / "report.html"

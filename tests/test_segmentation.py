@@ -17,13 +17,13 @@ from anogan_jax import (
     score_images,
     to_model_range,
 )
+from anogan_jax.auxiliary import init_network_state, make_network_step, make_segmenter_loss
 from anogan_jax.checkpoint import restore_state, save_state
 from anogan_jax.config import BankConfig, DataConfig, ModelConfig, SegmenterConfig, TrainConfig, with_values
 from anogan_jax.data import make_pseudo_draw, to_batch
 from anogan_jax.data.pseudo import damage
 from anogan_jax.losses import segmentation_loss
 from anogan_jax.models import make_segmenter
-from anogan_jax.segmentation import init_segmenter_state, make_segmenter_step
 
 RNG = np.random.default_rng(0)
 
@@ -96,7 +96,8 @@ def test_loss_agrees_with_numpy():
 @pytest.fixture(scope="module")
 def training(gan):
     optimizer = optax.adamw(3e-3)
-    return init_segmenter_state(gan, optimizer, jax.random.key(0), channels=1), make_segmenter_step(gan, optimizer)
+    state = init_network_state(make_segmenter(gan), optimizer, jax.random.key(0), channels=1)
+    return state, make_network_step(make_segmenter_loss(gan), optimizer)
 
 
 def batch_of(draw, step, size=32):
@@ -110,9 +111,9 @@ def test_segmenter_marks_new_damage(gan, training):
     draw = make_pseudo_draw(lambda place: seen[place % 200], seed=0)
     for number in range(500):
         state, metrics = step(state, batch_of(draw, number))
-    assert np.isfinite(metrics.segmenter_loss)
+    assert np.isfinite(metrics.loss)
     examples = batch_of(make_pseudo_draw(lambda place: unseen[place % 64], seed=1), 0, 64)
-    logits = make_segmenter(gan).apply(state.segmenter, examples[..., :-1], train=False)
+    logits = make_segmenter(gan).apply(state.network, examples[..., :-1], train=False)
     masks = examples[..., -1].reshape(64, 8, 2, 8, 2).mean(axis=(2, 4))
     assert logits.shape == (64, 8, 8)
     assert np.median(logits[masks > 0.9]) > 0 > np.median(logits[masks == 0])
@@ -131,7 +132,7 @@ def test_training_resumes_exactly(training, tmp_path):
     resumed = restore_state(tmp_path, like)
     for number in (1, 2):
         resumed, _ = step(resumed, batch_of(draw, number))
-    for a, b in zip(jax.tree.leaves(straight.segmenter), jax.tree.leaves(resumed.segmenter), strict=True):
+    for a, b in zip(jax.tree.leaves(straight.network), jax.tree.leaves(resumed.network), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -172,7 +173,7 @@ def test_saved_segmenter_gives_the_same_scores(detector, tmp_path):
 
 
 def test_without_a_segmenter_the_weight_changes_nothing(detector):
-    bare = detector._replace(model=Model(detector.model.weights, bank_index=detector.model.bank_index))
+    bare = detector._replace(model=detector.model._replace(segmenter=None))
     images = smooth(3)
     one, other = (bare.with_config(with_values(bare.config, {"segmenter.weight": w})).score(images) for w in (0.1, 0.9))
     np.testing.assert_array_equal(one.score, other.score)
@@ -180,14 +181,14 @@ def test_without_a_segmenter_the_weight_changes_nothing(detector):
 
 
 def test_search_tried_with_another_weight_is_calibrated_for_it(detector):
-    alone = detector.with_search(detector.config.search, segmenter_weight=1.0)
+    alone = detector.with_search(detector.config.search, {"segmenter.weight": 1.0})
     assert alone.config.segmenter.weight == 1
     assert alone.calibration.level != detector.calibration.level
 
 
 def test_reflected_images_have_the_same_damage_if_training_mirrors(gan, weights, training):
     """The logits are averaged over the four reflections, so S(x) is the same for each of them."""
-    model = Model(weights, segmenter=training[0].segmenter)
+    model = Model(weights, segmenter=training[0].network)
     search = make_search(gan, make_features("pixels", 16, 1), steps=0)
     images = to_model_range(smooth(4))
     for mirrored in (True, False):
