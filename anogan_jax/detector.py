@@ -316,7 +316,7 @@ def _calibrated(detector: Detector) -> Detector:
         factor = np.array(config.rotation.weight * rotation_scale(scores, rotation, told.mean()))
         log.info("%.1f %% of the quarter turns of %d held-out images are told", 100 * told.mean(), len(held_out))
         if not factor:
-            log.warning("the rotation network takes no part in the scores: it tells turns no better than chance")
+            log.warning("the rotation network takes no part: it tells their turns by chance, or they do not differ")
     scores = scores + factor * rotation
     level = np.quantile(scores, _LEVEL)
     detector = detector._replace(calibration=Calibration(combine(scores, appearance, level), map_levels, level, factor))
