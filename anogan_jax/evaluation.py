@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -165,17 +166,13 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
     }
     if not detector.config.patches.enabled:
         images = to_networks(as_array(data.train, detector.config), detector.config)
-        search = with_preset(detector.config, "nearest").search
+        search = replace(with_preset(detector.config, "nearest").search, reference_weight=0.0)
         neighbours = detector._replace(bank=bank_of_images(detector, images)).with_search(search)
         methods["kNN (k=8) of the training images, by structure"] = partial(findings_of, neighbours, test)
-    if detector.model.segmenter:
-        for name, weight in (("the search without the segmenter", 0.0), ("the segmenter without the search", 1.0)):
-            of = detector.with_search(detector.config.search, {"segmenter.weight": weight})
-            methods[name] = partial(findings_of, of, test)
+    for name, values in _parts_of(detector).items():
+        methods[name] = partial(findings_of, detector.with_search(detector.config.search, values), test)
     if detector.model.rotation:
-        without = detector.with_search(detector.config.search, {"rotation.weight": 0.0})
-        methods["the search without the rotation network"] = partial(findings_of, without, test)
-        methods["the rotation network without the search"] = partial(_turns_alone, detector, test)
+        methods["the rotation network alone"] = partial(_turns_alone, detector, test)
     discriminate = partial(make_discriminator_scorer(detector.gan), detector.model)
     methods["P_D: the discriminator's output alone"] = partial(score_queries, discriminate, test, detector.config)
     labels, scores = np.zeros(0), {}
@@ -188,6 +185,20 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
             rows = write_comparison(path, labels, scores)
         print_table(f"{len(labels)} test images of {data.origin}, in {path}", rows)
     return scores
+
+
+def _parts_of(detector: Detector) -> dict[str, dict[str, float]]:
+    """Return the settings with which each part of the score is left out, or counts alone."""
+    found: dict[str, dict[str, float]] = {}
+    if detector.references is not None:
+        found["as configured, without references"] = {"search.reference_weight": 0.0}
+        found["as configured, references in the place of the search"] = {"search.reference_weight": 1.0}
+    if detector.model.segmenter:
+        found["as configured, without the segmenter"] = {"segmenter.weight": 0.0}
+        found["the segmenter alone"] = {"segmenter.weight": 1.0}
+    if detector.model.rotation:
+        found["as configured, without the rotation network"] = {"rotation.weight": 0.0}
+    return found
 
 
 def _turns_alone(detector: Detector, queries: Images, what: str) -> Iterator[Finding]:

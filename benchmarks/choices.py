@@ -27,6 +27,7 @@ _TRIED: dict[str, tuple[Any, ...]] = {
     "search.steps": (0, 1, 4, 8, 16, 64),
     "search.learning_rate": (0.01, 0.02, 0.05, 0.1, 0.3),
     "search.features": ("pixels",),
+    "search.reference_weight": (0.0, 0.5, 0.75, 1.0),
 }
 _NORMAL, _ANOMALOUS = 500, 100  # images at most; anomalous ones of each class
 

@@ -45,6 +45,7 @@ def make_other_bank(detector: Detector, train: Images, inverted: int) -> Bank:
 def with_neighbours(detector: Detector, bank: Bank, starts: int = 8, **search: Any) -> Detector:
     """Return the detector that compares an image with its nearest neighbours in a bank, without gradient steps."""
     fixed: dict[str, Any] = {"start": "bank", "starts": starts, "steps": 0, "discrimination_weight": 0.0}
+    fixed |= {"reference_weight": 0.0}
     return detector._replace(bank=bank).with_search(replace(detector.config.search, **fixed, **search))
 
 

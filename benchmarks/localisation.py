@@ -5,8 +5,11 @@
 
 For any detector of patches whose data has masks. All methods see the same tiles; their maps of a tile are blended and
 pooled in the same way.
-  search only     the detector without its segmenter
-  segmenter only  the detector's segmenter without the search
+  no references   the detector, its references left out
+  no search       the detector with references in the place of the search
+  no segmenter    the detector without its segmenter
+  search only     neither references nor segmenter
+  segmenter only  the detector's segmenter alone
   size only       distance of log width and height to the two nearest of training images: what the size alone gives away
 The baselines learn from 20,000 random patches of the training images:
   pca32           |x - its projection on 32 principal components|
@@ -14,7 +17,8 @@ The baselines learn from 20,000 random patches of the training images:
   knn2_residual   |x - the mean of the two nearest patches|
   same_knn        the detector's comparison with the eight nearest patches themselves: no generator
 Prints the table and, for each method, in how many images of small defects the map's peak lies inside the mask, widened
-by a quarter of a patch; writes benchmarks/results/<run>.json. Resumes from <workdir>/benchmark.
+by a quarter of a patch; writes benchmarks/results/<run>.json, where rows of other methods stay. Resumes from
+<workdir>/benchmark.
 """
 
 import json
@@ -46,6 +50,14 @@ from benchmarks.one_class_table import RESULTS
 
 _PATCHES = 20_000
 _SMALL = ("blowhole", "break", "crack")
+_PARTS: dict[str, dict[str, float]] = {
+    "default": {},
+    "no references": {"search.reference_weight": 0.0},
+    "no search": {"search.reference_weight": 1.0},
+    "no segmenter": {"segmenter.weight": 0.0},
+    "search only": {"search.reference_weight": 0.0, "segmenter.weight": 0.0},
+    "segmenter only": {"segmenter.weight": 1.0},
+}
 Scoring = Callable[[Iterable[np.ndarray]], Iterator[Score]]
 
 
@@ -56,15 +68,15 @@ def main() -> None:
     config, data = detector.config, load_one_class(detector.config)
     if not config.patches.enabled or data.test is None or data.test.mask is None:
         raise UserError(f"{workdir}: its data has no masks, or its images are not cut into patches")
-    rows, peaks = [], {}
-    parts = ("default", "search only", "segmenter only") if detector.model.segmenter else ("default",)
-    for method in (*parts, *_BASELINES, "same_knn", "size only"):
+    path, peaks = RESULTS / f"{workdir.name.replace('_', '-')}.json", {}
+    earlier = json.loads(path.read_text()) if path.exists() else []
+    rows = [row for row in earlier if row["method"] not in _CHOSEN.value]
+    for method in _CHOSEN.value:
         folder = workdir / "benchmark" / method
         journal = Journal(folder / "journal.sqlite", repr((config, detector.step, method)))
         if journal.count < len(data.test.names):
-            if method in parts:
-                weight = {"search only": 0.0, "segmenter only": 1.0}.get(method)
-                of = detector if weight is None else detector.with_search(config.search, {"segmenter.weight": weight})
+            if method in _PARTS:
+                of = detector.with_search(config.search, _PARTS[method]) if _PARTS[method] else detector
                 findings = findings_of(of, data.test, method, first=journal.count)
             elif method == "size only":
                 findings = by_size(data.train, data.test, first=journal.count)
@@ -74,7 +86,7 @@ def main() -> None:
             record(journal, findings, data.test, 1.0, maps=folder / "maps")
         rows += [{"method": method, "defect": defect, **found} for defect, found in by_defect(journal).items()]
         peaks[method] = peaks_inside(data.test, folder / "maps", config)
-    with replacing(RESULTS / f"{workdir.name.replace('_', '-')}.json") as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(rows, indent=2) + "\n")
     show(rows, peaks)
 
@@ -131,6 +143,11 @@ _BASELINES: dict[str, Callable[[np.ndarray], Residuals]] = {
 }
 
 
+METHODS = [*_PARTS, *_BASELINES, "same_knn", "size only"]
+_CHOSEN = flags.DEFINE_list("methods", METHODS, "Methods to run.")
+flags.register_validator("methods", lambda given: set(given) <= set(METHODS), f"must be among {','.join(METHODS)}")
+
+
 def patches_of(config: Config, train: Images) -> np.ndarray:
     """Return random patches as training draws them, (20,000, S, S, C) in [-1, 1]."""
     drawn = read_ahead(make_draw(train, config), range(_PATCHES), ahead=256)
@@ -160,7 +177,7 @@ def show(rows: list[dict], peaks: dict[str, str]) -> None:
     defects = list(dict.fromkeys(row["defect"] for row in rows))
     for name in ("method", *defects):
         table.add_column(name)
-    for method in peaks:
+    for method in dict.fromkeys(row["method"] for row in rows):
         cells = {row["defect"]: row for row in rows if row["method"] == method}
         values = ([cells[defect][name] for name in ("image_auroc", "pixel_auroc", "pro")] for defect in defects)
         table.add_row(method, *(" / ".join(f"{value:.3f}" for value in cell) for cell in values))

@@ -7,6 +7,8 @@ split by each method, and writes a row per method to benchmarks/results/<data se
 docs/detection.md. The methods:
   default         the search of the config
   nearest, encoder, paper, yeh   the presets of score.py; paper and yeh on 2,000 of the test images
+  no_references   the default search, compared with reconstructions alone
+  references      the references alone, no search
   random_bank     the default search on a bank of random images
   same_knn        the mean of the 8 nearest training images in the features of the default search: no generator
   pca32, knn2, knn2cos   the baselines of score.py --compare
@@ -17,6 +19,7 @@ measure anew or with other settings, give another file as --results. --quick onl
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +50,8 @@ from benchmarks.one_class_table import RESULTS, table, write_table
 _SLOW = ("paper", "yeh")  # on a fixed sample of the test split
 _SAMPLE = 2_000
 BASELINES = {"pca32": pca, "knn2": knn, "knn2cos": knn_cosine}
-METHODS = ["default", "nearest", "encoder", "random_bank", "same_knn", *BASELINES, *_SLOW]
+_REFERENCE_WEIGHTS = {"no_references": 0.0, "references": 1.0}
+METHODS = ["default", "nearest", *_REFERENCE_WEIGHTS, "encoder", "random_bank", "same_knn", *BASELINES, *_SLOW]
 _QUICK_VALUES = {"train.steps": 50, "encoder.steps": 20, "bank.size": 512, "bank.inverted": 64}
 
 
@@ -65,7 +69,8 @@ def main() -> None:
             asked = of_class(config, normal, seed)
             asked = with_values(asked, _QUICK_VALUES) if _QUICK.value else asked
             found = {row["method"]: row for row in rows if (row["class"], row["seed"]) == (normal, seed)}
-            if any(row["config"] != settings(for_method(asked, method)) for method, row in found.items()):
+            wanted = {method: row for method, row in found.items() if method in _METHODS.value}
+            if any(row["config"] != settings(for_method(asked, method)) for method, row in wanted.items()):
                 raise UserError(f"{path}: its rows have other settings; give another file as --results")
             missing = [each for each in _METHODS.value if each not in found and not repeats_default(asked, each)]
             if not missing:
@@ -133,6 +138,10 @@ def detector_of(method: str, detector: Detector, data: OneClass) -> Detector:
     """Return the detector that scores by a method."""
     if method == "default":
         return detector
+    if method in _REFERENCE_WEIGHTS:
+        steps = 0 if method == "references" else detector.config.search.steps
+        weight = _REFERENCE_WEIGHTS[method]
+        return detector.with_search(replace(detector.config.search, reference_weight=weight, steps=steps))
     if method == "random_bank":
         bank = make_other_bank(detector, data.train, inverted=0)
         return detector._replace(bank=bank).with_search(detector.config.search)

@@ -124,8 +124,9 @@ def test_presets_discriminator_and_baselines_are_compared(tiny_run, tmp_path):
     methods = [row["method"].split(":")[0] for row in rows]
     baselines = ["kNN (k=2)", "kNN (k=2), cosine", "PCA-32"]
     neighbours = "kNN (k=8) of the training images, by structure"
-    parts = ["the search without the segmenter", "the segmenter without the search"]
-    parts += ["the search without the rotation network", "the rotation network without the search"]
+    parts = ["as configured, without references", "as configured, references in the place of the search"]
+    parts += ["as configured, without the segmenter", "the segmenter alone"]
+    parts += ["as configured, without the rotation network", "the rotation network alone"]
     assert methods == ["as configured", "anogan", "nearest", "encoder", neighbours, *parts, "P_D", *baselines]
     assert all(values.shape == (40,) for values in scores.values())
     assert all(0 <= float(row["auroc"]) <= 1 for row in rows)
