@@ -199,7 +199,7 @@ def load(folder: str | Path) -> Detector:
     path = Path(folder) / "detector"
     path = path if path.is_dir() else Path(folder)
     if not (path / "detector.json").is_file():
-        raise UserError(f"{folder}: holds no trained detector; run train.py first, or again if it was interrupted")
+        raise UserError(f"{folder}: holds no trained detector; train first, or again if it was interrupted")
     facts = _facts(path / "detector.json")
     for name, known in facts["files"].items():
         if not (path / name).is_file() or digest(path / name) != known:

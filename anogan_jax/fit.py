@@ -170,7 +170,9 @@ def _fit(config: Config, workdir: Path, given: Images | None) -> Detector:
             configs.save(config, workdir / "config.json")
         regions = Regions(read_roi(config.data.roi), resized_regions(kept, config))
         detector = _train(config, workdir, images, resized_images(kept, config), regions, mesh)
-    log.info("finished; next: python score.py --workdir %s%s", workdir, "" if data.test else " --input IMAGES")
+    log.info(
+        "finished; next: python -m anogan_jax score --workdir %s%s", workdir, "" if data.test else " --input IMAGES"
+    )
     return detector
 
 
@@ -349,7 +351,7 @@ def _refuse_another(workdir: Path, config: Config) -> None:
     if changed := configs.differences(config, configs.load(path)):
         raise UserError(
             f"{workdir}: holds a run with another config ({'; '.join(changed)}); give another --workdir, or that "
-            "config. Settings that score (search, pooling, alpha) are given to score.py"
+            "config. Settings that score (search, pooling, alpha) are given when scoring"
         )
 
 

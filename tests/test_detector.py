@@ -13,8 +13,7 @@ import reference
 from conftest import ROOT, assert_trees_equal, digests, generate, rows_of, tiny_config
 from PIL import Image
 
-import score
-from anogan_jax import PRESETS, Config, fit, load, make_encoder, p_values, with_preset
+from anogan_jax import PRESETS, Config, fit, load, make_encoder, p_values, score, with_preset
 from anogan_jax.config import DataConfig, with_values
 from anogan_jax.data import to_model_range
 from anogan_jax.errors import UserError

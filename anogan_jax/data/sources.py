@@ -37,7 +37,7 @@ def load_splits(data: DataConfig, model: ModelConfig, given: Images | None = Non
     if data.source == "arrays":
         if given is None:
             raise UserError(
-                "data.source=arrays: the images come from Python; pass them to fit(images), or --input to score.py"
+                "data.source=arrays: the images come from Python; pass them to fit(images), or --input when scoring"
             )
         return Splits(given, None, f"{len(given.names)} images")
     return _SOURCES[data.source](data, model)
