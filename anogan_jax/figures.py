@@ -3,6 +3,8 @@
 matplotlib and scikit-learn are slow to import, and training and scoring need them for plots alone.
 """
 
+import base64
+import html
 import io
 import warnings
 from collections.abc import Mapping, Sequence
@@ -60,6 +62,16 @@ def triptych(image: np.ndarray, generated: np.ndarray, anomaly_map: np.ndarray, 
     buffer, small = io.BytesIO(), max(image.shape[:2]) <= _LOSSLESS
     Image.fromarray(np.concatenate(strip, axis=1)).save(buffer, "WEBP", lossless=small, quality=85, method=2)
     return buffer.getvalue()
+
+
+def captioned(pictures: Sequence[tuple[str, bytes]]) -> str:
+    """Return HTML that shows pictures, each a ``triptych``, above their captions."""
+    figure = (
+        '<figure style="display: inline-block; margin: 4px"><img height="96" style="image-rendering: pixelated" '
+        'src="data:image/webp;base64,{}"><figcaption>{}</figcaption></figure>'
+    )
+    shown = [figure.format(base64.b64encode(picture).decode(), html.escape(text)) for text, picture in pictures]
+    return f"<div>{''.join(shown)}</div>"
 
 
 def save_heatmap(path: Path, title: str, image: np.ndarray, anomaly_map: np.ndarray, level: float) -> None:

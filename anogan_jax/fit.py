@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.tree_util import Partial
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from anogan_jax import config as configs
 from anogan_jax.appearance import Appearance, fit_appearance
@@ -90,7 +90,7 @@ def fit(images: Any = None, config: Config | None = None, workdir: str | Path | 
     Raises:
       UserError: the images or a setting cannot be used, a loss is not finite, the work directory belongs to another
         config, or nothing can be written.
-      Stopped: SIGTERM or SIGINT arrived; the state is saved.
+      Stopped: SIGTERM or SIGINT arrived; the state is saved. Only the main thread receives signals.
     """
     if images is None and config is None:
         raise UserError("fit: give images, or a config that names a data set")

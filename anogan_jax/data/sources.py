@@ -110,7 +110,9 @@ def load_npz(data: DataConfig, model: ModelConfig) -> Splits:
         where, labels = f"{path}: {split}_labels", arrays.get(f"{split}_labels")
         if labels is not None:
             labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-            is_whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and (np.floor(labels) == labels).all())
+            is_whole = labels.dtype.kind in "iub" or (
+                labels.dtype.kind == "f" and (np.isfinite(labels) & (np.floor(labels) == labels)).all()
+            )
             if labels.ndim != 1 or not is_whole:
                 raise UserError(f"{where}: {labels.dtype} of shape {labels.shape}; (N,) whole numbers are needed")
             labels = labels.astype(int)
