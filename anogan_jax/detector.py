@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 _CALIBRATING = 64  # held-out images that calibrate a search tried for comparison
 _LEVEL = 0.95  # quantile of A(x) of held-out images: the score of an appearance at its limit
 _FORMAT = 4  # of the saved folder
+_EXAMPLES = {"example:digits": Path(__file__).parent / "examples" / "digits"}
 _SHOWN = 12  # results that a notebook shows as pictures
 _NETWORKS = ("encoder", "segmenter", "rotation")  # of Model, beside the GAN, where they were trained
 _UNCALIBRATED = Calibration(np.zeros(0), np.zeros(0), np.zeros(()), np.zeros(()))
@@ -228,13 +229,18 @@ def make_detector(
 
 
 def load(folder: str | Path) -> Detector:
-    """Load a detector that training or ``Detector.save`` left in a folder.
+    """Load a detector that training or ``Detector.save`` left in a folder, or a packaged one.
+
+    Args:
+      folder: the folder; or "example:digits", a detector of scikit-learn's zeros (``anogan_jax/examples``).
 
     Raises:
       UserError: there is none, or a file of it is missing or damaged.
     """
-    path = Path(folder) / "detector"
-    path = path if path.is_dir() else Path(folder)
+    if str(folder).startswith("example:") and folder not in _EXAMPLES:
+        raise UserError(f"{folder}: no such example; there is {', '.join(_EXAMPLES)}")
+    path = Path(_EXAMPLES.get(str(folder), folder)) / "detector"
+    path = path if path.is_dir() else path.parent
     if not (path / "detector.json").is_file():
         raise UserError(f"{folder}: holds no trained detector; train first, or again if it was interrupted")
     facts = _facts(path / "detector.json")
