@@ -83,7 +83,16 @@ def test_scoring_does_not_import_training(name):
     assert not reached(name) & TRAINING
 
 
-SLOW = ("sklearn", "matplotlib", "orbax.checkpoint", "pandas", "scipy.spatial", "tensorflow_datasets", "IPython")
+SLOW = (
+    "sklearn",
+    "matplotlib",
+    "orbax.checkpoint",
+    "pandas",
+    "scipy.spatial",
+    "scipy.ndimage",
+    "tensorflow_datasets",
+    "IPython",
+)
 
 
 def test_import_leaves_out_what_is_slow_and_seldom_needed():
