@@ -48,7 +48,7 @@ from anogan_jax.data import (
     turned,
 )
 from anogan_jax.detector import Detector, Regions, gan_of, load, make_detector
-from anogan_jax.devices import gather, is_first, make_mesh, wait_for_all
+from anogan_jax.devices import gather, hides_bars, is_first, make_mesh, wait_for_all
 from anogan_jax.errors import UserError
 from anogan_jax.features import FeatureSpace, make_features
 from anogan_jax.files import locked, replacing
@@ -327,8 +327,7 @@ def invert(gan: GAN, weights: Weights, bank: Bank, images: Iterable[np.ndarray],
       count: how many images, for the progress bar.
     """
     scores = _score_by_bank(gan, weights, bank, "pixels", images, starts=1, steps=_INVERSION_STEPS)
-    silent = None if is_first() else True
-    with tqdm(scores, total=count, desc="inverting", unit="image", disable=silent, dynamic_ncols=True) as found:
+    with tqdm(scores, total=count, desc="inverting", unit="image", disable=hides_bars(), dynamic_ncols=True) as found:
         pairs = [(score.z[0], score.reconstruction.astype(np.float16)) for score in found]
     return Bank(*(np.stack(part) for part in zip(*pairs, strict=True)))
 
@@ -377,8 +376,8 @@ def _digests(images: Images) -> np.ndarray:
     """
     total, processes = len(images.names), jax.process_count()
     share = range(jax.process_index(), total, processes)
-    digests, silent = np.zeros((total, 32), np.uint8), None if is_first() else True
-    with tqdm(total=len(share), desc="reading", unit="image", disable=silent, leave=False, delay=2) as bar:
+    digests = np.zeros((total, 32), np.uint8)
+    with tqdm(total=len(share), desc="reading", unit="image", disable=hides_bars(), leave=False, delay=2) as bar:
         for i, image in zip(share, read_ahead(images.read, share, ahead=16), strict=True):
             if isinstance(image, UserError):
                 log.warning("left out %s", image)

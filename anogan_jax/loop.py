@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from anogan_jax.checkpoint import State, restore_state, save_state
 from anogan_jax.config import Config
 from anogan_jax.data import read_ahead
-from anogan_jax.devices import gather, is_first, make_mesh, replicated, sharded
+from anogan_jax.devices import gather, hides_bars, is_first, make_mesh, replicated, sharded
 from anogan_jax.errors import UserError
 from anogan_jax.figures import save_grid
 from anogan_jax.files import replacing
@@ -78,7 +78,7 @@ def advance(
     if is_first():
         _drop_metrics_after(folder / "metrics.jsonl", step)
     batches = _batches(config.train.batch_size, make_mesh(jax.devices()), draw, to_batch, step)
-    silent = True if log.isEnabledFor(logging.INFO) or not is_first() else None
+    silent = True if log.isEnabledFor(logging.INFO) else hides_bars()
     bar = tqdm(total=steps, initial=step, desc="training", unit="step", disable=silent, dynamic_ncols=True)
     with _stop_signal() as stop_signal, _event_writer(folder, config, step) as events, bar:
         progress = _Progress(folder / "metrics.jsonl", step, steps, events)
