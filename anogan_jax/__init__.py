@@ -14,7 +14,7 @@ from anogan_jax.calibration import Calibration, p_values, threshold
 from anogan_jax.config import PRESETS, Config, with_preset
 from anogan_jax.data import to_model_range
 from anogan_jax.detector import Detector, Result, load
-from anogan_jax.devices import make_mesh
+from anogan_jax.devices import keep_compiled_programs, make_mesh
 from anogan_jax.errors import UserError
 from anogan_jax.features import Features, make_features
 from anogan_jax.fit import default_config, fit, invert

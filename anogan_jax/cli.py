@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from anogan_jax import config as configs
 from anogan_jax.config import Config
-from anogan_jax.devices import is_first, join_processes
+from anogan_jax.devices import is_first, join_processes, keep_compiled_programs
 from anogan_jax.errors import UserError, printable
 
 log = logging.getLogger(__name__)
@@ -105,17 +105,6 @@ def keep_memory() -> None:
         for parameter, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**28)):
             libc.mallopt(parameter, value)
         jax.config.update("jax_cpu_enable_async_dispatch", False)
-
-
-def keep_compiled_programs() -> None:
-    """Cache compiled programs for later runs, in the user's cache folder unless JAX_COMPILATION_CACHE_DIR is set."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anogan_jax"
-        with contextlib.suppress(OSError):
-            cache.mkdir(parents=True, exist_ok=True)
-            cache.chmod(0o700)  # what lies in there is run
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def given_config() -> Config | None:

@@ -1,8 +1,10 @@
-"""The devices as a mesh of one axis, and several processes that work as one."""
+"""The devices as a mesh of one axis, several processes that work as one, and programs kept for later ones."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -68,6 +70,17 @@ def hides_bars() -> bool | None:
     if not is_first():
         return True
     return False if "ipykernel" in sys.modules else None
+
+
+def keep_compiled_programs() -> None:
+    """Cache compiled programs for later runs, in the user's cache folder unless JAX_COMPILATION_CACHE_DIR is set."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anogan_jax"
+        with contextlib.suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            cache.chmod(0o700)  # what lies in there is run
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def wait_for_all(what: str) -> None:
