@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import cachetools
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from anogan_jax.errors import UserError
 
@@ -34,7 +34,13 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601
 _STRIP = 2**22  # values converted at a time, which takes less memory
 _THREADS = min(8, os.cpu_count() or 1)
 MAX_PIXELS = 2**26  # of an image file; scoring takes about 12 bytes for each, of colour 20
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm")
+_LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".avif", ".webp")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
+    *(".pgm", ".ppm", ".pnm"),
+    *([".jp2"] if features.check("jpg_2000") else []),
+    *([".avif"] if features.check("avif") else []),
+)
 
 
 class Images(NamedTuple):
@@ -44,7 +50,7 @@ class Images(NamedTuple):
     labels: np.ndarray | None  # (N,) int, or None where unknown
     read: Callable[[int], np.ndarray]  # image i, (H, W, C) uint8 of its own size; UserError if unreadable
     kinds: Sequence[str] | None = None  # kind of defect of each, such as "crack"; "good" for a normal image
-    mask: Callable[[int], np.ndarray] | None = None  # mask i, (H, W) bool, True where anomalous
+    mask: Callable[[int], np.ndarray | None] | None = None  # mask i, (H, W) bool, True where anomalous; None: unknown
     stamp: str = ""  # changes when a file changes: digest of sizes and times of modification
     region: Callable[[int, np.ndarray], np.ndarray] | None = None  # of interest, (H, W) bool, of image i and its pixels
     folder: str | None = None  # of the names in their data set, such as "train"; None: the names are numbers
@@ -172,13 +178,64 @@ def from_list(
     return Images(names, labels, lambda i: _convert(np.atleast_3d(arrays[i]), channels, f"{where}, image {i}"))
 
 
-def from_folder(folder: Path, channels: int) -> Images:
-    """Return all images below a folder, sorted and named by their path in it; raise UserError if there are none."""
+class Listing(NamedTuple):
+    """The image files below a folder, and what is none."""
+
+    paths: list[Path]  # of the images, sorted
+    left_out: dict[str, list[str]]  # why files and folders are left out, such as ".txt", and their names
+
+    def told(self) -> list[str]:
+        """Return for each reason how much is left out, with an example."""
+        return [f"{len(names)} {reason} (such as {names[0]})" for reason, names in sorted(self.left_out.items())]
+
+
+def list_images(folder: Path, without: Path | None = None) -> Listing:
+    """Find the images below a folder, in linked folders too; what begins with a dot is left out, and ``without``.
+
+    Raises:
+      UserError: no such folder.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not paths:
+    paths: list[Path] = []
+    left_out, apart = defaultdict[str, list[str]](list), without and without.resolve()
+
+    def leave_out(path: Path, reason: str) -> None:
+        left_out[reason].append(path.relative_to(folder).as_posix())
+
+    def closed(error: OSError) -> None:
+        leave_out(Path(error.filename), "unreadable")
+
+    for where, folders, files in os.walk(folder, onerror=closed, followlinks=True):
+        inner = [Path(where, name) for name in sorted(folders)]
+        for path in (path for path in inner if path.name.startswith(".")):
+            leave_out(path, "hidden")
+        seen = [path for path in inner if not (path.name.startswith(".") or (apart and path.resolve() == apart))]
+        folders[:] = [path.name for path in seen if not (path.is_symlink() and _is_loop(folder, path))]
+        for path in (Path(where, name) for name in sorted(files)):
+            if path.name.startswith("._"):
+                leave_out(path, "of macOS")
+            elif path.name.startswith("."):
+                leave_out(path, "hidden")
+            elif path.suffix.lower() not in SUFFIXES:
+                leave_out(path, path.suffix.lower() or "without a suffix")
+            elif path.is_file() and not (apart and path.resolve() == apart):
+                paths.append(path)
+    return Listing(sorted(paths), dict(left_out))
+
+
+def from_folder(folder: Path, channels: int) -> Images:
+    """Return all images below a folder, sorted and named by their path in it; raise UserError if there are none."""
+    found = list_images(folder)
+    if told := found.told():
+        log.info("%s: left out: %s", folder, ", ".join(told))
+    if not found.paths:
         raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
+    return from_paths(found.paths, folder, channels)
+
+
+def from_paths(paths: Sequence[Path], folder: Path, channels: int) -> Images:
+    """Return the images of files in a folder, named by their paths in it."""
     names = [path.relative_to(folder).as_posix() for path in paths]
     return Images(names, None, lambda i: read_image(paths[i], channels), stamp=stamp_of(paths), folder="")
 
@@ -216,12 +273,17 @@ def read_image(path: Path, channels: int) -> np.ndarray:
     return _convert(np.atleast_3d(array), channels, str(path))
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """Read a mask file as (H, W) bool: black is False, the one other value True.
+def read_mask(path: Path, any_value: bool = False) -> np.ndarray:
+    """Read a mask file as (H, W) bool: black is False, the one other value, or with ``any_value`` any other, True.
 
+    In a format that may lose detail, such as JPEG, True is what is brighter than half of the range.
     Raise UserError if it cannot be read or has more than two values.
     """
     pixels = read_image(path, 1)[..., 0]
+    if path.suffix.lower() in _LOSSY:
+        return pixels > 127
+    if any_value:
+        return pixels > 0
     values = np.unique(pixels)
     if len(values) > 2 or (len(values) == 2 and values[0] != 0):
         shown = ", ".join(map(str, values[:4])) + (", ..." if len(values) > 4 else "")
@@ -324,6 +386,12 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
         return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
 
     return np.stack([resized(plane) for plane in np.moveaxis(image, -1, 0)], axis=-1)
+
+
+def _is_loop(top: Path, link: Path) -> bool:
+    """Return whether a link to a folder below ``top`` leads to one of the folders that it lies in."""
+    outer = link.parents[: len(link.relative_to(top).parts)]
+    return link.resolve() in {folder.resolve() for folder in outer}
 
 
 def _check_is_file(path: Path) -> None:
