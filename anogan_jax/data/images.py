@@ -9,6 +9,7 @@ The pixels of every source are converted alike:
   - Resizing is bilinear, with antialiasing when it shrinks.
 """
 
+import glob
 import hashlib
 import logging
 import os
@@ -193,7 +194,7 @@ def list_images(folder: Path, without: Path | None = None) -> Listing:
     """Find the images below a folder, in linked folders too; what begins with a dot is left out, and ``without``.
 
     Raises:
-      UserError: no such folder.
+      UserError: no such folder, or no image in it.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -221,7 +222,11 @@ def list_images(folder: Path, without: Path | None = None) -> Listing:
                 leave_out(path, path.suffix.lower() or "without a suffix")
             elif path.is_file() and not (apart and path.resolve() == apart):
                 paths.append(path)
-    return Listing(sorted(paths), dict(left_out))
+    found = Listing(sorted(paths), dict(left_out))
+    if not paths:
+        others = f"; left out: {', '.join(found.told())}" if left_out else ""
+        raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)}){others}")
+    return found
 
 
 def from_folder(folder: Path, channels: int) -> Images:
@@ -229,8 +234,6 @@ def from_folder(folder: Path, channels: int) -> Images:
     found = list_images(folder)
     if told := found.told():
         log.info("%s: left out: %s", folder, ", ".join(told))
-    if not found.paths:
-        raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
     return from_paths(found.paths, folder, channels)
 
 
@@ -327,6 +330,55 @@ def read_input(path: Path, channels: int) -> Images:
     else:
         _check_is_file(path)
         images = Images([path.name], None, lambda _: read_image(path, channels), stamp=stamp_of([path]), folder="")
+    return _any_readable(images, str(path))
+
+
+def read_inputs(paths: Sequence[Path], channels: int) -> Images:
+    """Read the images to score of one path, as ``read_input``, or of several files and folders of images.
+
+    The images of several are named by their paths in the folder that all lie in; each is read once.
+    Raise UserError if one is missing, or is an array beside others, or none can be read.
+    """
+    if len(paths) == 1:
+        return read_input(paths[0], channels)
+    files = []
+    for path in paths:
+        if path.suffix.lower() in (".npy", ".npz") and path.is_file():
+            raise UserError(f"{path}: an array is scored by itself; give it alone")
+        if not path.is_dir():
+            _check_is_file(path)
+        files += list_images(path).paths if path.is_dir() else [path]
+    files = list(dict.fromkeys(Path(os.path.abspath(file)) for file in files))
+    return _any_readable(from_paths(files, folder_of(files), channels), f"{paths[0]} and others")
+
+
+def find_inputs(given: Iterable[str]) -> list[Path]:
+    """Return the paths that texts name: files and folders, or patterns such as ``parts/*.png`` and ``**`` for folders.
+
+    A pattern finds images and folders; other files are left out. Raise UserError if it finds nothing.
+    """
+    found: list[Path] = []
+    for text in given:
+        if os.path.lexists(text) or not glob.has_magic(text):
+            found.append(Path(text))
+            continue
+        paths = [Path(path) for path in sorted(glob.glob(text, recursive=True))]
+        images = [path for path in paths if path.suffix.lower() in SUFFIXES or (path.is_dir() and "**" not in text)]
+        if not images:
+            raise UserError(f"{text}: finds no image ({', '.join(SUFFIXES)})")
+        if others := [path for path in paths if path not in images and path.is_file()]:
+            log.info("%s: left out: %d other files (such as %s)", text, len(others), others[0])
+        found += images
+    return found
+
+
+def folder_of(paths: Sequence[Path]) -> Path:
+    """Return the innermost folder that holds all of these files and folders."""
+    return Path(os.path.commonpath([os.path.abspath(path.parent) for path in paths]))
+
+
+def _any_readable(images: Images, where: str) -> Images:
+    """Return the images; raise UserError, which says where they are, if none of them can be read."""
     if any(is_readable(images, i) for i in range(len(images.names))):
         return images
     try:
@@ -334,7 +386,7 @@ def read_input(path: Path, channels: int) -> Images:
     except UserError as error:
         if len(images.names) == 1:
             raise
-        raise UserError(f"{path}: none of its {len(images.names)} images can be read; the first: {error}") from error
+        raise UserError(f"{where}: none of its {len(images.names)} images can be read; the first: {error}") from error
     return images
 
 

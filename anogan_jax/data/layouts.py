@@ -19,6 +19,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ import numpy as np
 
 from anogan_jax.config import DataConfig
 from anogan_jax.data.classes import chosen_normal, is_called_normal, plain, shown
-from anogan_jax.data.images import SUFFIXES, list_images, read_mask
+from anogan_jax.data.images import list_images, read_mask
 from anogan_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -76,8 +77,6 @@ def read_layout(folder: Path, data: DataConfig) -> Layout:
     """
     listing = list_images(folder, Path(data.roi) if data.roi else None)
     every = [path.relative_to(folder) for path in listing.paths]
-    if not every:
-        raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
     masks, table = _Masks(folder, every), _table(folder, data)
     if table:
         files = _of_table(table, folder, every)
@@ -117,6 +116,7 @@ def read_masks(file: File, shape: tuple[int, int]) -> np.ndarray | None:
     return found
 
 
+@cache
 def role_of(name: str) -> str | None:
     """Return the role that a folder of this name has, or None for a class."""
     return _ROLES.get(plain(name))
@@ -130,10 +130,10 @@ def _refuse_other_layouts(folder: Path, images: Iterable[PurePath]) -> None:
     """Raise UserError if a folder holds several data sets, or images to test but none to train on."""
     splits = {_parse(image).split for image in images}
     sets = set()
-    for image in images:
-        top, *below = map(role_of, image.parts[:-1]) if len(image.parts) > 1 else ("mask",)
-        if top is None and (below[:1] in (["train"], ["test"]) or below[:2] == ["wrapper", "wrapper"]):
-            sets.add(image.parts[0])
+    for parts in {image.parts[:-1] for image in images}:
+        top, *below = [*map(role_of, parts), ""]
+        if parts and top is None and (below[0] in ("train", "test") or below[:2] == ["wrapper", "wrapper"]):
+            sets.add(parts[0])
     if sets and not {"train", "test"} & splits:
         raise UserError(f"{folder}: holds several data sets; give one, such as --config.data.dir={folder / min(sets)}")
     if "test" in splits and "train" not in splits:
@@ -151,7 +151,7 @@ def _parse(image: PurePath) -> File:
         elif role != "wrapper":
             kind = part
             break
-    return File(image.as_posix(), split, kind, "/".join(place) or "images")
+    return File(image.as_posix(), split, kind, "/".join(place) or "the folder itself")
 
 
 class _Masks:
