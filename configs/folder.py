@@ -6,6 +6,7 @@
 Small defects in large images: --config.patches.enabled looks at patches at the images' own size, or at
 --config.patches.scale times that. Colour: --config.model.channels=3. If some of the images may be anomalous, because
 nobody has looked through them, train with --config.bank.max_deviation=2 (docs/detection.md says what it is worth).
+Folders with defects, masks, classes or a CSV of labels are read too: the README has a table of layouts.
 """
 
 from anogan_jax.config import Config, DataConfig, ModelConfig, TrainConfig

@@ -184,7 +184,7 @@ def test_kolektor(tmp_path):
     assert masked(data) == {normal[4]: []} | {f"kos{i:02}/Part1.jpg": [i] for i in range(6)}
 
 
-def test_masks_decide_without_classes_in_splits_too(tmp_path):
+def test_masks_decide_without_classes_in_splits_too(tmp_path, caplog):
     """As in KolektorSDD2: a mask beside each image of train/ and test/."""
     for split in ("train", "test"):
         write(tmp_path, *numbered(split + "/{}.png", 4))
@@ -193,6 +193,10 @@ def test_masks_decide_without_classes_in_splits_too(tmp_path):
     data = load(tmp_path)
     assert trained_on(data) == ["0.png", "1.png", "2.png"]
     assert labels_of(data) == {"0.png": 0, "1.png": 0, "2.png": 0, "3.png": 1}
+    assert "no mask" not in caplog.text
+    (tmp_path / "train/1_GT.png").unlink()
+    load(tmp_path)
+    assert "1 of 8 images have no mask, such as train/1.png, and count as normal" in caplog.text
 
 
 def test_hazelnut_toy(tmp_path):
@@ -269,6 +273,18 @@ def test_csv_of_labels(tmp_path, split, mask, header):
         assert (found["a/4.png"], found["b/6.png"], found["b/7.png"]) == ([], [4], None)
     else:
         assert data.test.mask is None
+
+
+def test_labels_of_a_csv_count_more_than_masks(tmp_path):
+    """Several rows may name one mask."""
+    write(tmp_path, *numbered("a/{}.png", 7))
+    write_masks(tmp_path, "masks/m.png", "masks/0.png", column=3)
+    splits = ["train"] * 3 + ["test"] * 4
+    rows = [(f"a/{i}.png", int(i > 4), split, "masks/m.png") for i, split in enumerate(splits)]
+    write_csv(tmp_path / "all.csv", *rows)
+    data = load(tmp_path, labels="all.csv")
+    assert trained_on(data) == numbered("a/{}.png", 3)
+    assert masked(data) == {"a/3.png": [], "a/4.png": [], "a/5.png": [3], "a/6.png": [3]}
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -367,6 +383,7 @@ def test_folders_and_what_is_left_out_are_told(tmp_path, caplog):
         "Good: normal images to train on: 4",
         "Good: normal images to score: 1",
         "crack: anomalous images to score, with masks: 1",
+        "Masks: masks: 1",
     ):
         assert text in caplog.text
     (line,) = [message for message in caplog.messages if "left out" in message]

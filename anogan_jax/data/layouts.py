@@ -79,18 +79,15 @@ def read_layout(folder: Path, data: DataConfig) -> Layout:
     every = [path.relative_to(folder) for path in listing.paths]
     masks, table = _Masks(folder, every), _table(folder, data)
     if table:
-        files = _of_table(table, folder, every)
-        omitted = f"{len(masks.images) - len(files)} images without a row in {table}"
+        files, where = _of_table(table, folder, every), f"without a row in {table}"
     else:
         _refuse_other_layouts(folder, every)
         files = [_parse(image) for image in masks.images]
         has_split = any(file.split for file in files)
         outside = {PurePath(file.name).parts[0] for file in files if has_split and not file.split}
-        files = [file for file in files if bool(file.split) == has_split]
-        omitted = f"{len(masks.images) - len(files)} images in {shown(outside)}"
-    layout = _told_apart(folder, files, masks, data, table)
-    left_out = [*listing.told(), *([] if omitted.startswith("0 ") else [omitted])]
-    _tell(folder, layout, bool(masks), left_out)
+        files, where = [file for file in files if bool(file.split) == has_split], f"in {shown(outside)}"
+    layout, rest = _told_apart(folder, files, masks, data, table), len(masks.images) - len(files)
+    _tell(folder, layout, masks.places, [*listing.told(), *([f"{rest} images {where}"] if rest > 0 else [])])
     return layout
 
 
@@ -158,20 +155,23 @@ class _Masks:
     """The masks among image files, by the images that they may belong to; ``images`` are the files that are none."""
 
     def __init__(self, folder: Path, files: Sequence[Path]) -> None:
-        self._folder = folder
+        self.folder, self.images = folder, list[Path]()
+        self.places = Counter[str]()  # the folders that hold masks, and how many
         self._by_name: dict[tuple[str, ...], list[Path]] = defaultdict(list)
         self._by_folder: dict[tuple[str, ...], list[Path]] = defaultdict(list)
         self._beside: dict[PurePath, list[Path]] = defaultdict(list)
-        self.images: list[Path] = []
         stems = {file.with_suffix("") for file in files}
         for file in files:
             stem = _OF_MASK.sub("", file.stem)
-            if any(role_of(part) == "mask" for part in file.parts[:-1]):
+            roles = [role_of(part) for part in file.parts[:-1]]
+            if "mask" in roles:
+                self.places["/".join(file.parts[: roles.index("mask") + 1])] += 1
                 *above, _ = key = _key(file)
                 self._by_folder[tuple(above)].append(folder / file)
                 for name in {key[-1], stem.lower()}:
                     self._by_name[*above, name].append(folder / file)
             elif stem != file.stem and file.with_name(stem) in stems:
+                self.places["beside the images"] += 1
                 self._beside[file.with_name(stem)].append(folder / file)
             else:
                 self.images.append(file)
@@ -184,9 +184,6 @@ class _Masks:
         found = [self._beside.get(image.with_suffix(""))]
         found += [where.get(end) for where in (self._by_name, self._by_folder) for end in ends]
         return tuple(next(filter(None, found), ()))
-
-    def __bool__(self) -> bool:
-        return bool(self._by_name or self._beside)
 
 
 def _key(file: PurePath) -> tuple[str, ...]:
@@ -203,7 +200,7 @@ def _told_apart(folder: Path, files: list[File], masks: _Masks, data: DataConfig
     if not trained:
         raise UserError(f"{table or folder}: holds no image to train on")
     normal = chosen_normal(classes, data)
-    if normal is None and not called & trained and (labelled := _by_masks(files, masks)):
+    if normal is None and not (table or called & trained) and (labelled := _by_masks(files, masks)):
         files, normal, trained = labelled, {GOOD}, {GOOD}
     for kinds in (trained, {file.kind for file in files if file.split == "test"}):
         if "" in kinds and len(kinds) > 1:
@@ -261,6 +258,9 @@ def _by_masks(files: list[File], masks: _Masks) -> list[File]:
         return []
     for mask, names in _shared(found).items():
         raise UserError(f"{mask}: may be the mask of {names[0]} or of {names[1]}; give masks their images' paths")
+    if without := [file.name for file in found if not file.masks]:
+        shares = f"{len(without)} of {len(found)}"
+        log.warning("%s: %s images have no mask, such as %s, and count as normal", masks.folder, shares, without[0])
     is_black = {mask: not _read_mask(mask).any() for file in found for mask in file.masks}
     kinds = [GOOD if all(is_black[mask] for mask in file.masks) else _DEFECT for file in found]
     places = [f"{file.split or 'images'} by their masks" for file in found]
@@ -268,10 +268,12 @@ def _by_masks(files: list[File], masks: _Masks) -> list[File]:
 
 
 def _with_masks(files: list[File], masks: _Masks) -> list[File]:
-    """Return images to score, the anomalous ones with their masks; a mask that may be of several belongs to none."""
-    found = [file if file.masks or file.kind == GOOD else file._replace(masks=masks.of(file.name)) for file in files]
+    """Return images to score, the anomalous ones with their masks; one that may be of several images is of none."""
+    lacking = [file for file in files if file.kind != GOOD and not file.masks]
+    found = [file._replace(masks=masks.of(file.name)) for file in lacking]
     shared = _shared(found)
-    return [file._replace(masks=() if shared.keys() & set(file.masks) else file.masks) for file in found]
+    of_name = {file.name: file.masks for file in found if not shared.keys() & set(file.masks)}
+    return [file._replace(masks=of_name.get(file.name, file.masks)) for file in files]
 
 
 def _shared(files: Iterable[File]) -> dict[Path, list[str]]:
@@ -283,7 +285,7 @@ def _shared(files: Iterable[File]) -> dict[Path, list[str]]:
     return {mask: of for mask, of in names.items() if len(of) > 1}
 
 
-def _tell(folder: Path, layout: Layout, has_masks: bool, left_out: Sequence[str]) -> None:
+def _tell(folder: Path, layout: Layout, masks: Counter[str], left_out: Sequence[str]) -> None:
     """Log what a layout's parts were taken for, and what is missing."""
     groups = Counter[str]()
     for file in layout.train:
@@ -292,9 +294,10 @@ def _tell(folder: Path, layout: Layout, has_masks: bool, left_out: Sequence[str]
     for file in layout.test or ():
         kind = ("normal " if file.kind == GOOD else "anomalous ") if layout.has_labels else ""
         groups[f"{file.place}: {kind}images to score{', with masks' if file.masks else ''}"] += 1
+    groups.update({f"{place}: masks": count for place, count in masks.items()})
     lines = [f"{group}: {count:,}" for group, count in groups.items()]
     if len(lines) > _TOLD:
-        lines[_TOLD:] = [f"{len(lines) - _TOLD} further folders: images: {sum(list(groups.values())[_TOLD:]):,}"]
+        lines[_TOLD:] = [f"{len(lines) - _TOLD} further folders: {sum(list(groups.values())[_TOLD:]):,}"]
     if left_out:
         lines.append(f"left out: {', '.join(left_out)}")
     for line in lines:
@@ -304,7 +307,7 @@ def _tell(folder: Path, layout: Layout, has_masks: bool, left_out: Sequence[str]
         return
     if len(anomalous) == len(layout.test or ()):
         log.warning("%s: no test image is normal: there is no folder good/, and all count as defective", folder)
-    if has_masks and (without := [file.name for file in anomalous if not file.masks]):
+    if masks and (without := [file.name for file in anomalous if not file.masks]):
         shares = f"{len(without)} of {len(anomalous)}"
         log.warning(
             "%s: %s anomalous images have no mask, such as %s; the metrics of pixels leave them out",
