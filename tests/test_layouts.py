@@ -246,6 +246,14 @@ def test_class_folders(tmp_path, normal, expected):
     assert sum(label == 1 for label in labels_of(data).values()) == 5 * (4 - len(expected))
 
 
+def test_classes_of_the_images_to_score_alone(tmp_path):
+    write(tmp_path, *numbered("train/{}.png", 3), "test/fine/0.png", "test/odd/0.png")
+    for how in ({"normal": "fine"}, {"anomalous": "odd"}):
+        data = load(tmp_path, **how)
+        assert trained_on(data) == numbered("{}.png", 3)
+        assert labels_of(data) == {"fine/0.png": 0, "odd/0.png": 1}
+
+
 def test_anomalous_class_is_named_instead(tmp_path):
     write(tmp_path, *numbered("good/{}.png", 3), *numbered("b/{}.png", 5))
     data = load(tmp_path, anomalous="good")

@@ -208,7 +208,9 @@ def _told_apart(folder: Path, files: list[File], masks: _Masks, data: DataConfig
                 f"{folder}: has images beside the folders {shown(kinds - {''})}, so their class is not known; move "
                 "them into one of these, or say what each image is by --config.data.labels=FILE.csv"
             )
-    if normal is None and called & trained:
+    if normal is not None and trained == {""}:
+        normal |= trained  # only the images to score have classes
+    elif normal is None and called & trained:
         normal = called
     elif normal is None and table and classes <= {"0", "1"}:
         normal = {"0"}
