@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.spatial import KDTree
 
 _BLOCK = 3  # side of a block in pixels; two by two are a window
 _GRID = 4
@@ -43,7 +42,7 @@ def make_judge(appearance: Appearance) -> Judge:
 
     A term is in units of its limit: above 1 it is beyond what normal images reach. Images of one size take less time.
     """
-    trees = [KDTree(windows) for windows in appearance.windows]
+    trees = _trees(appearance.windows)
 
     def judge(images: Sequence[np.ndarray]) -> list[tuple[float, str]]:
         if len({image.shape for image in images}) != 1:
@@ -85,7 +84,7 @@ def fit_appearance(images: Iterable[np.ndarray], seed: int) -> Appearance:
     for number in np.unique(fold):
         others = np.flatnonzero(fold != number)
         center, whitening = _whitening(statistics[others])
-        trees = [KDTree(of_channel) for of_channel in _cover([windows[i] for i in others])]
+        trees = _trees(_cover([windows[i] for i in others]))
         for i in np.flatnonzero(fold == number):
             whole[i] = np.linalg.norm((statistics[i] - center) @ whitening)
             detail[i] = _farthest(trees, windows[i][None])[0]
@@ -214,7 +213,14 @@ def _cover(windows: list[np.ndarray]) -> list[np.ndarray]:
     return [np.stack([of >> 14, of >> 7 & 127, of & 127], axis=1) / _RESOLUTION for of in codes]
 
 
-def _farthest(trees: list[KDTree], windows: np.ndarray) -> np.ndarray:
+def _trees(windows: list[np.ndarray]) -> list[Any]:
+    """Return a k-d tree of the windows of each channel."""
+    from scipy.spatial import KDTree  # slow to import
+
+    return [KDTree(of_channel) for of_channel in windows]
+
+
+def _farthest(trees: list[Any], windows: np.ndarray) -> np.ndarray:
     """Return for each of N images the largest distance of a window (N, C, n, 3) to its nearest neighbour."""
     count = len(windows)
     distances = [

@@ -67,6 +67,15 @@ def threshold(held_out: np.ndarray, alpha: float) -> float:
     return np.inf if may_lie_above < 0 else float(np.sort(held_out)[::-1][may_lie_above])
 
 
+def map_level(calibration: Calibration, alpha: float) -> float:
+    """Return the value that, in a share 1 - alpha of the held-out images, one percent of a map's pixels exceed at most.
+
+    Infinite without held-out images.
+    """
+    levels = calibration.map_levels
+    return max(float(np.quantile(levels, 1 - alpha)), 1e-6) if len(levels) else math.inf
+
+
 def alpha_obstacle(count: int, alpha: float) -> str:
     """Return why no p-value can reach alpha with ``count`` held-out images, or an empty string if one can.
 

@@ -1,4 +1,4 @@
-"""Saving and restoring training states with orbax."""
+"""Saving and restoring training states with orbax, which is slow to import and needed in training alone."""
 
 import errno
 import hashlib
@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import LatestN
 
 from anogan_jax.auxiliary import NetworkState
 from anogan_jax.devices import is_first, wait_for_all
@@ -29,6 +27,8 @@ def save_state(folder: Path, state: State) -> None:
     Raises:
       UserError: it cannot be written.
     """
+    import orbax.checkpoint as ocp
+
     if is_first():
         step, arrays = int(state.step), jax.device_get(state._replace(key=jax.random.key_data(state.key)))
         try:
@@ -59,6 +59,8 @@ def restore_state(folder: Path, like: State) -> State | None:
     Raises:
       UserError: there are checkpoints, but none can be read.
     """
+    import orbax.checkpoint as ocp
+
     data = jax.eval_shape(jax.random.key_data, like.key)
     raw_key: Any = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=like.key.sharding)
     steps = saved_steps(folder)
@@ -102,8 +104,11 @@ def _digest_file(folder: Path, step: int) -> Path:
     return folder / f"{step}.sha256"
 
 
-def _manager(folder: Path, alone: bool = False) -> ocp.CheckpointManager:
-    """Open the checkpoints, for all processes together or for the first alone."""
+def _manager(folder: Path, alone: bool = False) -> Any:
+    """Open orbax's CheckpointManager, for all processes together or for the first alone."""
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint.checkpoint_managers import LatestN
+
     first = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="first")
     options = ocp.CheckpointManagerOptions(
         create=False,

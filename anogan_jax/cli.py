@@ -1,4 +1,4 @@
-"""The command line of train.py and score.py: flags, messages, exit codes."""
+"""The command line of the programs train and score: flags, messages, exit codes."""
 
 import contextlib
 import ctypes
@@ -47,7 +47,7 @@ def run(main: Callable[[], int | None]) -> None:
     keep_memory()
     keep_compiled_programs()
     try:
-        _parse_flags()
+        _parse_flags(main)
         if _DISTRIBUTED.value:
             join_processes()
         _check_devices()
@@ -134,7 +134,7 @@ def given_config() -> Config | None:
         # config_flags returns an object with the error in place of a config that failed to load.
         failure = getattr(config, "_error", None)
         if not path.is_file():
-            reason = "no such file"
+            reason = f"no such file, and none of the packaged configs: {', '.join(packaged_configs())}"
         elif failure is not None:
             reason = f"cannot be loaded: {_reason(failure.__cause__ or failure.__context__ or failure)}"
         else:
@@ -166,7 +166,7 @@ def given_workdir() -> Path:
         return Path(_WORKDIR.value)
     path = _config_path()
     if path is None:
-        raise UserError("give --config=configs/mnist.py, or --workdir=DIRECTORY of an earlier run")
+        raise UserError("give --config=mnist or another config, or --workdir=DIRECTORY of an earlier run")
     return Path("runs") / path.stem
 
 
@@ -176,10 +176,28 @@ def _config_path() -> Path | None:
     return None if path == Path(configs.__file__) else path
 
 
-def _parse_flags() -> None:
+def packaged_configs() -> dict[str, Path]:
+    """Return the files of the packaged configs by their names; in the repository they are in its folder configs/."""
+    here = Path(__file__).parent
+    folder = next(each for each in (here / "configs", here.parent / "configs") if each.is_dir())
+    return {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
+
+
+def _arguments() -> list[str]:
+    """Return the program's arguments, the name of a packaged config replaced by its path."""
+    arguments, packaged = list(sys.argv), packaged_configs()
+    for i in range(1, len(arguments)):
+        flag, equals, name = arguments[i].rpartition("=")
+        if name in packaged and (flag or arguments[i - 1]) in ("--config", "-config"):
+            arguments[i] = f"{flag}{equals}{packaged[name]}"
+    return arguments
+
+
+def _parse_flags(main: Callable[[], int | None]) -> None:
     """Parse the flags; exit after --help, or with one line of error if a flag is wrong."""
     known = [f"config.{name}" for name in configs.to_fields(Config())]
-    for argument in sys.argv[1:]:
+    arguments = _arguments()
+    for argument in arguments[1:]:
         name = argument.lstrip("-").split("=")[0] if argument.startswith("-") else ""
         if (name.startswith("config.") and name not in known) or f"config.{name}" in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
@@ -187,14 +205,16 @@ def _parse_flags() -> None:
     config_flags.DEFINE_config_file(  # reads the overrides at once, so they are checked before
         "config",
         str(Path(configs.__file__)),
-        "Python file with get_config(), such as configs/mnist.py; a field of it is set as --config.search.steps=64.",
+        f"A packaged config ({', '.join(packaged_configs())}), or the path of a Python file with get_config(); a "
+        "field of it is set as --config.search.steps=64.",
+        sys_argv=arguments,
     )
-    if not {"--help", "-help", "-h", "--helpfull"}.isdisjoint(sys.argv[1:]):
-        print(_help())
+    if not {"--help", "-help", "-h", "--helpfull"}.isdisjoint(arguments[1:]):
+        print(_help(main))
         sys.exit(0)
     flags.FLAGS.set_gnu_getopt(True)  # flags may follow the files that a shell puts in the place of --input=*.png
     try:
-        unparsed = flags.FLAGS(sys.argv)
+        unparsed = flags.FLAGS(arguments)
     except flags.Error as error:
         missing = re.fullmatch(r"flag (--\w+)=None: .* must have a value other than None\.", _last_line(error))
         sys.exit(_complain(f"{missing[1]} is needed" if missing else _last_line(error), EXIT_USAGE))
@@ -209,13 +229,12 @@ def _parse_flags() -> None:
         sys.exit(_complain(f"unexpected argument {unparsed[1]!r}; flags begin with --", EXIT_USAGE))
 
 
-def _help() -> str:
-    """Return the program's docstring, its flags, the presets and every field of the config."""
-    program, by_module = sys.modules["__main__"], flags.FLAGS.flags_by_module_dict()
-    modules = {program.__name__, str(program.__file__), sys.argv[0], __name__}
+def _help(main: Callable[[], int | None]) -> str:
+    """Return the docstring of the program's module, its flags, the presets and every field of the config."""
+    by_module, modules = flags.FLAGS.flags_by_module_dict(), {main.__module__, sys.argv[0], __name__}
     own = {flag.name: flag.help for name in by_module.keys() & modules for flag in by_module[name]}
     lines = [
-        f"{program.__doc__}",
+        f"{sys.modules[main.__module__].__doc__}",
         "Flags:",
         *(f"  --{name}\n      {text}" for name, text in sorted(own.items()) if not name.startswith("config.")),
         "",

@@ -204,10 +204,12 @@ _PAPER = {"start": "random", "starts": 1, "steps": 500, "features": "pixels", "d
 _PAPER |= {"optimizer": "adam", "learning_rate": 0.1, "reference_weight": 0.0}
 PRESETS = {
     "anogan": Preset(
-        "8 gradient steps from each of the 8 nearest images of the bank, compared by structure",
+        "8 gradient steps from each of the 8 nearest images of the bank, and the 8 nearest references, by structure",
         _BANK | {"steps": 8, "optimizer": "soap", "learning_rate": 0.01},
     ),
-    "nearest": Preset("the 8 nearest images of the bank themselves, no gradient step", _BANK | {"steps": 0}),
+    "nearest": Preset(
+        "the 8 nearest images of the bank and the 8 nearest references, no gradient step", _BANK | {"steps": 0}
+    ),
     "encoder": Preset(
         "the encoder's reconstruction, no gradient step (f-AnoGAN); needs encoder.steps",
         _BANK | {"start": "encoder", "starts": 1, "steps": 0, "reference_weight": 0.0},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import html
 import json
 import logging
 import os
@@ -18,13 +19,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from anogan_jax import config as configs
 from anogan_jax.appearance import Appearance, combine, make_judge
 from anogan_jax.bank import Bank, make_index, make_neighbours
-from anogan_jax.calibration import Calibration, p_values, rotation_scale
+from anogan_jax.calibration import Calibration, map_level, p_values, rotation_scale
 from anogan_jax.config import Config, SearchConfig
 from anogan_jax.data import Images, from_user, is_folder_of_masks, to_networks, within
 from anogan_jax.data.images import from_list, read_arrays
 from anogan_jax.devices import make_mesh
 from anogan_jax.errors import UserError
 from anogan_jax.features import make_features
+from anogan_jax.figures import captioned, triptych
 from anogan_jax.files import digest
 from anogan_jax.models import GAN, Weights, make_encoder, make_gan, make_rotation_network, make_segmenter
 from anogan_jax.queries import Finding, score_queries
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 _CALIBRATING = 64  # held-out images that calibrate a search tried for comparison
 _LEVEL = 0.95  # quantile of A(x) of held-out images: the score of an appearance at its limit
 _FORMAT = 4  # of the saved folder
+_EXAMPLES = {"example:digits": Path(__file__).parent / "examples" / "digits"}
+_SHOWN = 12  # results that a notebook shows as pictures
 _NETWORKS = ("encoder", "segmenter", "rotation")  # of Model, beside the GAN, where they were trained
 _UNCALIBRATED = Calibration(np.zeros(0), np.zeros(0), np.zeros(()), np.zeros(()))
 
@@ -54,6 +58,25 @@ class Result(NamedTuple):
     rotation: np.ndarray  # (N,) float64 T(x) of the rotation network, 0 without one
     appearance: np.ndarray  # (N,) float64 distance of brightness, contrast, noise, colour; above 1 it raises the score
     term: np.ndarray  # (N,) str, what each score is of: "reconstruction" (A(x)), "appearance" or "detail"
+    image: Any  # (N, H, W, C) uint8 the images as they were seen
+    map_level: np.ndarray  # (N,) float64 all the same, the value of a map that normal images seldom exceed
+
+    def __repr__(self) -> str:
+        low, high = self.score.min(), self.score.max()
+        found = f"{np.count_nonzero(self.is_anomaly)} of {len(self.score)} images are anomalies"
+        return f"Result: {found}, scores {low:.4g} to {high:.4g}; fields {', '.join(self._fields)}"
+
+    def _repr_html_(self) -> str:
+        """Show the most anomalous images in a notebook: query, reconstruction, and the query under its map."""
+        shown = np.argsort(-self.score, kind="stable")[:_SHOWN].tolist()
+        pictures = [
+            triptych(self.image[i], self.reconstruction[i], self.anomaly_map[i], self.map_level[i]) for i in shown
+        ]
+        captions = [
+            f"{i}: score {self.score[i]:.4g}, p {self.p_value[i]:.3g}{', anomaly' if self.is_anomaly[i] else ''}"
+            for i in shown
+        ]
+        return f"<p>{html.escape(repr(self))}</p>{captioned(list(zip(captions, pictures, strict=True)))}"
 
 
 class Regions(NamedTuple):
@@ -77,6 +100,20 @@ class Detector(NamedTuple):
     step: int  # training steps done
     regions: Regions  # of interest
 
+    def __repr__(self) -> str:
+        model, search, size = self.config.model, self.config.search, self.config.model.image_size
+        others = [name for name in _NETWORKS if getattr(self.model, name)]
+        held_out, references = len(self.calibration.scores), len(self.references) if self.references is not None else 0
+        return "\n".join(
+            [
+                f"Detector: {size}x{size} pixels, {model.channels} channel(s), {self.step:,} training steps",
+                f"  networks: {', '.join(['generator', 'discriminator', *others])}",
+                f"  search: {search.starts} start(s), {search.start}, {search.steps} steps, by {search.features}",
+                f"  bank: {len(self.bank.z):,} images, and {references:,} references",
+                f"  calibration: {held_out:,} held-out images, alpha {self.config.alpha:g}",
+            ]
+        )
+
     def score(self, images: Any) -> Result:
         """Score images; an image's score depends on nothing but the image and the detector.
 
@@ -96,7 +133,8 @@ class Detector(NamedTuple):
         values = {name: _stacked([getattr(finding, name) for finding in findings]) for name in fields}
         p = p_values(values["score"], self.calibration.scores)
         spoke = np.array([finding.term for finding in findings])
-        return Result(p_value=p, is_anomaly=p <= self.config.alpha, term=spoke, **values)
+        level = np.full(len(p), map_level(self.calibration, self.config.alpha))
+        return Result(p_value=p, is_anomaly=p <= self.config.alpha, term=spoke, map_level=level, **values)
 
     def with_config(self, config: Config) -> "Detector":
         """Return the detector with other scoring settings, calibrated anew from the held-out images if needed.
@@ -191,15 +229,20 @@ def make_detector(
 
 
 def load(folder: str | Path) -> Detector:
-    """Load a detector that training or ``Detector.save`` left in a folder.
+    """Load a detector that training or ``Detector.save`` left in a folder, or a packaged one.
+
+    Args:
+      folder: the folder; or "example:digits", a detector of scikit-learn's zeros (``anogan_jax/examples``).
 
     Raises:
       UserError: there is none, or a file of it is missing or damaged.
     """
-    path = Path(folder) / "detector"
-    path = path if path.is_dir() else Path(folder)
+    if str(folder).startswith("example:") and folder not in _EXAMPLES:
+        raise UserError(f"{folder}: no such example; there is {', '.join(_EXAMPLES)}")
+    path = Path(_EXAMPLES.get(str(folder), folder)) / "detector"
+    path = path if path.is_dir() else path.parent
     if not (path / "detector.json").is_file():
-        raise UserError(f"{folder}: holds no trained detector; run train.py first, or again if it was interrupted")
+        raise UserError(f"{folder}: holds no trained detector; train first, or again if it was interrupted")
     facts = _facts(path / "detector.json")
     for name, known in facts["files"].items():
         if not (path / name).is_file() or digest(path / name) != known:

@@ -1,6 +1,7 @@
 """The devices as a mesh of one axis, and several processes that work as one."""
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -57,6 +58,16 @@ def join_processes() -> None:
 def is_first() -> bool:
     """Return whether this is the process that writes files and shows messages."""
     return jax.process_index() == 0
+
+
+def hides_bars() -> bool | None:
+    """Return what tqdm calls ``disable``: True on other processes than the first, False in a notebook.
+
+    Otherwise None: bars are shown on a terminal alone.
+    """
+    if not is_first():
+        return True
+    return False if "ipykernel" in sys.modules else None
 
 
 def wait_for_all(what: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from anogan_jax.bank import Bank
 from anogan_jax.baselines import baseline_scores
-from anogan_jax.calibration import alpha_obstacle
+from anogan_jax.calibration import alpha_obstacle, map_level
 from anogan_jax.config import PRESETS, with_preset
 from anogan_jax.data import Images, OneClass, as_array, folder_of, is_readable, load_one_class, read_ahead, to_networks
 from anogan_jax.detector import Detector, findings_of, in_regions
@@ -75,7 +75,7 @@ def score_to_folder(
     warning = "; ".join(filter(None, [warning, alpha_obstacle(len(calibration.scores), config.alpha)]))
     if warning:
         log.warning("%s", warning)
-    level = max(float(np.quantile(calibration.map_levels, 1 - config.alpha)), 1e-6)
+    level = map_level(calibration, config.alpha)
     made_with = (__version__, config, detector.step, level, origin, heatmaps, maps, queries.stamp, list(queries.names))
     folders = [folder / each if wanted else None for each, wanted in (("heatmaps", heatmaps), ("maps", maps))]
     with _writing(folder, [*REPORT, *(each.name for each in folders if each)], origin):

@@ -1,5 +1,10 @@
-"""Pictures for people: samples, heatmaps, panels and plots of scores."""
+"""Pictures for people: samples, heatmaps, panels and plots of scores.
 
+matplotlib and scikit-learn are slow to import, and training and scoring need them for plots alone.
+"""
+
+import base64
+import html
 import io
 import warnings
 from collections.abc import Mapping, Sequence
@@ -7,11 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
-from matplotlib.figure import Figure
 from PIL import Image, ImageOps
-from sklearn.metrics import RocCurveDisplay
 
 from anogan_jax.data.images import resize
 from anogan_jax.files import replacing
@@ -47,7 +48,7 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, level: float) -> np.ndar
 
     The colours saturate at twice ``level``, which the map of a normal image rarely exceeds.
     """
-    heat = _HEAT(np.clip(anomaly_map / (2 * level), 0, 1))
+    heat = _HEAT[np.minimum(256 * np.clip(anomaly_map / (2 * level), 0, 1), 255).astype(np.uint8)]
     grey = np.atleast_3d(_displayable(image))
     return np.rint(grey * (1 - heat[..., 3:]) + 255 * heat[..., :3] * heat[..., 3:]).astype(np.uint8)
 
@@ -63,12 +64,22 @@ def triptych(image: np.ndarray, generated: np.ndarray, anomaly_map: np.ndarray, 
     return buffer.getvalue()
 
 
+def captioned(pictures: Sequence[tuple[str, bytes]]) -> str:
+    """Return HTML that shows pictures, each a ``triptych``, above their captions."""
+    figure = (
+        '<figure style="display: inline-block; margin: 4px"><img height="96" style="image-rendering: pixelated" '
+        'src="data:image/webp;base64,{}"><figcaption>{}</figcaption></figure>'
+    )
+    shown = [figure.format(base64.b64encode(picture).decode(), html.escape(text)) for text, picture in pictures]
+    return f"<div>{''.join(shown)}</div>"
+
+
 def save_heatmap(path: Path, title: str, image: np.ndarray, anomaly_map: np.ndarray, level: float) -> None:
     """Save the query under its heatmap, with a legend; small images are enlarged, large ones shrunk."""
     image, anomaly_map = _shrunk(image, _HEATMAP), _shrunk(anomaly_map[..., None], _HEATMAP)[..., 0]
     height, width = image.shape[:2]
     inches = 6.0 / max(height, width)
-    figure = Figure(figsize=(max(2.0, inches * width) + 1.6, max(2.0, inches * height) + 0.5), layout="constrained")
+    figure = _figure((max(2.0, inches * width) + 1.6, max(2.0, inches * height) + 0.5))
     axis = figure.subplots()
     axis.imshow(overlay(image, anomaly_map, level), interpolation="nearest")
     axis.set(xticks=[], yticks=[], frame_on=False)
@@ -83,7 +94,7 @@ def save_panels(path: Path, groups: Mapping[str, Sequence[tuple[str, bytes]]], l
     Each query is a title and its ``triptych``.
     """
     columns = max(2, *(len(panels) for panels in groups.values()))
-    figure = Figure(figsize=(1.35 * columns + 1.7, 4.9 * len(groups)), layout="constrained")
+    figure = _figure((1.35 * columns + 1.7, 4.9 * len(groups)))
     blocks = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
     for block, (title, panels) in zip(blocks, groups.items(), strict=True):
         block.suptitle(title, fontweight="bold", x=0.01, ha="left")
@@ -104,7 +115,9 @@ def save_panels(path: Path, groups: Mapping[str, Sequence[tuple[str, bytes]]], l
 
 def save_roc(path: Path, labels: np.ndarray, scores: np.ndarray, name: str) -> None:
     """Plot the ROC curve; labels are 1 anomalous, 0 normal."""
-    figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+    from sklearn.metrics import RocCurveDisplay
+
+    figure = _figure((4.6, 4.6))
     axis = figure.subplots()
     RocCurveDisplay.from_predictions(
         labels, scores, ax=axis, name=name, plot_chance_level=True, curve_kwargs={"color": _ANOMALOUS}
@@ -115,7 +128,7 @@ def save_roc(path: Path, labels: np.ndarray, scores: np.ndarray, name: str) -> N
 
 def save_histogram(path: Path, scores: np.ndarray, labels: np.ndarray | None, threshold: float) -> None:
     """Plot the distribution of the scores, by label if there are labels, with the threshold."""
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = _figure((6.4, 3.6))
     axis = figure.subplots()
     bins = np.linspace(scores.min(), max(scores.max(), scores.min() + 1e-6), 60).tolist()
     groups = [("queries", slice(None), _UNKNOWN)]
@@ -130,25 +143,35 @@ def save_histogram(path: Path, scores: np.ndarray, labels: np.ndarray | None, th
     _save(figure, path)
 
 
-def _heat_colours() -> ListedColormap:
-    """Return colours from transparent to nearly opaque, so that the query is visible where it is normal."""
+def _heat_colours() -> np.ndarray:
+    """Return colours (256, 4) from transparent to nearly opaque, so that the query is visible where it is normal."""
     share = np.linspace(0, 1, 256)[:, None]
     low, high = np.array([1.0, 0.85, 0.0]), np.array([0.85, 0.0, 0.1])
     opacity = 0.85 * np.clip((share - 0.25) / 0.5, 0, 1)
-    return ListedColormap(np.concatenate([low + (high - low) * share, opacity], axis=1), name="heat")
+    return np.concatenate([low + (high - low) * share, opacity], axis=1)
 
 
 _HEAT = _heat_colours()
 
 
 def _add_legend(figure: Any, axes: Any, level: float, label: str, **where: Any) -> None:
-    colours = ScalarMappable(Normalize(0, 2 * level), _HEAT)
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+
+    colours = ScalarMappable(Normalize(0, 2 * level), ListedColormap(_HEAT))
     bar = figure.colorbar(colours, ax=axes, label=label, extend="max", **where)
     bar.ax.set_facecolor("0.6")  # a grey background, as of a query
     bar.ax.axhline(level, color="black", linewidth=1.5)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _figure(inches: tuple[float, float]) -> Any:
+    """Return an empty matplotlib figure of this width and height, apart from pyplot and its windows."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=inches, layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a glyph that the font lacks is drawn as a box
         figure.savefig(temporary, dpi=120)

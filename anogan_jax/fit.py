@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.tree_util import Partial
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from anogan_jax import config as configs
 from anogan_jax.appearance import Appearance, fit_appearance
@@ -48,7 +48,7 @@ from anogan_jax.data import (
     turned,
 )
 from anogan_jax.detector import Detector, Regions, gan_of, load, make_detector
-from anogan_jax.devices import gather, is_first, make_mesh, wait_for_all
+from anogan_jax.devices import gather, hides_bars, is_first, make_mesh, wait_for_all
 from anogan_jax.errors import UserError
 from anogan_jax.features import FeatureSpace, make_features
 from anogan_jax.files import locked, replacing
@@ -90,7 +90,7 @@ def fit(images: Any = None, config: Config | None = None, workdir: str | Path | 
     Raises:
       UserError: the images or a setting cannot be used, a loss is not finite, the work directory belongs to another
         config, or nothing can be written.
-      Stopped: SIGTERM or SIGINT arrived; the state is saved.
+      Stopped: SIGTERM or SIGINT arrived; the state is saved. Only the main thread receives signals.
     """
     if images is None and config is None:
         raise UserError("fit: give images, or a config that names a data set")
@@ -170,7 +170,9 @@ def _fit(config: Config, workdir: Path, given: Images | None) -> Detector:
             configs.save(config, workdir / "config.json")
         regions = Regions(read_roi(config.data.roi), resized_regions(kept, config))
         detector = _train(config, workdir, images, resized_images(kept, config), regions, mesh)
-    log.info("finished; next: python score.py --workdir %s%s", workdir, "" if data.test else " --input IMAGES")
+    log.info(
+        "finished; next: python -m anogan_jax score --workdir %s%s", workdir, "" if data.test else " --input IMAGES"
+    )
     return detector
 
 
@@ -325,8 +327,7 @@ def invert(gan: GAN, weights: Weights, bank: Bank, images: Iterable[np.ndarray],
       count: how many images, for the progress bar.
     """
     scores = _score_by_bank(gan, weights, bank, "pixels", images, starts=1, steps=_INVERSION_STEPS)
-    silent = None if is_first() else True
-    with tqdm(scores, total=count, desc="inverting", unit="image", disable=silent, dynamic_ncols=True) as found:
+    with tqdm(scores, total=count, desc="inverting", unit="image", disable=hides_bars(), dynamic_ncols=True) as found:
         pairs = [(score.z[0], score.reconstruction.astype(np.float16)) for score in found]
     return Bank(*(np.stack(part) for part in zip(*pairs, strict=True)))
 
@@ -349,7 +350,7 @@ def _refuse_another(workdir: Path, config: Config) -> None:
     if changed := configs.differences(config, configs.load(path)):
         raise UserError(
             f"{workdir}: holds a run with another config ({'; '.join(changed)}); give another --workdir, or that "
-            "config. Settings that score (search, pooling, alpha) are given to score.py"
+            "config. Settings that score (search, pooling, alpha) are given when scoring"
         )
 
 
@@ -375,8 +376,8 @@ def _digests(images: Images) -> np.ndarray:
     """
     total, processes = len(images.names), jax.process_count()
     share = range(jax.process_index(), total, processes)
-    digests, silent = np.zeros((total, 32), np.uint8), None if is_first() else True
-    with tqdm(total=len(share), desc="reading", unit="image", disable=silent, leave=False, delay=2) as bar:
+    digests = np.zeros((total, 32), np.uint8)
+    with tqdm(total=len(share), desc="reading", unit="image", disable=hides_bars(), leave=False, delay=2) as bar:
         for i, image in zip(share, read_ahead(images.read, share, ahead=16), strict=True):
             if isinstance(image, UserError):
                 log.warning("left out %s", image)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -15,11 +16,12 @@ import jax
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
+from tqdm.auto import tqdm
 
 from anogan_jax.checkpoint import State, restore_state, save_state
 from anogan_jax.config import Config
 from anogan_jax.data import read_ahead
-from anogan_jax.devices import gather, is_first, make_mesh, replicated, sharded
+from anogan_jax.devices import gather, hides_bars, is_first, make_mesh, replicated, sharded
 from anogan_jax.errors import UserError
 from anogan_jax.figures import save_grid
 from anogan_jax.files import replacing
@@ -49,7 +51,9 @@ def advance(
     to_batch: Callable[[np.ndarray], np.ndarray],
     draw_samples: Callable[[State], Array] | None = None,
 ) -> State:
-    """Train a state to the last step; log progress and write metrics, samples and checkpoints.
+    """Train a state to the last step; show progress and write metrics, samples and checkpoints.
+
+    Progress is lines of the log or, where these are not shown, as in a notebook, a bar.
 
     Args:
       config: the settings.
@@ -74,12 +78,15 @@ def advance(
     if is_first():
         _drop_metrics_after(folder / "metrics.jsonl", step)
     batches = _batches(config.train.batch_size, make_mesh(jax.devices()), draw, to_batch, step)
-    with _stop_signal() as stop_signal, _event_writer(folder, config, step) as events:
+    silent = True if log.isEnabledFor(logging.INFO) else hides_bars()
+    bar = tqdm(total=steps, initial=step, desc="training", unit="step", disable=silent, dynamic_ncols=True)
+    with _stop_signal() as stop_signal, _event_writer(folder, config, step) as events, bar:
         progress = _Progress(folder / "metrics.jsonl", step, steps, events)
         while step < steps:
             state, metrics = train_step(state, next(batches))
             step += 1
             progress.add(metrics)
+            bar.update()
             finished, log_due = step == steps, step % train.log_every == 0
             stopped = stop_signal(log_due or finished)
             save_due = finished or step % train.checkpoint_every == 0
@@ -165,7 +172,7 @@ def _drop_metrics_after(path: Path, step: int) -> None:
 
 @contextmanager
 def _stop_signal() -> Iterator[Callable[[bool], int]]:
-    """Record SIGTERM and SIGINT inside the block instead of obeying them at once.
+    """Record SIGTERM and SIGINT inside the block instead of obeying them at once, if this is the main thread.
 
     Yields ``stop_signal(ask)``, which returns the number of the first signal or 0. Several processes exchange theirs
     only if ``ask`` is True, which must be so at the same steps in all of them; thus they stop together.
@@ -178,7 +185,8 @@ def _stop_signal() -> Iterator[Callable[[bool], int]]:
             return mine
         return int(gather(np.int32(mine)).max()) if ask else 0
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()  # Python allows handlers in no other
+    numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
     previous = [signal.signal(number, lambda number, _: received.append(number)) for number in numbers]
     try:
         yield stop_signal

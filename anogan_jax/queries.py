@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from anogan_jax.appearance import Judge, combine
 from anogan_jax.config import Config
@@ -28,7 +28,7 @@ from anogan_jax.data import (
     to_pixels,
 )
 from anogan_jax.data.images import resize
-from anogan_jax.devices import gather, is_first
+from anogan_jax.devices import gather, hides_bars
 from anogan_jax.errors import UserError
 from anogan_jax.scoring import Score
 from anogan_jax.tiles import Mosaic, cut_tiles, pool
@@ -92,7 +92,7 @@ def score_queries(
     share = range(first + jax.process_index(), total, processes)
     mine = _findings(score, queries, judge, level, rotation_factor, config, share)
     results = mine if processes == 1 else _gathered(mine, total - first)
-    silent = None if what and is_first() else True
+    silent = hides_bars() if what else True
     with tqdm(total=total, initial=first, desc=what, unit="image", disable=silent, dynamic_ncols=True) as bar:
         for finding in results:
             yield finding

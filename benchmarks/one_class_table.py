@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 _NAMES = {
     "default": "**this project, default search**",
     "nearest": "nearest neighbours in the bank, no search",
-    "no_references": "the default search, without references",
+    "no_references": "the default search without references",
     "references": "references alone: no generator but in screening them",
     "random_bank": "default search, bank of random images",
     "encoder": "encoder (f-AnoGAN), no search",

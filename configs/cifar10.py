@@ -5,17 +5,10 @@
     python score.py --config configs/cifar10.py --workdir runs/automobile --compare
 
 TensorFlow Datasets downloads it. A rotation network takes part in the scores: more where things have an upright, such
-<<<<<<< HEAD
-as automobiles, less where few of their turns are told. Detection on CIFAR-10 was not measured here, and the weight
-comes from trials with a sketch of these networks; what they are worth on garments: docs/detection.md (Rotations).
-Training takes about ten minutes of processor time, on images of noise of this size: 82 ms a step of the GAN, 118 ms of
-the rotation network.
-=======
 as automobiles, less where few of their turns are told. Detection on CIFAR-10 was not measured here; the weight comes
 from trials with a sketch of these networks. What they are worth on garments: docs/detection.md (Rotations). Training
 takes about ten minutes of processor time, on images of noise of this size: 82 ms a step of the GAN, 118 ms of the
 rotation network.
->>>>>>> rotations
 """
 
 from anogan_jax.config import BankConfig, Config, DataConfig, ModelConfig, RotationConfig

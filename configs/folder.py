@@ -4,8 +4,9 @@
     python score.py --workdir runs/parts --input NEW_IMAGES
 
 Small defects in large images: --config.patches.enabled looks at patches at the images' own size, or at
---config.patches.scale times that. Colour: --config.model.channels=3. If some of the images may be anomalous, because
-nobody has looked through them, train with --config.bank.max_deviation=2 (docs/detection.md says what it is worth).
+--config.patches.scale times that. Colour: --config.model.channels=3. Images that may be anomalous are screened out of
+the references; if somebody has looked through all of them, --config.bank.max_deviation=1e6 keeps the atypical ones
+(docs/detection.md says what both are worth).
 Folders with defects, masks, classes or a CSV of labels are read too: the README has a table of layouts.
 """
 

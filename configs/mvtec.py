@@ -28,7 +28,7 @@ def get_config() -> Config:
         model=ModelConfig(image_size=64, channels=3, width=16, latent_size=128),
         train=TrainConfig(steps=5_000, batch_size=32, flip=True),
         segmenter=SegmenterConfig(steps=5_000),
-        bank=BankConfig(size=8_192),
+        bank=BankConfig(size=8_192, max_deviation=1e6),
         search=SearchConfig(starts=1),
         pooling=PoolingConfig(share=0.002),
     )

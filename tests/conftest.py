@@ -175,7 +175,7 @@ def run_main(monkeypatch, capsys, caplog) -> Callable[..., Ended]:
 
     def run(main: Callable[[], int | None], *flags: Any) -> Ended:
         given = [str(flag) for flag in flags]
-        if not any(flag.startswith("--config=") for flag in given):
+        if not any(flag == "--config" or flag.startswith("--config=") for flag in given):
             given.insert(0, f"--config={configs.__file__}")  # the default, to which ml_collections adds the overrides
         monkeypatch.setattr(sys, "argv", [f"{main.__module__}.py", *given])
         caplog.clear()

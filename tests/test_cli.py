@@ -1,14 +1,19 @@
 """The command line: flags, settings, exit codes, and one line for each mistake. Scripts run in this process."""
 
 import json
+import sys
+import tomllib
+from importlib import import_module
 
 import numpy as np
 import pytest
 from conftest import ROOT, digests, rows_of, tiny_flags
 from PIL import Image
 
-import score
-import train
+from anogan_jax import __main__ as programs
+from anogan_jax import cli, score, train
+from anogan_jax.config import with_values
+from configs.digits import get_config
 
 DIGITS = f"--config={ROOT / 'configs/digits.py'}"
 
@@ -36,6 +41,7 @@ SCORE = ["--workdir={run}"]
 MISTAKES = {
     "no config": (train.main, [], ["--config"], 1),
     "no such config": (train.main, ["--config=configs/none.py"], ["configs/none.py", "no such file"], 1),
+    "no such name": (train.main, ["--config=mnits"], ["mnits", "no such file", "mnist"], 1),
     "config with an error": (train.main, ["--config={bad}/config.py"], ["--config", "nowhere"], 2),
     "config of another type": (train.main, ["--config={bad}/other.py"], ["other.py", "get_config"], 1),
     "unknown field": (train.main, [DIGITS, "--config.search.step=3"], ["search.step", "--config.search.steps"], 2),
@@ -111,6 +117,38 @@ def test_finished_run_is_found_by_train_again(tiny_run, run_main):
         done = run_main(train.main, *flags)
         assert done.code == 0, done.errors
         assert "the detector is finished" in done.errors
+
+
+@pytest.mark.parametrize("config", [["--config=digits"], ["--config", "digits"], [DIGITS]])
+def test_config_is_given_by_its_name_or_path(config, monkeypatch, run_main, tmp_path):
+    """The name also gives the work directory; a folder of that name changes nothing."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    given = []
+
+    def main():
+        given.append((cli.given_config(), cli.given_workdir().as_posix()))
+
+    assert run_main(main, *config, "--config.train.steps=7").code == 0
+    assert given == [(with_values(get_config(), {"train.steps": 7}), "runs/digits")]
+
+
+def test_installed_commands_and_the_package_run_the_programs_of_the_scripts(monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(cli, "run", ran.append)
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    for name in ("train", "score"):
+        module, _, function = scripts[f"anogan-{name}"].partition(":")
+        getattr(import_module(module), function)()
+        monkeypatch.setattr(sys, "argv", ["anogan_jax", name, "--workdir=run"])
+        programs.main()
+        assert sys.argv == ["anogan_jax", "--workdir=run"]
+    assert ran == [train.main, train.main, score.main, score.main]
+    monkeypatch.setattr(sys, "argv", ["anogan_jax", "test"])
+    with pytest.raises(SystemExit) as ended:
+        programs.main()
+    assert ended.value.code == 2
+    assert "train, score, not 'test'" in capsys.readouterr().err
 
 
 def test_preset_alpha_and_search_overrides_are_obeyed(tiny_run, run_main, tmp_path):

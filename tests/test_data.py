@@ -249,6 +249,8 @@ def test_cmyk_is_converted(tmp_path):
         (np.zeros((2, 8, 8, 5), np.uint8), "5 channels"),
         (np.zeros(7, np.uint8), "shape"),
         (np.zeros((0, 8, 8), np.uint8), "shape"),
+        (np.zeros((5, 64), np.uint8), r"\(5, 64\) is not \(N, H, W\); give images.reshape"),
+        (np.zeros((5, 1, 8, 8), np.uint8), r"\(1, 8, 8\) seems to be \(C, H, W\).*np\.moveaxis"),
         (np.full((2, 8, 8), "a"), "type"),
     ],
 )
@@ -459,6 +461,28 @@ def test_arrays_from_python_are_read_alike():
     assert read_all(from_user(colours, 1)).shape == (2, 8, 8, 1)
 
 
+@pytest.mark.parametrize("first", [0, -1, 9])
+def test_the_advice_about_channels_first_gives_the_images(first):
+    """An array, and a list, of images with their channels first; what is moved back is accepted."""
+    images = RNG.integers(0, 256, (12, 8, 8, 3), np.uint8)
+    moved = np.moveaxis(images, -1, -3)
+    for given in (moved, list(moved)):
+        with pytest.raises(UserError, match="channels first"):
+            from_user(given, 3)
+    np.testing.assert_array_equal(from_user(np.moveaxis(moved, -3, -1), 3).read(first), images[first])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.arange(20).astype(str), np.full(20, 0.5), np.full(20, np.inf), np.full(20, np.nan), np.eye(20), np.arange(3)],
+)
+def test_labels_that_are_not_one_whole_number_an_image_are_refused(labels, tmp_path):
+    path = tmp_path / "file.npz"
+    np.savez(path, train_images=np.zeros((20, 8, 8), np.uint8), train_labels=labels)
+    with pytest.raises(UserError, match=r"file\.npz: train_(labels|images).*\(N,\)"):
+        load_one_class(config(source="npz", dir=str(path), normal=0))
+
+
 def test_narrow_grey_images_are_not_taken_for_colour_images():
     """A list of images (H, W) with W 4 and H different."""
     given = [RNG.integers(0, 256, (height, 4), np.uint8) for height in (8, 9)]
@@ -483,6 +507,9 @@ def test_paths_from_python_are_read_as_input(tmp_path):
         (np.zeros((1, 2, 8, 8, 1), np.uint8), "shape"),
         (np.zeros((0, 8, 8), np.uint8), "empty"),
         ([], "empty"),
+        (np.zeros((5, 64), np.float32), "images.reshape"),
+        (np.zeros((5, 3, 8, 8), np.uint8), r"np\.moveaxis\(images, -3, -1\)"),
+        ([np.zeros((3, 8, 9), np.uint8)], r"\(3, 8, 9\) seems to be \(C, H, W\)"),
         (np.array(5), r"shape \(\)"),
         ({"images": 3}, r"shape \(\)"),
         (np.zeros((2, 8, 8, 5), np.uint8), "5 channels"),

@@ -1,10 +1,13 @@
 """The detector: its scores survive saving, copying and any company; its settings; damaged files; wrong images."""
 
+import base64
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from io import BytesIO
 
 import jax
 import numpy as np
@@ -13,8 +16,7 @@ import reference
 from conftest import ROOT, assert_trees_equal, digests, generate, rows_of, tiny_config
 from PIL import Image
 
-import score
-from anogan_jax import PRESETS, Config, fit, load, make_encoder, p_values, with_preset
+from anogan_jax import PRESETS, Config, fit, load, make_encoder, p_values, score, with_preset
 from anogan_jax.config import DataConfig, with_values
 from anogan_jax.data import to_model_range
 from anogan_jax.errors import UserError
@@ -77,9 +79,28 @@ def test_result_has_the_sizes_of_the_images(result, images, detector):
     assert result.anomaly_map.shape == (50, 28, 28)
     assert (result.reconstruction.shape, result.reconstruction.dtype) == ((50, 28, 28, 1), np.uint8)
     assert result.anomaly_map.min() >= 0
+    np.testing.assert_array_equal(result.image[..., 0], images)
     np.testing.assert_array_equal(result.p_value, p_values(result.score, detector.calibration.scores))
     np.testing.assert_array_equal(result.is_anomaly, result.p_value <= 0.05)
     assert len(detector.held_out) == 20
+
+
+def test_detector_and_result_show_themselves_in_a_few_lines(detector, result):
+    """What they hold is named, no array is printed; a notebook shows the most anomalous images first."""
+    shown = repr(detector)
+    assert shown.splitlines()[0] == "Detector: 16x16 pixels, 1 channel(s), 12 training steps"
+    assert "20 held-out images, alpha 0.05" in shown
+    assert len(shown) < 400
+    assert repr(result).startswith(f"Result: {result.is_anomaly.sum()} of 50 images are anomalies")
+    assert len(repr(result)) < 400
+    page = result._repr_html_()
+    captions = re.findall(r"<figcaption>(\d+): score", page)
+    assert [int(number) for number in captions] == np.argsort(-result.score, kind="stable")[:12].tolist()
+    pictures = [Image.open(BytesIO(base64.b64decode(each))) for each in re.findall(r"base64,([\w+/=]+)", page)]
+    assert [picture.size for picture in pictures] == [(3 * 28, 28)] * 12
+    first = np.asarray(pictures[0].convert("RGB"))
+    np.testing.assert_array_equal(first[:, :28, 0], result.image[int(captions[0]), ..., 0])
+    np.testing.assert_array_equal(first[:, 28:56, 0], result.reconstruction[int(captions[0]), ..., 0])
 
 
 def test_saved_detector_scores_the_same_in_another_process(saved, result, images, tmp_path):

@@ -16,8 +16,7 @@ from conftest import ROOT, tiny_flags
 from PIL import Image
 from simulated_devices import COUNTS, FIELDS, SCORERS
 
-import score
-from anogan_jax import load
+from anogan_jax import load, score
 from anogan_jax.checkpoint import saved_steps
 
 

@@ -17,9 +17,7 @@ import pytest
 from conftest import ROOT, cli, digests, rows_of, run_script
 from PIL import Image
 
-import score
-import train
-from anogan_jax import Config, evaluation, load
+from anogan_jax import Config, evaluation, load, score, train
 from anogan_jax.config import DataConfig
 from anogan_jax.data import from_user, load_one_class, read_input
 from anogan_jax.data.images import read_image

@@ -1,12 +1,15 @@
 """Training in a work directory: exact resume, the bank, refusals, damaged checkpoints, divergence."""
 
 import importlib
+import io
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import jax
@@ -14,8 +17,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_trees_equal, digests, generate, tiny_config
 from PIL import Image
+from tqdm import tqdm
 
-from anogan_jax import Config, default_config, draw_bank, fit, make_mesh
+from anogan_jax import Config, default_config, draw_bank, fit, loop, make_mesh
 from anogan_jax.auxiliary import make_network_step
 from anogan_jax.checkpoint import restore_state, save_state, saved_steps
 from anogan_jax.config import BankConfig, DataConfig, ModelConfig
@@ -423,3 +427,23 @@ def test_flipped_bit_in_a_checkpoint_is_noticed_or_harmless(tmp_path, trained_st
             path.write_bytes(content)
     restored = restore_state(tmp_path, shapes)
     assert_trees_equal(restored, trained_state if int(restored.step) == int(trained_state.step) else older)
+
+
+def test_fit_runs_in_another_thread(tiny_run):
+    """As in a server; the detector is the same bit for bit."""
+    with ThreadPoolExecutor(1) as pool:
+        detector = pool.submit(fit, config=tiny_config()).result()
+    assert_trees_equal(arrays(detector), arrays(tiny_run.detector))
+
+
+@pytest.mark.parametrize(("level", "is_shown"), [(logging.WARNING, True), (logging.INFO, False)])
+def test_progress_is_a_bar_where_lines_of_the_log_are_not_shown(level, is_shown, tmp_path, monkeypatch, caplog):
+    config, shown = tiny_config({"train.sample_every": 100}), io.StringIO()
+
+    def bar(disable, **given):
+        return tqdm(disable=bool(disable), file=shown, **given)  # as on a terminal
+
+    caplog.set_level(level, "anogan_jax.loop")
+    monkeypatch.setattr(loop, "tqdm", bar)
+    train_gan(config, tmp_path, load_one_class(config).train, make_mesh())
+    assert ("training: 100%" in shown.getvalue()) == is_shown

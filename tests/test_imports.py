@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,30 @@ def test_the_data_modules_have_no_cycle_among_themselves():
 @pytest.mark.parametrize("name", SCORING)
 def test_scoring_does_not_import_training(name):
     assert not reached(name) & TRAINING
+
+
+SLOW = (
+    "sklearn",
+    "matplotlib",
+    "orbax.checkpoint",
+    "pandas",
+    "scipy.spatial",
+    "scipy.ndimage",
+    "tensorflow_datasets",
+    "IPython",
+)
+
+
+def test_import_leaves_out_what_is_slow_and_seldom_needed():
+    """They come with the modules and functions that need them."""
+    code = (
+        "import sys, anogan_jax\n"
+        f"print([name for name in {SLOW} if name in sys.modules])\n"
+        "import anogan_jax.metrics\n"
+        "print('sklearn' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "True"]
 
 
 PUBLIC = {name: value for name, value in vars(anogan_jax).items() if inspect.getmodule(value) and name[0] != "_"}

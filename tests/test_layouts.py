@@ -7,7 +7,7 @@ import pytest
 from conftest import rows_of
 from PIL import Image
 
-import score
+from anogan_jax import score
 from anogan_jax.config import Config, DataConfig, ModelConfig
 from anogan_jax.data import load_one_class, read_input
 from anogan_jax.data.classes import chosen_normal, is_called_normal

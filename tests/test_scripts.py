@@ -23,7 +23,7 @@ def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "tiny"
     done = run_script("train.py", *tiny_flags(), "--workdir", workdir)
     assert done.code == 0, done.errors
-    assert f"python score.py --workdir {workdir}" in done.errors
+    assert f"python -m anogan_jax score --workdir {workdir}" in done.errors
     return workdir
 
 

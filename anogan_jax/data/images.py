@@ -147,24 +147,24 @@ def from_user(images: Any, channels: int) -> Images:
     try:
         if isinstance(array, list):
             return from_list([_from_model_range(image) for image in array], channels, "images")
-        if array.ndim not in (3, 4):
-            raise UserError(f"images: shape {array.shape} is not (N, H, W) or (N, H, W, C)")
+        _check_layout(array.shape, "images")
         return from_array(_from_model_range(array), channels, "images")
     except ValueError as error:
         raise UserError(f"images: {str(error).removeprefix('images ')}") from error
 
 
 def from_array(array: np.ndarray, channels: int, where: str, labels: np.ndarray | None = None) -> Images:
-    """Return the images of an array (N, H, W) or (N, H, W, C), or of one image (H, W) or (H, W, C).
+    """Return the images of an array (N, H, W) or (N, H, W, C), or of one colour image (H, W, 3).
 
     Raise UserError if the shape is another or the number of labels differs; pixels are checked when they are read.
     """
-    if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4) and array.shape[1] > 4):
-        array = array[None]  # one image, grey or colour
-    if array.ndim not in (3, 4) or not array.size:
-        raise UserError(f"{where}: shape {array.shape} is not (N, H, W) or (N, H, W, C) images")
+    if array.ndim == 3 and array.shape[-1] in (3, 4) and array.shape[1] > 4:
+        array = array[None]
+    _check_layout(array.shape, where)
+    if not array.size:
+        raise UserError(f"{where}: shape {array.shape} holds no pixel")
     if labels is not None and labels.shape != (len(array),):
-        raise UserError(f"{where}: {len(array)} images but labels of shape {labels.shape}")
+        raise UserError(f"{where}: {len(array)} images but labels of shape {labels.shape}; (N,) is needed")
     return from_list(array, channels, where, labels)
 
 
@@ -175,6 +175,7 @@ def from_list(
     for i, array in enumerate(arrays):
         if array.ndim not in (2, 3) or not array.size:
             raise UserError(f"{where}, image {i}: shape {array.shape} is not (H, W) or (H, W, C)")
+        _check_layout((1, *array.shape), f"{where}, image {i}")
     names = [str(i) for i in range(len(arrays))]
     return Images(names, labels, lambda i: _convert(np.atleast_3d(arrays[i]), channels, f"{where}, image {i}"))
 
@@ -450,6 +451,19 @@ def _check_is_file(path: Path) -> None:
     """Raise UserError unless this is a regular file; reading a pipe would wait for ever."""
     if not path.is_file():
         raise UserError(f"{path}: {'not a regular file' if path.exists() else 'no such file or folder'}")
+
+
+def _check_layout(shape: tuple[int, ...], where: str) -> None:
+    """Raise UserError unless this is the shape of images (N, H, W) or (N, H, W, C); say what it seems to be."""
+    if len(shape) == 2:
+        raise UserError(
+            f"{where}: shape {shape} is not (N, H, W); give images.reshape(N, H, W) of flat ones, image[None] of one"
+        )
+    if len(shape) not in (3, 4):
+        raise UserError(f"{where}: shape {shape} is not (N, H, W) or (N, H, W, C)")
+    if len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] > 4:
+        seems = ", ".join(map(str, shape[1:]))
+        raise UserError(f"{where}: ({seems}) seems to be (C, H, W), channels first; give np.moveaxis(images, -3, -1)")
 
 
 def _from_model_range(array: np.ndarray) -> np.ndarray:

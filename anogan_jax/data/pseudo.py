@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-from scipy.ndimage import gaussian_filter
 
 from anogan_jax.config import Config
 from anogan_jax.data.images import resize
@@ -80,7 +79,13 @@ def damage(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tu
             changed = np.roll(pixels, shift, axis=(0, 1)) + contrast * rng.normal(0, 0.8)
         pixels = np.clip(pixels + mask * (changed - pixels), 0, 255)
     difference = np.abs(pixels - before).mean(axis=-1)
-    return np.rint(pixels).astype(np.uint8), gaussian_filter(difference, 0.7) > _VISIBLE * contrast
+    return np.rint(pixels).astype(np.uint8), _smoothed(difference, 0.7) > _VISIBLE * contrast
+
+
+def _smoothed(values: np.ndarray, deviation: float | tuple[float, ...]) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter  # slow to import
+
+    return gaussian_filter(values, deviation)
 
 
 def _another(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -94,7 +99,7 @@ def _another(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> 
     found = found[row : row + size, column : column + size].astype(np.float32)
     if rng.random() < _KEEPS_PLACE:
         low = (size / 8, size / 8, 0)
-        found = found - gaussian_filter(found, low) + gaussian_filter(image, low)
+        found = found - _smoothed(found, low) + _smoothed(image, low)
     return found
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from anogan_jax.data.images import SUFFIXES, Images, read_image, stamp_of
 from anogan_jax.errors import UserError
@@ -103,6 +102,8 @@ def largest_parts(image: np.ndarray, level: float, parts: int) -> np.ndarray:
 
     Holes are filled. Neighbours share a side; of equally large parts the upper one counts.
     """
+    from scipy import ndimage  # slow to import
+
     labels, count = ndimage.label(image.sum(axis=-1, dtype=np.uint16) > level * image.shape[-1])
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     is_chosen = np.zeros(count + 1, bool)

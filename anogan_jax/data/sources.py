@@ -39,7 +39,7 @@ def load_splits(data: DataConfig, model: ModelConfig, given: Images | None = Non
     if data.source == "arrays":
         if given is None:
             raise UserError(
-                "data.source=arrays: the images come from Python; pass them to fit(images), or --input to score.py"
+                "data.source=arrays: the images come from Python; pass them to fit(images), or --input when scoring"
             )
         return Splits(given, None, f"{len(given.names)} images")
     return _SOURCES[data.source](data, model)
@@ -112,7 +112,9 @@ def load_npz(data: DataConfig, model: ModelConfig) -> Splits:
         where, labels = f"{path}: {split}_labels", arrays.get(f"{split}_labels")
         if labels is not None:
             labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-            is_whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and (np.floor(labels) == labels).all())
+            is_whole = labels.dtype.kind in "iub" or (
+                labels.dtype.kind == "f" and (np.isfinite(labels) & (np.floor(labels) == labels)).all()
+            )
             if labels.ndim != 1 or not is_whole:
                 raise UserError(f"{where}: {labels.dtype} of shape {labels.shape}; (N,) whole numbers are needed")
             labels = labels.astype(int)
