@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 from absl import flags
@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 EXIT_ERROR, EXIT_USAGE = 1, 2
 EXIT_UNREADABLE = 3  # done, but some images could not be read
 
-config_flags.register_flag_parser_for_type(Literal, flags.ArgumentParser())  # checked by config.validate
+for of_text in (Literal, Annotated):  # checked by config.validate
+    config_flags.register_flag_parser_for_type(of_text, flags.ArgumentParser())
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "This is one of several processes, started alike on one or more machines, that work together."
 )
@@ -200,6 +201,7 @@ def _parse_flags(main: Callable[[], int | None]) -> None:
     if not {"--help", "-help", "-h", "--helpfull"}.isdisjoint(arguments[1:]):
         print(_help(main))
         sys.exit(0)
+    flags.FLAGS.set_gnu_getopt(True)  # flags may follow the files that a shell puts in the place of --input=*.png
     try:
         unparsed = flags.FLAGS(arguments)
     except flags.Error as error:
@@ -208,9 +210,11 @@ def _parse_flags(main: Callable[[], int | None]) -> None:
     except (Exception, SystemExit) as error:  # raised by the config file
         sys.exit(_complain(f"--config: cannot be loaded: {_reason(error)}", EXIT_USAGE))
     for name in ("workdir", "input", "output"):
-        if name in flags.FLAGS and flags.FLAGS[name].value == "":
+        if name in flags.FLAGS and flags.FLAGS[name].value in ("", [""]):
             sys.exit(_complain(f"--{name}: is empty; is a shell variable not set?", EXIT_USAGE))
-    if len(unparsed) > 1:
+    if "input" in flags.FLAGS and flags.FLAGS["input"].value:
+        flags.FLAGS["input"].value += unparsed[1:]
+    elif len(unparsed) > 1:
         sys.exit(_complain(f"unexpected argument {unparsed[1]!r}; flags begin with --", EXIT_USAGE))
 
 

@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import pydantic
 from flax.traverse_util import flatten_dict
@@ -21,6 +21,14 @@ from anogan_jax.models import Objective, Precision, Prior, hidden_layers
 from anogan_jax.search import Discrimination, Optimizer, Start
 
 Source = Literal["auto", "tfds", "idx", "npz", "folder", "packaged", "arrays"]
+
+
+def _as_text(classes: Any) -> Any:
+    """Return the number of a class as text."""
+    return str(classes) if isinstance(classes, int) and not isinstance(classes, bool) else classes
+
+
+Classes = Annotated[str | None, pydantic.BeforeValidator(_as_text)]  # a number is accepted too, and becomes text
 
 
 def setting(default: Any, text: str, **bounds: float) -> Any:
@@ -44,8 +52,14 @@ class DataConfig(_Checked):
         "region of interest, all else becomes its mean: a mask, a folder of masks by the images' names (may be given "
         "when scoring), or threshold:LEVEL:PARTS, the largest PARTS brighter than LEVEL",
     )
-    normal: int | None = setting(None, "the class that is normal; all others are anomalous")
-    anomalous: int | None = setting(None, "the class that is anomalous; all others are normal")
+    labels: str = setting(
+        "",
+        "CSV of a folder's images: file, label[, split][, mask], with or without a header; may be given when scoring",
+    )
+    normal: Classes = setting(
+        None, "the class that is normal, by number or name, or several: 0,1,4; all others are anomalous"
+    )
+    anomalous: Classes = setting(None, "the class that is anomalous, or several; all others are normal")
     normalize_contrast: bool = setting(
         False, "remove each image's own brightness and contrast; patches lose those of their image"
     )
@@ -53,6 +67,9 @@ class DataConfig(_Checked):
     keep_held_out: bool = setting(True, "keep held-out images in the detector, to calibrate for other scoring settings")
     contamination: float = setting(0.0, "share of anomalous training images mixed in, for experiments", ge=0, lt=1)
     test_limit: int | None = setting(None, "score a fixed random sample of this many test images", ge=1, le=2**31)
+
+    def __post_init__(self) -> None:
+        self.normal, self.anomalous = _as_text(self.normal), _as_text(self.anomalous)
 
 
 @dataclass
@@ -207,7 +224,14 @@ PRESETS = {
     ),
 }
 _CHANGES_SCORES = ("search.", "pooling.", "segmenter.weight", "rotation.weight")
-_SCORING = (*_CHANGES_SCORES, "alpha", "data.dir", "data.roi", "data.test_limit")  # that may be given when scoring
+_SCORING = (
+    *_CHANGES_SCORES,
+    "alpha",
+    "data.dir",
+    "data.labels",
+    "data.roi",
+    "data.test_limit",
+)  # that may be given when scoring
 
 
 def get_config() -> Config:
@@ -270,7 +294,8 @@ def help_text() -> str:
         lines += [f"\n{part.name}: {section.__doc__}"] if is_section else [""]
         for each in dataclasses.fields(section) if is_section else [part]:
             name = f"{part.name}.{each.name}" if is_section else each.name
-            kind = each.type.__name__ if isinstance(each.type, type) else str(each.type).replace("typing.", "")
+            of = get_type_hints(section if is_section else Config)[each.name]
+            kind = of.__name__ if isinstance(of, type) else str(of).replace("typing.", "")
             kind = re.sub(r"Optional|Literal|[\[\]']", "", kind).replace(", ", " | ")
             lines.append(f"  --config.{name}={each.default}  ({kind})\n      {each.metadata['description']}")
     return "\n".join(lines).strip()
@@ -339,6 +364,8 @@ def _conflict(config: Config) -> str:
         return (
             "data.keep_held_out=False: references are training images kept in the detector; set bank.references=0 too"
         )
+    if config.data.labels and config.data.source != "folder":
+        return f"data.labels={config.data.labels}: labels the images of a folder; set data.source=folder"
     if config.data.normal is not None and config.data.anomalous is not None:
         return "data.normal and data.anomalous are both set: give one"
     reasons = {

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from anogan_jax.bank import Bank
 from anogan_jax.baselines import baseline_scores
 from anogan_jax.calibration import alpha_obstacle, map_level
 from anogan_jax.config import PRESETS, with_preset
-from anogan_jax.data import Images, OneClass, as_array, is_readable, load_one_class, read_ahead, to_networks
+from anogan_jax.data import Images, OneClass, as_array, folder_of, is_readable, load_one_class, read_ahead, to_networks
 from anogan_jax.detector import Detector, findings_of, in_regions
 from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
@@ -103,20 +103,30 @@ def score_to_folder(
     return summary
 
 
-def folder_of_input(workdir: Path, source: Path) -> Path:
+def origin_of(sources: Sequence[Path]) -> str:
+    """Return what an input is, as text: its path, or of several the folder that holds them, their number and digest."""
+    if len(sources) == 1:
+        return str(sources[0].resolve())
+    names = "\n".join(str(source.resolve()) for source in sources)
+    digest = hashlib.sha256(os.fsencode(names)).hexdigest()[:8]
+    return f"{folder_of(sources).resolve()}: {len(sources)} files and folders, {digest}"
+
+
+def folder_of_input(workdir: Path, *sources: Path) -> Path:
     """Return the folder for results of an input, by its name; another one if that holds results of another input."""
-    source = source.resolve()
+    source, origin = (sources[0] if len(sources) == 1 else folder_of(sources)).resolve(), origin_of(sources)
     folder = workdir / "inputs" / (source.name if source.is_dir() else source.stem)
-    if claimed(folder)["origin"] in (None, str(source)):
+    if claimed(folder)["origin"] in (None, origin):
         return folder
-    return folder.with_name(f"{folder.name}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}")
+    return folder.with_name(f"{folder.name}-{hashlib.sha256(os.fsencode(origin)).hexdigest()[:8]}")
 
 
-def check_apart(source: Path, output: Path) -> None:
+def check_apart(output: Path, *sources: Path) -> None:
     """Raise UserError if results in the output folder would be among the images to score, now or the next time."""
-    source, output = source.resolve(), output.resolve()
-    if output.is_relative_to(source) or any(source.is_relative_to(output / name) for name in ("heatmaps", "maps")):
-        raise UserError(f"{output}: the results would be among the images of {source}; give --output outside of it")
+    output = output.resolve()
+    for source in (source.resolve() for source in sources):
+        if output.is_relative_to(source) or any(source.is_relative_to(output / name) for name in ("heatmaps", "maps")):
+            raise UserError(f"{output}: the results would be among the images of {source}; give --output outside of it")
 
 
 @contextmanager

@@ -60,7 +60,8 @@ def record(
             except UserError as error:  # such as a name that is too long
                 log.warning("no picture of %s: %s", found.name, error)
             picture = triptych(found.image, found.reconstruction, found.anomaly_map, level)
-            pixels = None if queries.mask is None else count_pixels(found.anomaly_map, queries.mask(number))
+            mask = queries.mask(number) if queries.mask else None
+            pixels = None if mask is None else count_pixels(found.anomaly_map, mask)
         label, kind = -1 if found.label is None else found.label, printable(found.kind or "")
         terms = {name: getattr(found, name) for name in _TERMS}
         journal.add(Entry(found.name, label, kind, **terms, picture=picture), pixels)
@@ -111,6 +112,9 @@ def write_report(
         summary |= ranking_metrics(known, scores) | decision_metrics(known, is_anomaly[readable])
         summary |= {f"auroc of {name}": ranking_metrics(known, s)["auroc"] for name, s in baselines.items()}
         save_roc(folder / "roc.png", known, scores, "score")
+    elif set(truth.tolist()) in ({0}, {1}):
+        summary |= _one_sided(truth, is_anomaly[readable])
+        log.warning("%s", summary["not_measured"])
     if defects := by_defect(journal):
         summary |= defects["all"] | {"defects": defects}
     save_histogram(folder / "histogram.png", scores, known, bound)
@@ -151,21 +155,26 @@ def print_table(title: str, rows: Mapping[str, Any], heads: Sequence[str] = ()) 
 
 
 def by_defect(journal: Journal) -> dict[str, dict[str, float]]:
-    """Return image AUROC and, with masks, pixel metrics against the good images, for "all" and each kind of defect."""
+    """Return image AUROC and, with masks, pixel metrics against the good images, for "all" and each kind of defect.
+
+    Without good images there is no image AUROC, and the normal pixels are those of the defective images.
+    """
     scores = defaultdict(list)
     for entry in journal.entries():
         if entry.kind and entry.is_readable:
             scores[entry.kind].append(entry.score)
     good = scores.pop("good", [])
-    if not (good and scores):
-        return {}
     pixels, found = journal.pixels, {}
     for name, kinds in ({"all": list(scores)} | {kind: [kind] for kind in sorted(scores)}).items():
         bad = [score for kind in kinds for score in scores[kind]]
-        labels = np.repeat([0, 1], [len(good), len(bad)])
-        found[name] = {"image_auroc": ranking_metrics(labels, np.array(good + bad))["auroc"]}
-        if pixels:
-            found[name] |= pixel_metrics(np.sum([pixels[kind] for kind in kinds], axis=0) + pixels["good"])
+        labels, values = np.repeat([0, 1], [len(good), len(bad)]), {}
+        if good and bad:
+            values["image_auroc"] = ranking_metrics(labels, np.array(good + bad))["auroc"]
+        if masked := [pixels[kind] for kind in kinds if kind in pixels]:
+            counts = np.sum([*masked, pixels.get("good", np.zeros_like(masked[0]))], axis=0)
+            values |= pixel_metrics(counts) if counts[:2].any(axis=1).all() else {}
+        if values:
+            found[name] = values
     return found
 
 
@@ -173,6 +182,15 @@ def read_names(path: Path) -> set[str]:
     """Return the names in a scores.csv."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return {row["name"] for row in csv.DictReader(file) if row.get("name")}
+
+
+def _one_sided(labels: np.ndarray, is_anomaly: np.ndarray) -> dict[str, Any]:
+    """Return what is known of labelled images that are all normal, or all anomalous, and what is not."""
+    measured = decision_metrics(labels, is_anomaly)
+    kept, lacking = (("recall", "sensitivity"), "normal") if labels.all() else (("specificity",), "anomalous")
+    others = ", ".join(("AUROC", "average precision", *(name for name in measured if name not in kept)))
+    text = f"{others}: the labelled images are of one kind, none is {lacking}"
+    return {"labelled_anomalous": int(labels.sum()), **{name: measured[name] for name in kept}, "not_measured": text}
 
 
 def _write_pictures(found: Finding, level: float, heatmaps: Path | None, maps: Path | None) -> None:

@@ -10,12 +10,17 @@ from absl import flags
 
 from anogan_jax import cli
 from anogan_jax.config import PRESETS, with_preset, with_values
-from anogan_jax.data import read_input
+from anogan_jax.data import find_inputs, read_inputs
 from anogan_jax.detector import load
 from anogan_jax.errors import UserError
-from anogan_jax.evaluation import check_apart, compare, folder_of_input, score_test_split, score_to_folder
+from anogan_jax.evaluation import check_apart, compare, folder_of_input, origin_of, score_test_split, score_to_folder
 
-_INPUT = flags.DEFINE_string("input", None, "Image file, folder, .npy or .npz to score. Default: the test split.")
+_INPUT = flags.DEFINE_multi_string(
+    "input",
+    None,
+    "Images to score: files, folders, patterns such as 'new/*.png', or one .npy or .npz. Several may follow the flag, "
+    "or the flag be repeated. Default: the test split.",
+)
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for the results. Default: the work directory; with --input, its folder inputs/<name>."
 )
@@ -42,11 +47,11 @@ def main() -> int:
     if _INPUT.value is None:
         summary = score_test_split(detector, output, heatmaps, maps)
     else:
-        source = Path(_INPUT.value)
-        output = Path(_OUTPUT.value) if _OUTPUT.value else folder_of_input(workdir, source)
-        check_apart(source, output)
-        queries = read_input(source, config.model.channels)
-        summary = score_to_folder(detector, queries, output, str(source.resolve()), heatmaps=heatmaps, maps=maps)
+        sources = find_inputs(_INPUT.value)
+        output = Path(_OUTPUT.value) if _OUTPUT.value else folder_of_input(workdir, *sources)
+        check_apart(output, *sources)
+        queries = read_inputs(sources, config.model.channels)
+        summary = score_to_folder(detector, queries, output, origin_of(sources), heatmaps=heatmaps, maps=maps)
     return cli.EXIT_UNREADABLE if summary["unreadable"] else 0
 
 

@@ -91,7 +91,7 @@ def held_out_images(config: Config) -> Images:
     parts, labels = [], []
     for label in range(10):
         held_out = load_one_class(with_values(config, {"data.normal": label})).held_out
-        is_normal = label == config.data.normal
+        is_normal = str(label) == config.data.normal
         count = _NORMAL if is_normal else _ANOMALOUS
         chosen = np.random.default_rng(0).permutation(len(held_out.names))[:count]
         parts.append(as_array(held_out.take(chosen), config))

@@ -1,5 +1,6 @@
 """Train detectors of one class each and time how they score: shared by the benchmarks of detection."""
 
+import re
 import subprocess
 import time
 from dataclasses import replace
@@ -81,7 +82,8 @@ def timed_scores(detector: Detector, images: Images) -> tuple[np.ndarray, float]
 
 def settings(config: Config) -> list[str]:
     """Return the fields that differ from their defaults, as ``name=value``; not where the data is."""
-    return [text.split(", not ")[0] for text in differences(with_values(config, {"data.dir": ""}), Config())]
+    texts = [text.split(", not ")[0] for text in differences(with_values(config, {"data.dir": ""}), Config())]
+    return [re.sub(r"^(data\.\w+)='(\d+)'$", r"\1=\2", text) for text in texts]  # a class as the number that it is
 
 
 @cache

@@ -164,7 +164,9 @@ def peaks_inside(test: Images, maps: Path, config: Config) -> str:
     for kind in _SMALL:
         inside = []
         for i in np.flatnonzero(np.array(test.kinds) == kind).tolist():
-            far = ndimage.distance_transform_edt(~test.mask(i))
+            if (mask := test.mask(i)) is None:
+                continue
+            far = ndimage.distance_transform_edt(~mask)
             inside.append(far.ravel()[np.load(maps / f"{test.names[i]}.npy").argmax()] <= quarter)
         if inside:
             parts.append(f"{kind} {sum(inside)} of {len(inside)}")

@@ -115,9 +115,10 @@ def measured(detector: Detector, method: str) -> dict:
     else:
         scores, seconds = timed_scores(detector_of(method, detector, data), test)
     assert test.labels is not None
+    assert config.data.normal is not None
     return {
         "method": method,
-        "class": config.data.normal,
+        "class": int(config.data.normal),
         "seed": config.seed,
         "auroc": round(float(roc_auc_score(test.labels, scores)), 5),
         "images": len(scores),

@@ -16,7 +16,7 @@ from anogan_jax.config import BankConfig, Config, DataConfig, ModelConfig, Rotat
 
 def get_config() -> Config:
     return Config(
-        data=DataConfig(source="tfds", name="cifar10", normal=0),
+        data=DataConfig(source="tfds", name="cifar10", normal="0"),
         model=ModelConfig(image_size=32, channels=3, width=32, latent_size=64),
         rotation=RotationConfig(steps=2_000, weight=0.3),
         bank=BankConfig(inverted=0),

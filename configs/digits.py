@@ -11,7 +11,7 @@ from anogan_jax.config import Config, DataConfig, EncoderConfig, ModelConfig, Se
 
 def get_config() -> Config:
     return Config(
-        data=DataConfig(source="packaged", name="digits", normal=0, normalize_contrast=True, held_out=0.2),
+        data=DataConfig(source="packaged", name="digits", normal="0", normalize_contrast=True, held_out=0.2),
         model=ModelConfig(image_size=16, width=16, latent_size=16),
         train=TrainConfig(steps=2_000, batch_size=32),
         encoder=EncoderConfig(feature_layer=0),

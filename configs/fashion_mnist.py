@@ -12,7 +12,7 @@ from anogan_jax.config import BankConfig, Config, DataConfig, EncoderConfig, Sea
 
 def get_config() -> Config:
     return Config(
-        data=DataConfig(name="fashion_mnist", normal=0),
+        data=DataConfig(name="fashion_mnist", normal="0"),
         encoder=EncoderConfig(feature_layer=0),
         bank=BankConfig(inverted=0),
         search=SearchConfig(feature_layer=0),

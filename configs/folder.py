@@ -7,6 +7,7 @@ Small defects in large images: --config.patches.enabled looks at patches at the 
 --config.patches.scale times that. Colour: --config.model.channels=3. Images that may be anomalous are screened out of
 the references; if somebody has looked through all of them, --config.bank.max_deviation=1e6 keeps the atypical ones
 (docs/detection.md says what both are worth).
+Folders with defects, masks, classes or a CSV of labels are read too: the README has a table of layouts.
 """
 
 from anogan_jax.config import Config, DataConfig, ModelConfig, TrainConfig

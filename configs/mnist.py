@@ -15,7 +15,7 @@ from anogan_jax.config import Config, DataConfig, EncoderConfig, SearchConfig
 
 def get_config() -> Config:
     return Config(
-        data=DataConfig(source="auto", name="mnist", normal=0, normalize_contrast=True),
+        data=DataConfig(source="auto", name="mnist", normal="0", normalize_contrast=True),
         encoder=EncoderConfig(feature_layer=0),
         search=SearchConfig(feature_layer=0),
     )

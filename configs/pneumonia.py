@@ -12,7 +12,7 @@ from anogan_jax.config import BankConfig, Config, DataConfig, EncoderConfig, Mod
 
 def get_config() -> Config:
     return Config(
-        data=DataConfig(source="npz", normal=0, normalize_contrast=True),
+        data=DataConfig(source="npz", normal="0", normalize_contrast=True),
         model=ModelConfig(image_size=32, latent_size=64),
         train=TrainConfig(steps=2_000),
         encoder=EncoderConfig(feature_layer=0),

@@ -49,6 +49,12 @@ MISTAKES = {
     "wrong type": (train.main, [DIGITS, "--config.search.steps=x"], ["search.steps=x"], 2),
     "unknown choice": (train.main, [DIGITS, "--config.search.start=x"], ["search.start='x'"], 1),
     "impossible value": (train.main, [DIGITS, "--config.model.width=0"], ["model.width=0"], 1),
+    "unknown class": (
+        train.main,
+        [DIGITS, "--config.data.normal=0,1,44", "--workdir={bad}/run"],
+        ["data.normal=0,1,44", "no class 44"],
+        1,
+    ),
     "unknown flag": (score.main, ["--nonsense"], ["nonsense"], 2),
     "unknown preset": (score.main, ["--preset=fast"], ["--preset=fast", "anogan"], 2),
     "argument without a flag": (train.main, ["configs/digits.py"], ["configs/digits.py"], 2),
@@ -105,8 +111,9 @@ def test_unexpected_errors_keep_their_traceback(monkeypatch, run_main):
 
 
 def test_finished_run_is_found_by_train_again(tiny_run, run_main):
-    """With the same flags, and with the work directory alone."""
-    for flags in ((*tiny_flags(), "--workdir", tiny_run.workdir), ("--workdir", tiny_run.workdir)):
+    """With the same flags, with the work directory alone, and with the class as a flag."""
+    of_class = tiny_flags({"data.normal": 0})
+    for flags in ((*flags, "--workdir", tiny_run.workdir) for flags in (tiny_flags(), (), of_class)):
         done = run_main(train.main, *flags)
         assert done.code == 0, done.errors
         assert "the detector is finished" in done.errors

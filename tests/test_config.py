@@ -55,6 +55,20 @@ def test_wrong_field_in_a_file_is_named(tmp_path, section, field, value, message
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("given", [8, "8"])
+def test_class_is_a_number_or_text(tmp_path, given):
+    """In Python, in a file of an earlier version, and set later."""
+    config = Config(data=DataConfig(normal=given))
+    later = Config()
+    later.data.normal = given
+    save(config, tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(
+        (tmp_path / "config.json").read_text().replace('"normal": "8"', '"normal": 8')
+    )
+    assert '"normal": 8' in (tmp_path / "config.json").read_text()
+    assert load(tmp_path / "config.json") == validate(later) == config == Config(data=DataConfig(normal="8"))
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "3", '{"search": 3}', b"\xff\xfe"])
 def test_file_that_is_not_a_config_is_refused(tmp_path, content):
     path = tmp_path / "config.json"
@@ -125,6 +139,7 @@ def test_value_that_cannot_work_is_refused_by_name(name, value):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"data.labels": "labels.csv"}, r"data\.labels=labels\.csv.*data\.source=folder"),
         ({"data.normal": 1, "data.anomalous": 2}, r"data\.normal and data\.anomalous"),
         ({"search.start": "encoder", "search.starts": 1}, r"encoder\.steps=0"),
         ({"search.start": "encoder", "encoder.steps": 5, "search.starts": 2}, r"search\.starts=2"),

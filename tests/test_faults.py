@@ -488,12 +488,13 @@ def test_few_grey_levels_of_16_bits_are_said_once(tmp_path, caplog):
 
 
 def test_what_a_folder_holds_beside_its_splits_is_said(tmp_path, caplog):
-    for name in ("train/good/0.png", "train/good/1.png", "test/bad/0.png", "masks/bad/0.png"):
+    for name in ("train/good/0.png", "train/good/1.png", "test/bad/0.png", "masks/bad/0.png", "other/0.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         noise(tmp_path / name)
     (tmp_path / "labels.csv").write_text("0.png,1")
     with caplog.at_level("INFO", "anogan_jax"):
         load_one_class(Config(data=DataConfig(source="folder", dir=str(tmp_path))))
-    assert "0 test images are good, 1 are defective, without masks" in caplog.text
+    assert "train/good: normal images to train on: 2" in caplog.text
+    assert "test/bad: anomalous images to score, with masks: 1" in caplog.text
     assert "no folder good/" in caplog.text
-    assert "not used: labels.csv, masks" in caplog.text
+    assert "left out: 1 .csv (such as labels.csv), 1 images in other" in caplog.text

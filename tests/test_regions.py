@@ -65,8 +65,8 @@ def roi_of(kind, places):
 
 
 def config_of(kind, places, **values):
-    data = DataConfig(source="folder", dir=str(places / "normal"), roi=roi_of(kind, places), held_out=0.5)
-    config = replace(tiny_config({"encoder.steps": 0, "segmenter.steps": 0}), data=data)
+    data = DataConfig(source="folder", dir=str(places / "normal"), normal="*", roi=roi_of(kind, places), held_out=0.5)
+    config = replace(tiny_config({"encoder.steps": 0, "segmenter.steps": 0, "rotation.steps": 0}), data=data)
     return with_values(config, {"patches.enabled": kind != "mask", "patches.scale": 0.8, **values})
 
 

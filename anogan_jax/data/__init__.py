@@ -4,10 +4,13 @@ from anogan_jax.data.images import (
     Images,
     check_model_range,
     contrast_tables,
+    find_inputs,
+    folder_of,
     from_user,
     is_readable,
     read_ahead,
     read_input,
+    read_inputs,
     to_model_range,
     to_pixels,
 )

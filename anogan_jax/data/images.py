@@ -9,11 +9,12 @@ The pixels of every source are converted alike:
   - Resizing is bilinear, with antialiasing when it shrinks.
 """
 
+import glob
 import hashlib
 import logging
 import os
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import cachetools
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from anogan_jax.errors import UserError
 
@@ -34,7 +35,13 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601
 _STRIP = 2**22  # values converted at a time, which takes less memory
 _THREADS = min(8, os.cpu_count() or 1)
 MAX_PIXELS = 2**26  # of an image file; scoring takes about 12 bytes for each, of colour 20
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm")
+_LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".avif", ".webp")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
+    *(".pgm", ".ppm", ".pnm"),
+    *([".jp2"] if features.check("jpg_2000") else []),
+    *([".avif"] if features.check("avif") else []),
+)
 
 
 class Images(NamedTuple):
@@ -44,7 +51,7 @@ class Images(NamedTuple):
     labels: np.ndarray | None  # (N,) int, or None where unknown
     read: Callable[[int], np.ndarray]  # image i, (H, W, C) uint8 of its own size; UserError if unreadable
     kinds: Sequence[str] | None = None  # kind of defect of each, such as "crack"; "good" for a normal image
-    mask: Callable[[int], np.ndarray] | None = None  # mask i, (H, W) bool, True where anomalous
+    mask: Callable[[int], np.ndarray | None] | None = None  # mask i, (H, W) bool, True where anomalous; None: unknown
     stamp: str = ""  # changes when a file changes: digest of sizes and times of modification
     region: Callable[[int, np.ndarray], np.ndarray] | None = None  # of interest, (H, W) bool, of image i and its pixels
     folder: str | None = None  # of the names in their data set, such as "train"; None: the names are numbers
@@ -173,13 +180,66 @@ def from_list(
     return Images(names, labels, lambda i: _convert(np.atleast_3d(arrays[i]), channels, f"{where}, image {i}"))
 
 
-def from_folder(folder: Path, channels: int) -> Images:
-    """Return all images below a folder, sorted and named by their path in it; raise UserError if there are none."""
+class Listing(NamedTuple):
+    """The image files below a folder, and what is none."""
+
+    paths: list[Path]  # of the images, sorted
+    left_out: dict[str, list[str]]  # why files and folders are left out, such as ".txt", and their names
+
+    def told(self) -> list[str]:
+        """Return for each reason how much is left out, with an example."""
+        return [f"{len(names)} {reason} (such as {names[0]})" for reason, names in sorted(self.left_out.items())]
+
+
+def list_images(folder: Path, without: Path | None = None) -> Listing:
+    """Find the images below a folder, in linked folders too; what begins with a dot is left out, and ``without``.
+
+    Raises:
+      UserError: no such folder, or no image in it.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths: list[Path] = []
+    left_out, apart = defaultdict[str, list[str]](list), without and without.resolve()
+
+    def leave_out(path: Path, reason: str) -> None:
+        left_out[reason].append(path.relative_to(folder).as_posix())
+
+    def closed(error: OSError) -> None:
+        leave_out(Path(error.filename), "unreadable")
+
+    for where, folders, files in os.walk(folder, onerror=closed, followlinks=True):
+        inner = [Path(where, name) for name in sorted(folders)]
+        for path in (path for path in inner if path.name.startswith(".")):
+            leave_out(path, "hidden")
+        seen = [path for path in inner if not (path.name.startswith(".") or (apart and path.resolve() == apart))]
+        folders[:] = [path.name for path in seen if not (path.is_symlink() and _is_loop(folder, path))]
+        for path in (Path(where, name) for name in sorted(files)):
+            if path.name.startswith("._"):
+                leave_out(path, "of macOS")
+            elif path.name.startswith("."):
+                leave_out(path, "hidden")
+            elif path.suffix.lower() not in SUFFIXES:
+                leave_out(path, path.suffix.lower() or "without a suffix")
+            elif path.is_file() and not (apart and path.resolve() == apart):
+                paths.append(path)
+    found = Listing(sorted(paths), dict(left_out))
     if not paths:
-        raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
+        others = f"; left out: {', '.join(found.told())}" if left_out else ""
+        raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)}){others}")
+    return found
+
+
+def from_folder(folder: Path, channels: int) -> Images:
+    """Return all images below a folder, sorted and named by their path in it; raise UserError if there are none."""
+    found = list_images(folder)
+    if told := found.told():
+        log.info("%s: left out: %s", folder, ", ".join(told))
+    return from_paths(found.paths, folder, channels)
+
+
+def from_paths(paths: Sequence[Path], folder: Path, channels: int) -> Images:
+    """Return the images of files in a folder, named by their paths in it."""
     names = [path.relative_to(folder).as_posix() for path in paths]
     return Images(names, None, lambda i: read_image(paths[i], channels), stamp=stamp_of(paths), folder="")
 
@@ -217,12 +277,17 @@ def read_image(path: Path, channels: int) -> np.ndarray:
     return _convert(np.atleast_3d(array), channels, str(path))
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """Read a mask file as (H, W) bool: black is False, the one other value True.
+def read_mask(path: Path, any_value: bool = False) -> np.ndarray:
+    """Read a mask file as (H, W) bool: black is False, the one other value, or with ``any_value`` any other, True.
 
+    In a format that may lose detail, such as JPEG, True is what is brighter than half of the range.
     Raise UserError if it cannot be read or has more than two values.
     """
     pixels = read_image(path, 1)[..., 0]
+    if path.suffix.lower() in _LOSSY:
+        return pixels > 127
+    if any_value:
+        return pixels > 0
     values = np.unique(pixels)
     if len(values) > 2 or (len(values) == 2 and values[0] != 0):
         shown = ", ".join(map(str, values[:4])) + (", ..." if len(values) > 4 else "")
@@ -266,6 +331,55 @@ def read_input(path: Path, channels: int) -> Images:
     else:
         _check_is_file(path)
         images = Images([path.name], None, lambda _: read_image(path, channels), stamp=stamp_of([path]), folder="")
+    return _any_readable(images, str(path))
+
+
+def read_inputs(paths: Sequence[Path], channels: int) -> Images:
+    """Read the images to score of one path, as ``read_input``, or of several files and folders of images.
+
+    The images of several are named by their paths in the folder that all lie in; each is read once.
+    Raise UserError if one is missing, or is an array beside others, or none can be read.
+    """
+    if len(paths) == 1:
+        return read_input(paths[0], channels)
+    files = []
+    for path in paths:
+        if path.suffix.lower() in (".npy", ".npz") and path.is_file():
+            raise UserError(f"{path}: an array is scored by itself; give it alone")
+        if not path.is_dir():
+            _check_is_file(path)
+        files += list_images(path).paths if path.is_dir() else [path]
+    files = list(dict.fromkeys(Path(os.path.abspath(file)) for file in files))
+    return _any_readable(from_paths(files, folder_of(files), channels), f"{paths[0]} and others")
+
+
+def find_inputs(given: Iterable[str]) -> list[Path]:
+    """Return the paths that texts name: files and folders, or patterns such as ``parts/*.png`` and ``**`` for folders.
+
+    A pattern finds images and folders; other files are left out. Raise UserError if it finds nothing.
+    """
+    found: list[Path] = []
+    for text in given:
+        if os.path.lexists(text) or not glob.has_magic(text):
+            found.append(Path(text))
+            continue
+        paths = [Path(path) for path in sorted(glob.glob(text, recursive=True))]
+        images = [path for path in paths if path.suffix.lower() in SUFFIXES or (path.is_dir() and "**" not in text)]
+        if not images:
+            raise UserError(f"{text}: finds no image ({', '.join(SUFFIXES)})")
+        if others := [path for path in paths if path not in images and path.is_file()]:
+            log.info("%s: left out: %d other files (such as %s)", text, len(others), others[0])
+        found += images
+    return found
+
+
+def folder_of(paths: Sequence[Path]) -> Path:
+    """Return the innermost folder that holds all of these files and folders."""
+    return Path(os.path.commonpath([os.path.abspath(path.parent) for path in paths]))
+
+
+def _any_readable(images: Images, where: str) -> Images:
+    """Return the images; raise UserError, which says where they are, if none of them can be read."""
     if any(is_readable(images, i) for i in range(len(images.names))):
         return images
     try:
@@ -273,7 +387,7 @@ def read_input(path: Path, channels: int) -> Images:
     except UserError as error:
         if len(images.names) == 1:
             raise
-        raise UserError(f"{path}: none of its {len(images.names)} images can be read; the first: {error}") from error
+        raise UserError(f"{where}: none of its {len(images.names)} images can be read; the first: {error}") from error
     return images
 
 
@@ -325,6 +439,12 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
         return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
 
     return np.stack([resized(plane) for plane in np.moveaxis(image, -1, 0)], axis=-1)
+
+
+def _is_loop(top: Path, link: Path) -> bool:
+    """Return whether a link to a folder below ``top`` leads to one of the folders that it lies in."""
+    outer = link.parents[: len(link.relative_to(top).parts)]
+    return link.resolve() in {folder.resolve() for folder in outer}
 
 
 def _check_is_file(path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from anogan_jax.config import Config, DataConfig
+from anogan_jax.data.classes import chosen_normal, shown
 from anogan_jax.data.images import Images
 from anogan_jax.data.regions import within
 from anogan_jax.data.sources import load_splits
@@ -33,20 +34,19 @@ def load_one_class(config: Config, given: Images | None = None, roi_mask: np.nda
       UserError: the data set, the class, enough normal images or the region of interest are missing.
     """
     data = config.data
-    whole, test, origin, warning = load_splits(data, config.model, given)
+    whole, test, origin, warning, is_one_class = load_splits(data, config.model, given)
     whole = within(whole, data.roi, roi_mask)
-    labels = _anomalous(whole.labels, data)
+    labels, tested = whole.labels, None if test is None else test.labels
+    if not is_one_class:
+        labels, tested = _anomalous(labels, tested, data)
     if labels is None:
         labels = np.zeros(len(whole.names), int)
-    if data.normal is None and data.anomalous is None and labels.any():
-        classes = ", ".join(map(str, np.unique(labels)))
-        raise UserError(f"data.normal: say which class is normal; {origin} has {classes}")
+    if labels.any() and not is_one_class and data.normal is None and data.anomalous is None:
+        raise UserError(f"data.normal: say which class is normal; {origin} has {shown({str(c) for c in labels})}")
     normal, anomalous = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
-    if len(normal) < 2 and whole.labels is None:
-        raise UserError(f"{origin}: {len(normal)} to train on; at least 2 are needed")
     if len(normal) < 2:
-        wanted = data.normal if data.anomalous is None else f"other than {data.anomalous}"
-        raise UserError(f"data.normal: {origin} holds {len(normal)} training images of class {wanted}")
+        what = "" if whole.labels is None else "normal images "
+        raise UserError(f"{origin}: {len(normal)} {what}to train on; at least 2 are needed")
     order = np.random.default_rng(config.seed).permutation(normal)
     count = max(1, round(data.held_out * len(normal)))
     share = data.contamination
@@ -58,16 +58,22 @@ def load_one_class(config: Config, given: Images | None = None, roi_mask: np.nda
     contaminants = np.random.default_rng([config.seed, 1]).choice(anomalous, mixed_in, replace=False)
     train = whole.take(np.sort(np.concatenate([order[count:], contaminants])))
     if test is not None:
-        test = within(test, data.roi, roi_mask)._replace(labels=_anomalous(test.labels, data))
+        test = within(test, data.roi, roi_mask)._replace(labels=tested)
         if data.test_limit is not None and data.test_limit < len(test.names):
             test = test.take(np.sort(np.random.default_rng(0).permutation(len(test.names))[: data.test_limit]))
     return OneClass(train, whole.take(np.sort(order[:count])), test, origin, warning)
 
 
-def _anomalous(labels: np.ndarray | None, data: DataConfig) -> np.ndarray | None:
-    """Map class labels to 0 normal, 1 anomalous; without a protocol they are returned unchanged."""
-    if labels is None:
-        return None
-    if data.anomalous is not None:
-        return (labels == data.anomalous).astype(int)
-    return labels if data.normal is None else (labels != data.normal).astype(int)
+def _anomalous(
+    labels: np.ndarray | None, tested: np.ndarray | None, data: DataConfig
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Map the class labels of both splits to 0 normal, 1 anomalous; without a protocol they are returned unchanged."""
+    known = [each.astype(str) for each in (labels, tested) if each is not None]
+    normal = chosen_normal(set(np.concatenate(known).tolist()), data) if known else None
+    if normal is None:
+        return labels, tested
+
+    def is_anomalous(of: np.ndarray | None) -> np.ndarray | None:
+        return None if of is None else (~np.isin(of.astype(str), sorted(normal))).astype(int)
+
+    return is_anomalous(labels), is_anomalous(tested)

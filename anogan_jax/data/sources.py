@@ -6,14 +6,15 @@ import importlib.util
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from anogan_jax.config import DataConfig, ModelConfig
-from anogan_jax.data.images import Images, from_array, from_folder, from_list, read_arrays, read_mask, stamp_of
+from anogan_jax.data.images import Images, from_array, from_list, from_paths, read_arrays, stamp_of
+from anogan_jax.data.layouts import GOOD, File, read_layout, read_masks, role_of
 from anogan_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class Splits(NamedTuple):
     test: Images | None
     origin: str  # the data set and its location, as text
     warning: str = ""  # why it may not be the intended data set
+    is_one_class: bool = False  # the labels are 0 for normal, 1 for anomalous; otherwise they are classes
 
 
 def load_splits(data: DataConfig, model: ModelConfig, given: Images | None = None) -> Splits:
@@ -123,11 +125,7 @@ def load_npz(data: DataConfig, model: ModelConfig) -> Splits:
 
 
 def load_folder(data: DataConfig, model: ModelConfig) -> Splits:
-    """Load a folder of normal images; or, in the layout of MVTec AD, train/ with normal images and test/<kind>/.
-
-    The kind "good" is normal, any other a kind of defect. If there is a folder ground_truth/, it holds
-    <kind>/<name>_mask.png for every defective image.
-    """
+    """Load a folder of normal images, or one in another layout that ``layouts`` reads."""
     if not data.dir:
         raise UserError("data.dir: names no folder; give --config.data.dir=FOLDER")
     folder = Path(data.dir)
@@ -135,23 +133,15 @@ def load_folder(data: DataConfig, model: ModelConfig) -> Splits:
     roi = Path(data.roi)
     if data.roi and roi.exists() and roi.resolve().is_relative_to(trained.resolve()):
         raise UserError(f"data.roi={data.roi}: lies in {trained}, so it would be trained on; move it out of there")
-    if trained == folder:
-        _refuse_other_layouts(folder)
-        return Splits(from_folder(folder, model.channels), None, f"images in {folder}")
-    train, test = from_folder(trained, model.channels)._replace(folder="train"), None
-    if (folder / "test").is_dir():
-        test = from_folder(folder / "test", model.channels)
-        kinds = [name.split("/")[0] for name in test.names]
-        labels = np.array([int(kind != "good") for kind in kinds])
-        mask = _masks(folder, test) if (folder / "ground_truth").is_dir() else None
-        test = test._replace(labels=labels, kinds=kinds, mask=mask, folder="test")
-        good, masked = int(np.sum(labels == 0)), "with" if mask else "without"
-        log.info("%s: %d test images are good, %d are defective, %s masks", folder, good, len(kinds) - good, masked)
-        if not good:
-            log.warning("%s: has no folder good/, so all test images count as defective", folder / "test")
-    if unused := sorted({path.name for path in folder.iterdir()} - {"train", "test", "ground_truth"}):
-        log.warning("%s: not used: %s", folder, ", ".join(unused))
-    return Splits(train, test, f"images in {folder}")
+    layout = read_layout(folder, data)
+    train, test = _of_files(folder, layout.train, model.channels), None
+    if layout.test is not None:
+        test = _of_files(folder, layout.test, model.channels)
+        if layout.has_labels:
+            test = _with_masks(folder, layout.test, test, layout.table)
+        else:
+            test = test._replace(labels=None, kinds=None)
+    return Splits(train, test, f"images in {folder}", is_one_class=True)
 
 
 def load_packaged(data: DataConfig, model: ModelConfig) -> Splits:
@@ -201,34 +191,26 @@ def _tfds_builder(data: DataConfig) -> Any:
     return tfds.builder(data.name, data_dir=data.dir or None)
 
 
-def _refuse_other_layouts(folder: Path) -> None:
-    """Raise UserError if a folder without train/ has another layout, whose images would all count as normal."""
-    inside = sorted(path.name for path in folder.glob("*/"))
-    if sets := [name for name in inside if (folder / name / "train").is_dir()]:
-        raise UserError(f"{folder}: holds several data sets; give one, such as --config.data.dir={folder / sets[0]}")
-    if tests := [name for name in inside if name in ("test", "ground_truth")]:
-        raise UserError(f"{folder}: has {tests[0]}/ but no train/, where the normal images to train on belong")
+def _of_files(folder: Path, files: Sequence[File], channels: int) -> Images:
+    """Return the images of a layout, named by their paths in the folder of their split, if they lie in one."""
+    tops = {file.name.partition("/")[0] for file in files}
+    split = min((top for top in tops if role_of(top) == "train" or role_of(top) == "test"), default="")
+    found = from_paths([folder / file.name for file in files], folder, channels)
+    return found._replace(
+        names=[name.removeprefix(f"{split}/") for name in found.names],
+        labels=np.array([int(file.kind != GOOD) for file in files]),
+        kinds=[file.kind for file in files],
+        folder=split,
+    )
 
 
-def _masks(folder: Path, test: Images) -> Callable[[int], np.ndarray]:
-    """Return ``mask(i)``, the defective pixels (H, W) bool of test image i; none in a good image."""
-    paths = [(folder / "ground_truth" / name).with_name(f"{Path(name).stem}_mask.png") for name in test.names]
-    is_good = [name.startswith("good/") for name in test.names]
-    for path, good in zip(paths, is_good, strict=True):
-        if not good and not path.is_file():
-            raise UserError(f"{path}: missing; every defective image needs its mask, or remove ground_truth/")
-
-    def mask(i: int) -> np.ndarray:
-        height, width = test.read(i).shape[:2]
-        found, image = np.zeros((height, width), bool) if is_good[i] else read_mask(paths[i]), f"test/{test.names[i]}"
-        if found.shape != (height, width):
-            size = f"{found.shape[1]}x{found.shape[0]}"
-            raise UserError(f"{paths[i]}: {size} pixels, but its image {image} has {width}x{height}")
-        if not (is_good[i] or found.any()):
-            raise UserError(f"{paths[i]}: is all black, but its image {image} is said to have a defect")
-        return found
-
-    return mask
+def _with_masks(folder: Path, files: Sequence[File], test: Images, table: Path | None) -> Images:
+    """Return images to score with their masks, if any has one; the stamp is of the masks and the CSV too."""
+    paths = [folder / file.name for file in files] + [mask for file in files for mask in file.masks]
+    test = test._replace(stamp=stamp_of([*paths, *([table] if table else [])]))
+    if not any(file.masks for file in files):
+        return test
+    return test._replace(mask=lambda i: read_masks(files[i], test.read(i).shape[:2]))
 
 
 def _idx_file(folder: Path, name: str) -> Path | None:

@@ -1,0 +1,402 @@
+"""The layouts of folders: which images are normal, which are anomalous, which files are masks.
+
+A folder is read by what its parts are called, in any case and with or without a number before it (``0.normal``); the
+roles are in ``_ROLES``, every other folder is a class. The first that applies says which classes are normal:
+  1. ``data.normal`` or ``data.anomalous``;
+  2. a class is called good, ok or normal;
+  3. masks of the images to train on: an image with a mask that is not all black is anomalous;
+  4. there is one class, or none: it is normal.
+A CSV of labels, the user's or that of VisA, takes the place of the folders' names.
+
+A mask belongs to the image of the same path, or of the last parts of it, without the roles mask and wrapper; ``_mask``,
+``_label`` or ``_gt`` may follow its name. It may lie beside its image, and a folder in the image's name may hold many.
+So these rules read MVTec AD, MVTec LOCO, BTAD, VisA, KolektorSDD, class folders and plain folders.
+"""
+
+import csv
+import logging
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+import numpy as np
+
+from anogan_jax.config import DataConfig
+from anogan_jax.data.classes import chosen_normal, is_called_normal, plain, shown
+from anogan_jax.data.images import list_images, read_mask
+from anogan_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+_ROLES = {
+    **dict.fromkeys(("train", "training", "val", "valid", "validation"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("ground_truth", "groundtruth", "gt", "mask", "masks", "label", "labels"), "mask"),
+    **dict.fromkeys(("data", "images", "img", "imgs"), "wrapper"),
+}
+_OF_MASK = re.compile(r"[-_ ](mask|label|gt)$", re.IGNORECASE)
+_COLUMNS = {  # of a CSV, and what they are called
+    "file": ("file", "filename", "file_name", "image", "path", "name"),
+    "label": ("label", "class", "target"),
+    "split": ("split", "set"),
+    "mask": ("mask", "ground_truth"),
+    "object": ("object",),  # VisA has one CSV for all its objects
+}
+_TOLD = 12  # folders of which the log tells
+_TEST_EVERY = 5  # without a split, every fifth normal image is in the test split
+GOOD, _DEFECT = "good", "defect"  # kinds: of normal images, and of anomalous ones without a class
+
+
+class File(NamedTuple):
+    """An image file of a data set."""
+
+    name: str  # its path in the data set's folder
+    split: str  # train or test; empty: the layout has none
+    kind: str  # its class; empty: the layout has none
+    place: str  # the folder or the label by which it was told apart
+    masks: tuple[Path, ...] = ()
+
+
+class Layout(NamedTuple):
+    """The images of a folder, told apart; the kind of a normal one is "good"."""
+
+    train: list[File]
+    test: list[File] | None  # None: there is nothing to score
+    has_labels: bool  # False: nothing says which test images are normal
+    table: Path | None  # the CSV that labels them
+
+
+def read_layout(folder: Path, data: DataConfig) -> Layout:
+    """Tell a folder's images apart, and log what each part of it is taken for.
+
+    Raises:
+      UserError: there is no image, or nothing tells which images are normal.
+    """
+    listing = list_images(folder, Path(data.roi) if data.roi else None)
+    every = [path.relative_to(folder) for path in listing.paths]
+    masks, table = _Masks(folder, every), _table(folder, data)
+    if table:
+        files, where = _of_table(table, folder, every), f"without a row in {table}"
+    else:
+        _refuse_other_layouts(folder, every)
+        files = [_parse(image) for image in masks.images]
+        has_split = any(file.split for file in files)
+        outside = {PurePath(file.name).parts[0] for file in files if has_split and not file.split}
+        files, where = [file for file in files if bool(file.split) == has_split], f"in {shown(outside)}"
+    layout, rest = _told_apart(folder, files, masks, data, table), len(masks.images) - len(files)
+    _tell(folder, layout, masks.places, [*listing.told(), *([f"{rest} images {where}"] if rest > 0 else [])])
+    return layout
+
+
+def read_masks(file: File, shape: tuple[int, int]) -> np.ndarray | None:
+    """Return the defective pixels (H, W) bool of an image of this shape; None if it is anomalous and has no mask.
+
+    Raises:
+      UserError: a mask cannot be read, has another size than the image, or is all black.
+    """
+    if file.kind == GOOD:
+        return np.zeros(shape, bool)
+    if not file.masks:
+        return None
+    found = np.zeros(shape, bool)
+    for path in file.masks:
+        mask = _read_mask(path)
+        if mask.shape != shape:
+            size = f"{mask.shape[1]}x{mask.shape[0]}"
+            raise UserError(f"{path}: {size} pixels, but its image {file.name} has {shape[1]}x{shape[0]}")
+        found |= mask
+    if not found.any():
+        raise UserError(f"{file.masks[0]}: is all black, but its image {file.name} is said to have a defect")
+    return found
+
+
+@cache
+def role_of(name: str) -> str | None:
+    """Return the role that a folder of this name has, or None for a class."""
+    return _ROLES.get(plain(name))
+
+
+def _read_mask(path: Path) -> np.ndarray:
+    return read_mask(path, any_value="/data/masks/" in path.as_posix().lower())  # VisA numbers its kinds of defects
+
+
+def _refuse_other_layouts(folder: Path, images: Iterable[PurePath]) -> None:
+    """Raise UserError if a folder holds several data sets, or images to test but none to train on."""
+    splits = {_parse(image).split for image in images}
+    sets = set()
+    for parts in {image.parts[:-1] for image in images}:
+        top, *below = [*map(role_of, parts), ""]
+        if parts and top is None and (below[0] in ("train", "test") or below[:2] == ["wrapper", "wrapper"]):
+            sets.add(parts[0])
+    if sets and not {"train", "test"} & splits:
+        raise UserError(f"{folder}: holds several data sets; give one, such as --config.data.dir={folder / min(sets)}")
+    if "test" in splits and "train" not in splits:
+        raise UserError(f"{folder}: has test/ but no train/, where the normal images to train on belong")
+
+
+def _parse(image: PurePath) -> File:
+    """Return an image with the split and the class that the folders it lies in say."""
+    split, kind, place = "", "", []
+    for part in image.parts[:-1]:
+        role = role_of(part)
+        place.append(part)
+        if role in ("train", "test") and not split:
+            split = role
+        elif role != "wrapper":
+            kind = part
+            break
+    return File(image.as_posix(), split, kind, "/".join(place) or "the folder itself")
+
+
+class _Masks:
+    """The masks among image files, by the images that they may belong to; ``images`` are the files that are none."""
+
+    def __init__(self, folder: Path, files: Sequence[Path]) -> None:
+        self.folder, self.images = folder, list[Path]()
+        self.places = Counter[str]()  # the folders that hold masks, and how many
+        self._by_name: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+        self._by_folder: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+        self._beside: dict[PurePath, list[Path]] = defaultdict(list)
+        stems = {file.with_suffix("") for file in files}
+        for file in files:
+            stem = _OF_MASK.sub("", file.stem)
+            roles = [role_of(part) for part in file.parts[:-1]]
+            if "mask" in roles:
+                self.places["/".join(file.parts[: roles.index("mask") + 1])] += 1
+                *above, _ = key = _key(file)
+                self._by_folder[tuple(above)].append(folder / file)
+                for name in {key[-1], stem.lower()}:
+                    self._by_name[*above, name].append(folder / file)
+            elif stem != file.stem and file.with_name(stem) in stems:
+                self.places["beside the images"] += 1
+                self._beside[file.with_name(stem)].append(folder / file)
+            else:
+                self.images.append(file)
+
+    def of(self, name: str, whole_path: bool = False) -> tuple[Path, ...]:
+        """Return the masks of an image; with ``whole_path`` only those whose path is the image's up to the roles."""
+        image = PurePath(name)
+        key = _key(image)
+        ends = [key[i:] for i in range(1 if whole_path else len(key))]
+        found = [self._beside.get(image.with_suffix(""))]
+        found += [where.get(end) for where in (self._by_name, self._by_folder) for end in ends]
+        return tuple(next(filter(None, found), ()))
+
+
+def _key(file: PurePath) -> tuple[str, ...]:
+    """Return the path of an image or a mask that both have in common, in lower case."""
+    above = (part for part in file.parts[:-1] if role_of(part) not in ("mask", "wrapper"))
+    return tuple(part.lower() for part in (*above, file.stem))
+
+
+def _told_apart(folder: Path, files: list[File], masks: _Masks, data: DataConfig, table: Path | None) -> Layout:
+    """Divide images into normal and anomalous ones, to train on and to score; see the module."""
+    classes = {file.kind for file in files if file.kind}
+    trained = {file.kind for file in files if file.split != "test"}
+    called = {name for name in classes if is_called_normal(name)}
+    if not trained:
+        raise UserError(f"{table or folder}: holds no image to train on")
+    normal = chosen_normal(classes, data)
+    if normal is None and not (table or called & trained) and (labelled := _by_masks(files, masks)):
+        files, normal, trained = labelled, {GOOD}, {GOOD}
+    for kinds in (trained, {file.kind for file in files if file.split == "test"}):
+        if "" in kinds and len(kinds) > 1:
+            raise UserError(
+                f"{folder}: has images beside the folders {shown(kinds - {''})}, so their class is not known; move "
+                "them into one of these, or say what each image is by --config.data.labels=FILE.csv"
+            )
+    if normal is not None and trained == {""}:
+        normal |= trained  # only the images to score have classes
+    elif normal is None and called & trained:
+        normal = called
+    elif normal is None and table and classes <= {"0", "1"}:
+        normal = {"0"}
+    elif normal is None and len(trained) == 1:
+        normal = trained | called
+    if normal is None:
+        raise UserError(
+            f"{table or folder}: has the classes {shown(trained)}; say which is normal by --config.data.normal=NAME, "
+            "several by NAME,NAME, or all by '*'"
+        )
+    tested = [file for file in files if file.split == "test"]
+    if not tested and {file.kind for file in files} - normal:
+        tested = _without_split(files, normal)
+    names = {file.name for file in tested}
+    train = [_named(file, normal) for file in files if file.name not in names]
+    if not tested:
+        return Layout(train, None, False, table)
+    has_labels = any(file.kind for file in tested)
+    return Layout(train, _with_masks([_named(file, normal) for file in tested], masks), has_labels, table)
+
+
+def _without_split(files: Iterable[File], normal: set[str]) -> list[File]:
+    """Return the images to score where nothing says so: the anomalous ones, and every fifth of a normal class."""
+    ranks, found = Counter[str](), []
+    for file in files:
+        if file.kind not in normal or ranks[file.kind] % _TEST_EVERY == _TEST_EVERY - 1:
+            found.append(file)
+        ranks[file.kind] += 1
+    return found
+
+
+def _named(file: File, normal: set[str]) -> File:
+    """Return an image of the kind "good" if its class is normal, and of another kind if not."""
+    if file.kind in normal:
+        return file._replace(kind=GOOD)
+    return file._replace(kind=f"{GOOD} (anomalous)" if file.kind == GOOD else file.kind or _DEFECT)
+
+
+def _by_masks(files: list[File], masks: _Masks) -> list[File]:
+    """Return the images as normal or defective, as their masks say; nothing if the images to train on have none.
+
+    Raises:
+      UserError: a mask cannot be read, or may belong to several images.
+    """
+    found = [file._replace(masks=masks.of(file.name, whole_path=file.split == "train")) for file in files]
+    if not any(file.masks for file in found if file.split != "test"):
+        return []
+    for mask, names in _shared(found).items():
+        raise UserError(f"{mask}: may be the mask of {names[0]} or of {names[1]}; give masks their images' paths")
+    if without := [file.name for file in found if not file.masks]:
+        shares = f"{len(without)} of {len(found)}"
+        log.warning("%s: %s images have no mask, such as %s, and count as normal", masks.folder, shares, without[0])
+    is_black = {mask: not _read_mask(mask).any() for file in found for mask in file.masks}
+    kinds = [GOOD if all(is_black[mask] for mask in file.masks) else _DEFECT for file in found]
+    places = [f"{file.split or 'images'} by their masks" for file in found]
+    return [file._replace(kind=k, place=place) for file, k, place in zip(found, kinds, places, strict=True)]
+
+
+def _with_masks(files: list[File], masks: _Masks) -> list[File]:
+    """Return images to score, the anomalous ones with their masks; one that may be of several images is of none."""
+    lacking = [file for file in files if file.kind != GOOD and not file.masks]
+    found = [file._replace(masks=masks.of(file.name)) for file in lacking]
+    shared = _shared(found)
+    of_name = {file.name: file.masks for file in found if not shared.keys() & set(file.masks)}
+    return [file._replace(masks=of_name.get(file.name, file.masks)) for file in files]
+
+
+def _shared(files: Iterable[File]) -> dict[Path, list[str]]:
+    """Return the masks that several images have, with the names of these."""
+    names = defaultdict[Path, list[str]](list)
+    for file in files:
+        for mask in file.masks:
+            names[mask].append(file.name)
+    return {mask: of for mask, of in names.items() if len(of) > 1}
+
+
+def _tell(folder: Path, layout: Layout, masks: Counter[str], left_out: Sequence[str]) -> None:
+    """Log what a layout's parts were taken for, and what is missing."""
+    groups = Counter[str]()
+    for file in layout.train:
+        use = "normal images to train on" if file.kind == GOOD else "anomalous images, not trained on"
+        groups[f"{file.place}: {use}"] += 1
+    for file in layout.test or ():
+        kind = ("normal " if file.kind == GOOD else "anomalous ") if layout.has_labels else ""
+        groups[f"{file.place}: {kind}images to score{', with masks' if file.masks else ''}"] += 1
+    groups.update({f"{place}: masks": count for place, count in masks.items()})
+    lines = [f"{group}: {count:,}" for group, count in groups.items()]
+    if len(lines) > _TOLD:
+        lines[_TOLD:] = [f"{len(lines) - _TOLD} further folders: {sum(list(groups.values())[_TOLD:]):,}"]
+    if left_out:
+        lines.append(f"left out: {', '.join(left_out)}")
+    for line in lines:
+        log.info("%s: %s", folder, line)
+    anomalous = [file for file in layout.test or () if file.kind != GOOD]
+    if not layout.has_labels or not anomalous:
+        return
+    if len(anomalous) == len(layout.test or ()):
+        log.warning("%s: no test image is normal: there is no folder good/, and all count as defective", folder)
+    if masks and (without := [file.name for file in anomalous if not file.masks]):
+        shares = f"{len(without)} of {len(anomalous)}"
+        log.warning(
+            "%s: %s anomalous images have no mask, such as %s; the metrics of pixels leave them out",
+            *(folder, shares, without[0]),
+        )
+
+
+def _table(folder: Path, data: DataConfig) -> Path | None:
+    """Return the CSV that labels a folder's images: the user's, or one of VisA that has rows of this folder's object.
+
+    Raises:
+      UserError: the user's does not exist.
+    """
+    if data.labels:
+        places = (Path(data.labels), folder / data.labels)
+        if found := next((path for path in places if path.is_file()), None):
+            return found
+        raise UserError(f"data.labels={data.labels}: no such file, nor in {folder}")
+    of_visa = folder.parent / "split_csv" / "1cls.csv"
+    if of_visa.is_file() and any(row.get("object") == folder.name for _, row in _rows(of_visa, lambda text: False)):
+        return of_visa
+    return None
+
+
+def _of_table(table: Path, folder: Path, images: Sequence[Path]) -> list[File]:
+    """Return the images that a CSV labels.
+
+    Raises:
+      UserError: the CSV cannot be read, names a file that is not there, or gives a file two labels.
+    """
+    known = {image.as_posix(): image.as_posix() for image in images}
+    by_end = defaultdict[str, list[str]](list)  # by the file's name alone, with and without its suffix
+    for image in images:
+        for end in {image.name, image.stem}:
+            by_end[end].append(image.as_posix())
+
+    def find(text: str) -> str | None:
+        path = text.replace("\\", "/")
+        places = (os.path.relpath(base / path, folder) for base in (folder, table.parent, table.parent.parent))
+        found = next((known[place] for place in places if place in known), None)
+        alone = by_end.get(PurePath(path).name, ())
+        return found or (alone[0] if len(alone) == 1 else None)
+
+    rows = list(_rows(table, lambda text: find(text) is not None))
+    objects = {row.get("object") for _, row in rows}
+    files: dict[str, File] = {}
+    for line, row in rows:
+        if folder.name in objects and row["object"] != folder.name:
+            continue
+        name, split = find(row["file"]), role_of(row.get("split", "")) or ""
+        if name is None:
+            raise UserError(f"{table}, line {line}: {row['file']} is no image in {folder}, or the name of several")
+        if row.get("split") and split not in ("train", "test"):
+            raise UserError(f"{table}, line {line}: the split {row['split']!r} is neither train nor test")
+        if not row["label"]:
+            raise UserError(f"{table}, line {line}: {row['file']} has no label")
+        mask = find(row.get("mask", "")) if row.get("mask") else None
+        file = File(name, split, row["label"], f"{row['label']} in {table}", (folder / mask,) if mask else ())
+        if files.setdefault(name, file) != file:
+            raise UserError(f"{table}, line {line}: {row['file']} has another row that says something else")
+    return [files[name] for name in sorted(files, key=PurePath)]
+
+
+def _rows(table: Path, is_image: Callable[[str], bool]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the number of each line of a CSV and its cells by the names of ``_COLUMNS``.
+
+    Raises:
+      UserError: it cannot be read, or has no header and its first cell is no image.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+            file.seek(0)
+            lines = list(csv.reader(file, delimiter=max(",;\t", key=first.count)))
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise UserError(f"{table}: cannot be read as CSV: {error}") from error
+    rows = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(lines, start=1) if any(cells)]
+    heads = [cell.lower() for cell in rows[0][1]] if rows else []
+    columns = {
+        column: next((heads.index(name) for name in names if name in heads), -1) for column, names in _COLUMNS.items()
+    }
+    has_header = min(columns["file"], columns["label"]) >= 0 and not is_image(rows[0][1][columns["file"]])
+    if not has_header:
+        if not rows or len(rows[0][1]) < 2 or not is_image(rows[0][1][0]):
+            raise UserError(f"{table}: needs a header with the columns file, label and, if wanted, split and mask")
+        is_split = all(role_of(cells[2]) in ("train", "test") for _, cells in rows if len(cells) > 2 and cells[2])
+        columns = {name: i for i, name in enumerate(("file", "label", *(["split"] if is_split else []), "mask"))}
+    for number, cells in rows[has_header:]:
+        row = {name: cells[i] if 0 <= i < len(cells) else "" for name, i in columns.items()}
+        yield number, row
