@@ -13,7 +13,7 @@ _PAGE = Path(__file__).parent.parent / "docs" / "detection.md"
 RESULTS = Path(__file__).parent / "results"
 _NAMES = {
     "default": "**this project, default search**",
-    "nearest": "nearest neighbours in the bank, no search",
+    "nearest": "nearest neighbours in bank and references, no search",
     "no_references": "the default search without references",
     "references": "references alone: no generator but in screening them",
     "random_bank": "default search, bank of random images",
