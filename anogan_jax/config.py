@@ -224,14 +224,8 @@ PRESETS = {
     ),
 }
 _CHANGES_SCORES = ("search.", "pooling.", "segmenter.weight", "rotation.weight")
-_SCORING = (
-    *_CHANGES_SCORES,
-    "alpha",
-    "data.dir",
-    "data.labels",
-    "data.roi",
-    "data.test_limit",
-)  # that may be given when scoring
+# Settings that may be given when scoring:
+_SCORING = (*_CHANGES_SCORES, "alpha", "data.dir", "data.labels", "data.roi", "data.test_limit")
 
 
 def get_config() -> Config:

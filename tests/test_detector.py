@@ -86,7 +86,7 @@ def test_result_has_the_sizes_of_the_images(result, images, detector):
 
 
 def test_detector_and_result_show_themselves_in_a_few_lines(detector, result):
-    """What they hold is named, no array is printed; a notebook shows the most anomalous images first."""
+    """The text names the fields and prints no array; a notebook shows the most anomalous images first."""
     shown = repr(detector)
     assert shown.splitlines()[0] == "Detector: 16x16 pixels, 1 channel(s), 12 training steps"
     assert "20 held-out images, alpha 0.05" in shown

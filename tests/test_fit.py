@@ -303,7 +303,7 @@ def test_inverted_images_are_closer_than_their_nearest_neighbours(gan, weights, 
 
 
 def test_bank_and_references_are_of_training_images_without_outliers(gan, weights, blobs):
-    """Of 96 normal and 4 anomalous images they hold none of the 4 and most of the 96."""
+    """Bank and references hold none of 4 anomalous training images, and most of 96 normal ones."""
     seen = np.concatenate([blobs[:96], -blobs[96:100]])
     images = from_user(to_pixels(seen, seen), 1)
     everything, all_references = make_bank(config_of_blobs(max_deviation=1e6), gan, weights, images)
@@ -430,7 +430,7 @@ def test_flipped_bit_in_a_checkpoint_is_noticed_or_harmless(tmp_path, trained_st
 
 
 def test_fit_runs_in_another_thread(tiny_run):
-    """As in a server; the detector is the same bit for bit."""
+    """A detector that another thread trains, as in a server, is the same bit for bit."""
     with ThreadPoolExecutor(1) as pool:
         detector = pool.submit(fit, config=tiny_config()).result()
     assert_trees_equal(arrays(detector), arrays(tiny_run.detector))

@@ -185,7 +185,7 @@ def test_kolektor(tmp_path):
 
 
 def test_masks_decide_without_classes_in_splits_too(tmp_path, caplog):
-    """As in KolektorSDD2: a mask beside each image of train/ and test/."""
+    """Each image of train/ and test/ has a mask beside it, the layout of KolektorSDD2."""
     for split in ("train", "test"):
         write(tmp_path, *numbered(split + "/{}.png", 4))
         write(tmp_path, *(f"{split}/{i}_GT.png" for i in range(3)), value=0)

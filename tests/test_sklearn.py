@@ -82,7 +82,7 @@ def fitted():
 
 
 def test_predictions_agree_with_the_p_values(fitted):
-    """Of new images and of the held-out ones, whose scores are the thresholds that p-values count."""
+    """New images agree, and the held-out ones, whose scores lie exactly at the thresholds."""
     for images in (NEW, fitted.detector_.held_out):
         is_anomaly = fitted.p_values(images) <= 0.2
         np.testing.assert_array_equal(fitted.predict(images) == -1, is_anomaly)
