@@ -94,16 +94,20 @@ def advance(
             if save or log_due:
                 progress.report(step, write=save_due or log_due)  # raises if a loss is not finite, before it is saved
             if draw_samples and (finished or step % train.sample_every == 0):
-                samples = np.asarray(draw_samples(state))
-                if is_first():
-                    picture = save_grid(folder / "samples" / f"{step:08d}.png", samples)
-                    if events:
-                        events.add_image("samples", np.atleast_3d(picture), step, dataformats="HWC")
+                _save_samples(folder, step, np.asarray(draw_samples(state)), events)
             if save:
                 save_state(folder / "checkpoints", state)
             if stopped and not finished:
                 raise Stopped(stopped, step)
     return state
+
+
+def _save_samples(folder: Path, step: int, samples: np.ndarray, events: Any) -> None:
+    """Write the sample picture of a step, on the first process."""
+    if is_first():
+        picture = save_grid(folder / "samples" / f"{step:08d}.png", samples)
+        if events:
+            events.add_image("samples", np.atleast_3d(picture), step, dataformats="HWC")
 
 
 def restored(folder: Path, init: Callable[[], State], mesh: Mesh) -> State:

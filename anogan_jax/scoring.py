@@ -111,19 +111,15 @@ def make_scorer(
     find_starts = _make_starts(gan, start, starts, features, encoder, seed)
     reconstruct = _make_reconstruct(search, slots)
 
-    def compare(queries: Array, described: Array) -> tuple[Array, Array]:
-        differences = queries - described
-        return jax.vmap(features.distance)(differences), jax.vmap(features.difference_map)(differences)
-
     @jax.jit
     @partial(jax.shard_map, mesh=mesh, in_specs=(REPLICATED, SHARDED), out_specs=SHARDED, check_vma=False)
     def score_block(model: Model, images: Array) -> tuple[Array, ...]:
         reconstruction, described, discrimination, z = reconstruct(model, images, *find_starts(model, images))
         queries, damage = jax.vmap(features.describe)(images), jnp.zeros(len(images))
-        residual, anomaly_map = compare(queries, described)
+        residual, anomaly_map = _compare(features, queries, described)
         if reference_weight and model.references is not None:
-            places = retrieve(model.references, queries, _NEAREST)
-            compared = compare(queries, model.references.features[places].mean(axis=1))
+            nearest = model.references.features[retrieve(model.references, queries, _NEAREST)]
+            compared = _compare(features, queries, nearest.mean(axis=1))
             residual, anomaly_map = _mixed((residual, anomaly_map), compared, reference_weight)
         score = _mixed(residual, discrimination, weight)
         if segmentation:
@@ -226,6 +222,12 @@ def _make_reconstruct(search: Search, slots: int) -> Callable[..., tuple[Array, 
         return mean(found.image), mean(found_features), mean(found.discrimination), found.z.reshape(z.shape)
 
     return reconstruct
+
+
+def _compare(features: Features, queries: Array, described: Array) -> tuple[Array, Array]:
+    """Return the distances (n,) and difference maps (n, S, S) between features (n, F) of queries and of others."""
+    differences = queries - described
+    return jax.vmap(features.distance)(differences), jax.vmap(features.difference_map)(differences)
 
 
 def _find_damage(segmentation: Segmentation, model: Model, images: Array) -> tuple[Array, Array]:
