@@ -221,7 +221,7 @@ def _parse_flags(main: Callable[[], int | None]) -> None:
 def _help(main: Callable[[], int | None]) -> str:
     """Return the docstring of the program's module, its flags, the presets and every field of the config."""
     by_module, modules = flags.FLAGS.flags_by_module_dict(), {main.__module__, sys.argv[0], __name__}
-    own = {flag.name: flag.help for name in by_module.keys() & modules for flag in by_module[name]}
+    own = {flag.name: flag.help.split(";\n")[0] for name in by_module.keys() & modules for flag in by_module[name]}
     lines = [
         f"{sys.modules[main.__module__].__doc__}",
         "Flags:",

@@ -152,7 +152,8 @@ class Detector(NamedTuple):
             if not configs.is_scoring(name):
                 raise UserError(f"{given}: is fixed by training, with {mine[name]!r}; train again to change it")
             if name == "data.roi" and not has_masks:
-                raise UserError(f"{given}: the detector has {mine[name]!r}; only a folder of masks can become another")
+                was = f"with {mine[name]!r}" if mine[name] else "without a region of interest"
+                raise UserError(f"{given}: the detector was trained {was}; only a folder of masks can become another")
             if configs.changes_scores(name) and self.held_out is None:
                 raise UserError(
                     f"{given}: needs another calibration, but the detector keeps no held-out images "
