@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from anogan_jax.figures import captioned, triptych
 from anogan_jax.files import digest
 from anogan_jax.models import GAN, Weights, make_encoder, make_gan, make_rotation_network, make_segmenter
 from anogan_jax.queries import Finding, score_queries
-from anogan_jax.scoring import Model, Score, Scorer, Segmentation, make_scorer
+from anogan_jax.scoring import Model, Score, Segmentation, make_scorer
 from anogan_jax.search import make_search
 from anogan_jax.version import __version__
 
@@ -268,13 +268,26 @@ def gan_of(config: Config) -> GAN:
 
 def scorer_of(detector: Detector) -> Callable[[Iterable[np.ndarray]], Iterator[Score]]:
     """Return the detector's scorer of images of the model's size, on all devices of this process."""
-    config, devices = detector.config, tuple(jax.local_devices())
+    gan, config, of = detector.gan, detector.config, detector.config.search
+    features = make_features(of.features, config.model.image_size, config.model.channels)
+    names = ("steps", "optimizer", "learning_rate", "discrimination", "discrimination_weight", "feature_layer")
     segmentation = None
     if detector.model.segmenter and config.segmenter.weight:
-        of = make_segmenter(detector.gan)
-        segmentation = Segmentation(of, config.segmenter.weight, config.train.flip, config.pooling.share)
-    search, rotates = dataclasses.astuple(config.search), _rotates(detector)
-    scorer = _scorer(detector.gan, config.model.channels, search, segmentation, rotates, config.seed, devices)
+        segmentation = Segmentation(
+            make_segmenter(gan), config.segmenter.weight, config.train.flip, config.pooling.share
+        )
+    scorer = make_scorer(
+        gan,
+        make_search(gan, features, **{name: getattr(of, name) for name in names}),
+        of.start,
+        of.starts,
+        reference_weight=of.reference_weight,
+        encoder=make_encoder(gan),
+        segmentation=segmentation,
+        rotation=make_rotation_network(gan) if _rotates(detector) else None,
+        seed=config.seed,
+        mesh=make_mesh(jax.local_devices()),
+    )
     return partial(scorer, detector.model)
 
 
@@ -298,26 +311,6 @@ def findings_of(detector: Detector, queries: Images, what: str = "", first: int 
 def _rotates(detector: Detector) -> bool:
     """Return whether the detector has a rotation network that takes part in its scores."""
     return bool(detector.model.rotation and detector.config.rotation.weight)
-
-
-@lru_cache(maxsize=16)
-def _scorer(
-    gan: GAN,
-    channels: int,
-    settings: tuple,
-    segmentation: Segmentation | None,
-    rotates: bool,
-    seed: int,
-    devices: tuple[jax.Device, ...],
-) -> Scorer:
-    """Return the compiled scorer for these settings, the same one whenever they are the same."""
-    of, size = SearchConfig(*settings), gan.generator.image_size
-    features = make_features(of.features, size, channels)
-    names = ("steps", "optimizer", "learning_rate", "discrimination", "discrimination_weight", "feature_layer")
-    search = make_search(gan, features, **{name: getattr(of, name) for name in names})
-    others: dict[str, Any] = {"segmentation": segmentation, "seed": seed, "mesh": make_mesh(devices)}
-    others |= {"encoder": make_encoder(gan), "rotation": make_rotation_network(gan) if rotates else None}
-    return make_scorer(gan, search, of.start, of.starts, reference_weight=of.reference_weight, **others)
 
 
 def _configured(detector: Detector, config: Config) -> Detector:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +212,7 @@ def train_gan(config: Config, workdir: Path, images: Images, mesh: Mesh) -> Trai
 def train_encoder(config: Config, workdir: Path, images: Images, weights: Weights, mesh: Mesh) -> Variables:
     """Train the encoder of a trained GAN in the work directory's folder encoder/, or resume."""
     gan, settings = gan_of(config), config.encoder
-    optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.steps))
+    optimizer = _cosine_decay(settings.steps, settings.learning_rate)
     loss = make_encoder_loss(gan, weights, settings.feature_weight, settings.feature_layer)
     of_images = (make_draw(images, config), partial(to_networks, config=config))
     training = (make_encoder(gan), loss, optimizer, settings.steps)
@@ -237,6 +237,13 @@ def train_rotation(config: Config, workdir: Path, images: Images, mesh: Mesh) ->
     return _train_network(config, workdir / "rotation", 3, *training, mesh, *of_images)
 
 
+@cache
+def _cosine_decay(steps: int, learning_rate: float) -> optax.GradientTransformation:
+    """Return Adam, whose rate falls to 0."""
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+
+
+@cache
 def _one_cycle(steps: int, learning_rate: float) -> optax.GradientTransformation:
     """Return AdamW, whose rate rises to its highest in the first fifth of the steps and falls to nearly 0."""
     return optax.adamw(optax.cosine_onecycle_schedule(steps, learning_rate, pct_start=0.2))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -115,17 +116,17 @@ def restored(folder: Path, init: Callable[[], State], mesh: Mesh) -> State:
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), jax.eval_shape(init)
     )
-    return restore_state(folder / "checkpoints", like) or jax.jit(init, out_shardings=replicated(mesh))()
+    return restore_state(folder / "checkpoints", like) or jax.device_put(init(), replicated(mesh))
 
 
 def make_sampler(gan: GAN, count: int, key: Array) -> Callable[[TrainState], Array]:
-    """Return the compiled ``draw(state)``: images (count, S, S, C) of the averaged generator, from constant z."""
-    z = sample_latent(gan, key, (count,))
+    """Return ``draw(state)``: images (count, S, S, C) of the averaged generator, from constant z."""
+    return partial(_draw_samples, gan, sample_latent(gan, key, (count,)))
 
-    def draw(state: TrainState) -> Any:
-        return gan.generator.apply(inference_weights(gan, state).generator, z, train=False)
 
-    return jax.jit(draw)
+@partial(jax.jit, static_argnums=0)
+def _draw_samples(gan: GAN, z: Array, state: TrainState) -> Any:
+    return gan.generator.apply(inference_weights(gan, state).generator, z, train=False)
 
 
 def _batches(

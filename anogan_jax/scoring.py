@@ -1,7 +1,7 @@
 """Images of the model's size to anomaly scores, in one compiled program of fixed shape."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -69,6 +69,7 @@ def slots_of(mesh: Mesh) -> int:
     return 64 if mesh.devices.flat[0].platform == "cpu" else 512
 
 
+@lru_cache(maxsize=16)
 def make_scorer(
     gan: GAN,
     search: Search,

@@ -86,7 +86,7 @@ def test_score_is_independent_of_batch_order_and_neighbours(scorer, model, queri
 
 
 def test_program_has_one_shape_and_is_compiled_once(gan, model, queries, caplog):
-    scorer = bind(gan, **SETTINGS["nearest"])
+    scorer = bind(gan, **SETTINGS["nearest"], seed=99)  # of settings that no other test has
     with jax.log_compiles(), caplog.at_level("WARNING"):
         for count in (1, SLOTS - 1, SLOTS, SLOTS + 1, len(queries)):
             scores = score_images(scorer, model, queries[:count])
