@@ -43,7 +43,6 @@ class NetworkMetrics(NamedTuple):
     gradient_norm: Array
 
 
-@partial(jax.jit, static_argnames=("network", "optimizer", "channels"))
 def init_network_state(
     network: Encoder | Segmenter, optimizer: optax.GradientTransformation, key: Array, channels: int
 ) -> NetworkState:

@@ -200,7 +200,7 @@ def train_gan(config: Config, workdir: Path, images: Images, mesh: Mesh) -> Trai
     """Train the GAN to its last step, or resume; return the final state, replicated on the mesh."""
     gan, train, key = gan_of(config), config.train, jax.random.key(config.seed)
     optimizer = make_optimizer(train.learning_rate, train.beta1)
-    state = restored(workdir, partial(init_state, gan, optimizer, key, channels=config.model.channels), mesh)
+    state = restored(workdir, init_state, (gan, optimizer, key, config.model.channels), mesh)
     if int(state.step) >= train.steps:
         return state
     train_step = make_train_step(gan, optimizer, train.ema_decay, mesh, train.objective)
@@ -266,7 +266,7 @@ def _train_network(
     The stream is a number of the network's own for its random key; see ``advance`` for ``draw`` and ``to_batch``.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), stream)
-    state = restored(folder, partial(init_network_state, network, optimizer, key, config.model.channels), mesh)
+    state = restored(folder, init_network_state, (network, optimizer, key, config.model.channels), mesh)
     if int(state.step) < steps:
         log.info("training the network in %s", folder)
         folder.mkdir(exist_ok=True)
