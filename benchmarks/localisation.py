@@ -112,7 +112,7 @@ def by_size(train: Images, test: Images, first: int) -> Iterator[Finding]:
         score, image = float(neighbours.kneighbors([size(test, i)])[0].mean()), test.read(i)
         anomaly_map = np.full(image.shape[:2], score, np.float32)
         of_image = (test.names[i], int(test.labels[i]), test.kinds[i], image, image, anomaly_map)
-        yield Finding(*of_image, score, 0.0, TERMS[0], score, *[0.0] * 4)
+        yield Finding(*of_image, score, 0.0, TERMS[0], score, *[0.0] * 4, np.zeros(0, np.float32))
 
 
 Residuals = Callable[[np.ndarray], np.ndarray]  # of tiles (n, S * S * C), of the same shape
@@ -196,7 +196,8 @@ def _tile_by_tile(residuals: Residuals) -> Scoring:
             found = residuals(np.stack(block).reshape(len(block), -1)).reshape(len(block), *block[0].shape)
             for tile, residual in zip(block, found, strict=True):
                 total, nothing = np.abs(residual).sum(), np.zeros(())
-                yield Score._make([total, total, *[nothing] * 4, np.zeros_like(tile), residual.mean(axis=-1), nothing])
+                shown = (np.zeros_like(tile), residual.mean(axis=-1), np.zeros((1, 0), np.float32))
+                yield Score(total, total, *[nothing] * 4, *shown)
 
     return score
 
