@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
@@ -48,7 +49,8 @@ class Finding(NamedTuple):
     kind: str | None  # kind of defect, such as "crack"
     image: np.ndarray  # (H, W, C) uint8 the query; the arrays of an unreadable query are empty, its numbers NaN
     reconstruction: np.ndarray  # (H, W, C) uint8
-    anomaly_map: np.ndarray  # (H, W) float32 where the query and its reconstruction differ, at least 0
+    anomaly_map: np.ndarray  # (H, W) float32 where the query differs from what was found, at least 0
+    z: np.ndarray  # (latent,) float32 of G(z), the reconstruction; with patches of the tile with the largest R(x)
     score: float  # A(x), with patches pooled from the map, with T(x)'s part; raised where ``appearance`` is above 1
     appearance: float  # how far brightness, contrast, noise or colour are from normal images', in units of the limit
     term: str  # of TERMS
@@ -57,7 +59,6 @@ class Finding(NamedTuple):
     damage: float  # S(x) of the segmenter, 0 without one; with patches the largest of a tile
     rotation: float  # T(x) of the rotation network, 0 without one
     told: float  # share of the four quarter turns that the rotation network tells
-    z: np.ndarray  # (latent,) float32 of G(z), the reconstruction; with patches of the tile with the largest R(x)
 
     @property
     def is_readable(self) -> bool:
@@ -167,7 +168,7 @@ class _Query:
         self._config = config
         self._corners: list[tuple[int, int]] = []
         self._terms: list[tuple[float, ...]] = []
-        self._z, self._largest = np.zeros(0, np.float32), -np.inf
+        self._z, self._largest = np.zeros(0, np.float32), -math.inf
         if image is None:
             return
         resized, size = make_resize(config)(image), config.model.image_size
@@ -205,14 +206,13 @@ class _Query:
         terms = (result.score, result.residual, result.discrimination, result.rotation, result.told, result.damage)
         self._terms.append(tuple(float(term) for term in terms))
         if result.residual > self._largest:
-            self._z, self._largest = result.z[0], result.residual
+            self._z, self._largest = result.z[0], float(result.residual)
 
     def finding(self, name: str, label: int | None, kind: str | None, level: float, rotation_factor: float) -> Finding:
         if self._image is None:
             empty, nan = np.zeros((0, 0, 1), np.uint8), float("nan")
-            return Finding(
-                name, label, kind, empty, empty, np.zeros((0, 0), np.float32), nan, nan, "", *[nan] * 5, self._z
-            )
+            no_map = np.zeros((0, 0), np.float32)
+            return Finding(name, label, kind, empty, empty, no_map, self._z, nan, nan, "", *[nan] * 5)
         terms = np.array(self._terms or [(0.0,) * 6])
         score, residual, discrimination, rotation, told, _ = terms.mean(axis=0).tolist()
         damage = float(terms[:, -1].max())
@@ -232,7 +232,7 @@ class _Query:
         if self._region is not None:
             shown = (apply_region(shown[0], self._region), apply_region(shown[1], self._region))
         values = (residual, discrimination, damage, rotation, told)
-        return Finding(name, label, kind, self._image, *shown, combined, appearance, term, *values, self._z)
+        return Finding(name, label, kind, self._image, *shown, self._z, combined, appearance, term, *values)
 
 
 def _gathered(mine: Iterator[Finding], count: int) -> Iterator[Finding]:

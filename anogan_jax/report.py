@@ -306,7 +306,7 @@ def _write_page(
 def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return title, value and explanation of what matters: the verdicts and, with labels, AUROC and false alarms."""
     images, anomalies = summary["images"], summary["anomalies"]
-    terms = ", ".join(f"{summary[f'anomalies_by_{term}']} by {term}" for term in TERMS)
+    terms = ", ".join(f"{summary[f'anomalies_by_{term}']:,} by {term}" for term in TERMS)
     found = [("Anomalies", f"{anomalies:,} of {images:,}", terms if anomalies else "no image has p <= alpha")]
     bad = summary.get("labelled_anomalous", 0)
     if "auroc" in summary:

@@ -5,6 +5,7 @@ Scoring settings are given as --config.search.steps=64, --config.alpha=0.01 or -
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -49,7 +50,7 @@ def main() -> int:
     if _COMPARE.value:
         compare(detector, output / "comparison.csv")
         return 0
-    wanted = {"heatmaps": _HEATMAPS.value, "maps": _MAPS.value, "embedding": _EMBEDDING.value}
+    wanted: dict[str, Any] = {"heatmaps": _HEATMAPS.value, "maps": _MAPS.value, "embedding": _EMBEDDING.value}
     if _INPUT.value is None:
         summary = score_test_split(detector, output, **wanted)
     else:

@@ -120,10 +120,10 @@ def _described(
 
     means = {}
     for number, of_image in groupby(rows(), key=lambda row: row[0]):
-        total, count = np.float32(0), 0
-        for _, row in of_image:
+        total, count = np.zeros(()), 0
+        for _, row in of_image:  # one at a time: an image may have many tiles
             total, count = total + row, count + 1
-        means[number] = total / count
+        means[number] = (total / count).astype(np.float32)
     return means
 
 

@@ -111,8 +111,16 @@ def by_size(train: Images, test: Images, first: int) -> Iterator[Finding]:
     for i in range(first, len(test.names)):
         score, image = float(neighbours.kneighbors([size(test, i)])[0].mean()), test.read(i)
         anomaly_map = np.full(image.shape[:2], score, np.float32)
-        of_image = (test.names[i], int(test.labels[i]), test.kinds[i], image, image, anomaly_map)
-        yield Finding(*of_image, score, 0.0, TERMS[0], score, *[0.0] * 4, np.zeros(0, np.float32))
+        of_image = (
+            test.names[i],
+            int(test.labels[i]),
+            test.kinds[i],
+            image,
+            image,
+            anomaly_map,
+            np.zeros(0, np.float32),
+        )
+        yield Finding(*of_image, score, 0.0, TERMS[0], score, *[0.0] * 4)
 
 
 Residuals = Callable[[np.ndarray], np.ndarray]  # of tiles (n, S * S * C), of the same shape
@@ -197,7 +205,7 @@ def _tile_by_tile(residuals: Residuals) -> Scoring:
             for tile, residual in zip(block, found, strict=True):
                 total, nothing = np.abs(residual).sum(), np.zeros(())
                 shown = (np.zeros_like(tile), residual.mean(axis=-1), np.zeros((1, 0), np.float32))
-                yield Score(total, total, *[nothing] * 4, *shown)
+                yield Score._make([total, total, *[nothing] * 4, *shown])
 
     return score
 
