@@ -25,7 +25,7 @@ _GROUPS = {  # of the points of an embedding, in the order in which they are dra
     "query, normal": {"color": _NORMAL, "marker": "o"},
     "query, anomaly": {"color": _ANOMALOUS, "marker": "o"},
 }
-_PICTURE = 96  # longer side in pixels, at most, of each part of a strip
+PICTURE = 256  # longer side in pixels, at most, of each part of a strip
 _HEATMAP = 1024  # longer side in pixels, at most, of a heatmap
 PARTS = ("query", "reconstruction", "map", "overlay")
 _UNDER_MAP = 153  # the grey on which a map is shown by itself
@@ -62,9 +62,11 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, level: float) -> np.ndar
     return np.rint(grey * (1 - heat[..., 3:]) + 255 * heat[..., :3] * heat[..., 3:]).astype(np.uint8)
 
 
-def strip(image: np.ndarray, generated: np.ndarray, anomaly_map: np.ndarray, level: float) -> bytes:
-    """Return a small WebP picture of PARTS side by side: query, reconstruction, map, and the query under it."""
-    image, generated, shrunk = (_shrunk(part, _PICTURE) for part in (image, generated, anomaly_map[..., None]))
+def strip(
+    image: np.ndarray, generated: np.ndarray, anomaly_map: np.ndarray, level: float, longest: int = PICTURE
+) -> bytes:
+    """Return a WebP picture of PARTS side by side, each shrunk if it has a longer side than ``longest``."""
+    image, generated, shrunk = (_shrunk(part, longest) for part in (image, generated, anomaly_map[..., None]))
     parts = [np.atleast_3d(_displayable(part)) for part in (image, generated)]
     parts += [overlay(under, shrunk[..., 0], level) for under in (np.full_like(parts[0], _UNDER_MAP), parts[0])]
     in_colours = [np.broadcast_to(part, (*part.shape[:2], 3)) for part in parts]

@@ -21,6 +21,7 @@ from anogan_jax.data import Images
 from anogan_jax.errors import UserError, printable
 from anogan_jax.figures import (
     PARTS,
+    PICTURE,
     save_embedding,
     save_grid,
     save_heatmap,
@@ -43,6 +44,7 @@ _TERMS = ("score", "term", "residual", "discrimination", "damage", "rotation", "
 COLUMNS = ("name", "label", *_TERMS, "p_value", "is_anomaly")
 _SHOWN = 8  # most anomalous queries in panels.png, and as many least anomalous ones
 _IN_GALLERY = 10_000  # most anomalous queries in report.html
+_FEW, _THUMBNAIL = 1_000, 96  # of more queries than these, pictures are this small: the page holds them all
 _PAGE = Path(__file__).with_name("report.html")
 
 
@@ -64,6 +66,7 @@ def record(
       heatmaps: the folder for a PNG of each query.
       maps: the folder for each anomaly map, .npy, (H, W) float32.
     """
+    longest = PICTURE if len(queries.names) <= _FEW else _THUMBNAIL
     for number, found in enumerate(findings, start=journal.count):
         picture, pixels, z = b"", None, found.z.astype(np.float32).tobytes()
         if found.is_readable:
@@ -71,7 +74,7 @@ def record(
                 _write_pictures(found, level, heatmaps, maps)
             except UserError as error:  # such as a name that is too long
                 log.warning("no picture of %s: %s", found.name, error)
-            picture = strip(found.image, found.reconstruction, found.anomaly_map, level)
+            picture = strip(found.image, found.reconstruction, found.anomaly_map, level, longest)
             mask = queries.mask(number) if queries.mask else None
             pixels = None if mask is None else count_pixels(found.anomaly_map, mask)
         label, kind = -1 if found.label is None else found.label, printable(found.kind or "")

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anogan_jax.data import from_user
 from anogan_jax.figures import PARTS, overlay, strip
 from anogan_jax.journal import Entry, Journal
-from anogan_jax.queries import TERMS
-from anogan_jax.report import write_comparison, write_report
+from anogan_jax.queries import TERMS, Finding
+from anogan_jax.report import record, write_comparison, write_report
 from anogan_jax.spaces import Embedding
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -142,6 +143,17 @@ def test_comparison_has_a_row_for_each_method(tmp_path):
     with (tmp_path / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["method"], float(row["auroc"])) for row in rows] == [("good", 1.0), ("bad", 0.0)]
+
+
+@pytest.mark.parametrize(("count", "longest"), [(1_000, 256), (1_001, 96)])
+def test_pictures_of_few_queries_are_large(tmp_path, count, longest):
+    photo = np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8)
+    found = Finding("a", None, None, photo, photo, photo[..., 0] / 255, np.zeros(2), *[0.0] * 2, TERMS[0], *[0.0] * 5)
+    journal = Journal(tmp_path / "unfinished", "")
+    record(journal, [found], from_user(photo[None], 3)._replace(names=["a"] * count), 1.0)
+    (kept,) = journal.entries()
+    with Image.open(BytesIO(kept.picture)) as picture:
+        assert picture.size == (4 * round(longest * 2 / 3), longest)
 
 
 @pytest.fixture(scope="module")
