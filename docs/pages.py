@@ -43,10 +43,15 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def relinked(folder: str, link: re.Match) -> str:
-    """Return a link of a file in this folder of the repository as one of the site, or its text alone."""
+    """Return a link of a file in this folder of the repository as one of the site; of a file that is no page, its text.
+
+    A link to a file that does not exist is left as it is, for MkDocs to complain of.
+    """
     path = posixpath.normpath(posixpath.join(folder, link["target"]))
     target = PAGES.get(path, path.removeprefix("docs/") if path.startswith("docs/") else "")
-    return f"{link['image']}[{link['text']}]({target}{link['anchor'] or ''})" if target else link["text"]
+    if not target:
+        return link["text"] if (ROOT / path).exists() else link[0]
+    return f"{link['image']}[{link['text']}]({target}{link['anchor'] or ''})"
 
 
 def reference() -> str:
