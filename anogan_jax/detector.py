@@ -26,7 +26,7 @@ from anogan_jax.data.images import from_list, read_arrays
 from anogan_jax.devices import make_mesh
 from anogan_jax.errors import UserError
 from anogan_jax.features import make_features
-from anogan_jax.figures import captioned, triptych
+from anogan_jax.figures import captioned, strip
 from anogan_jax.files import digest
 from anogan_jax.models import GAN, Weights, make_encoder, make_gan, make_rotation_network, make_segmenter
 from anogan_jax.queries import Finding, score_queries
@@ -50,8 +50,8 @@ class Result(NamedTuple):
     score: np.ndarray  # (N,) float64, higher is more anomalous
     p_value: np.ndarray  # (N,) float64 in (0, 1], see ``p_values``
     is_anomaly: np.ndarray  # (N,) bool, p_value <= alpha
-    anomaly_map: Any  # (N, H, W) float32 where the image and its reconstruction differ, at least 0
-    reconstruction: Any  # (N, H, W, C) uint8
+    anomaly_map: Any  # (N, H, W) float32 where the image differs from what was found, at least 0
+    reconstruction: Any  # (N, H, W, C) uint8 G(z) where the best search ended
     residual: np.ndarray  # (N,) float64 R(x)
     discrimination: np.ndarray  # (N,) float64 D(x)
     damage: np.ndarray  # (N,) float64 S(x) of the segmenter, 0 without one
@@ -67,11 +67,9 @@ class Result(NamedTuple):
         return f"Result: {found}, scores {low:.4g} to {high:.4g}; fields {', '.join(self._fields)}"
 
     def _repr_html_(self) -> str:
-        """Show the most anomalous images in a notebook: query, reconstruction, and the query under its map."""
+        """Show the most anomalous images in a notebook: query, reconstruction, map, overlay."""
         shown = np.argsort(-self.score, kind="stable")[:_SHOWN].tolist()
-        pictures = [
-            triptych(self.image[i], self.reconstruction[i], self.anomaly_map[i], self.map_level[i]) for i in shown
-        ]
+        pictures = [strip(self.image[i], self.reconstruction[i], self.anomaly_map[i], self.map_level[i]) for i in shown]
         captions = [
             f"{i}: score {self.score[i]:.4g}, p {self.p_value[i]:.3g}{', anomaly' if self.is_anomaly[i] else ''}"
             for i in shown
@@ -308,6 +306,15 @@ def findings_of(detector: Detector, queries: Images, what: str = "", first: int 
     return score_queries(scorer_of(detector), queries, detector.config, what, first, judge, *levels)
 
 
+def held_out_images(detector: Detector) -> tuple[Images, Config]:
+    """Return the held-out images that a detector keeps, with their regions, and the config for images of their size."""
+    config, regions = detector.config, detector.regions
+    images = from_list(detector.held_out or [], config.model.channels, "held-out images")
+    if regions.held_out:
+        images = images._replace(region=lambda i, _: regions.held_out[i])
+    return images, dataclasses.replace(config, patches=dataclasses.replace(config.patches, scale=1.0))
+
+
 def _rotates(detector: Detector) -> bool:
     """Return whether the detector has a rotation network that takes part in its scores."""
     return bool(detector.model.rotation and detector.config.rotation.weight)
@@ -331,10 +338,7 @@ def _calibrated(detector: Detector) -> Detector:
     config, held_out, regions = detector.config, detector.held_out, detector.regions
     if not held_out:
         return detector._replace(calibration=_UNCALIBRATED)
-    images = from_list(held_out, config.model.channels, "held-out images")
-    if regions.held_out:
-        images = images._replace(region=lambda i, _: regions.held_out[i])
-    as_resized = dataclasses.replace(config, patches=dataclasses.replace(config.patches, scale=1.0))
+    images, as_resized = held_out_images(detector)
     findings = findings_of(detector._replace(config=as_resized, calibration=_UNCALIBRATED), images, "calibrating")
     inside = regions.held_out or (np.ones(image.shape[:2], bool) for image in held_out)
     found = [
