@@ -17,11 +17,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from anogan_jax import config as configs
-from anogan_jax.appearance import Appearance, combine, make_judge
 from anogan_jax.bank import Bank, make_index, make_neighbours
-from anogan_jax.calibration import Calibration, map_level, p_values, rotation_scale
+from anogan_jax.calibration import Calibration, map_level, rotation_scale
 from anogan_jax.config import Config, SearchConfig
-from anogan_jax.data import Images, from_user, is_folder_of_masks, to_networks, within
+from anogan_jax.data import Images, from_user, is_folder_of_masks, parse_threshold, to_networks, view_of, within
 from anogan_jax.data.images import from_list, read_arrays
 from anogan_jax.devices import make_mesh
 from anogan_jax.errors import UserError
@@ -29,9 +28,20 @@ from anogan_jax.features import make_features
 from anogan_jax.figures import captioned, triptych
 from anogan_jax.files import digest
 from anogan_jax.models import GAN, Weights, make_encoder, make_gan, make_rotation_network, make_segmenter
+from anogan_jax.portable import export_program
 from anogan_jax.queries import Finding, score_queries
-from anogan_jax.scoring import Model, Score, Scorer, Segmentation, make_scorer
-from anogan_jax.search import make_search
+from anogan_jax.runtime import (
+    Appearance,
+    Score,
+    combine,
+    make_judge,
+    p_values,
+    pack_appearance,
+    stacked,
+    unpack_appearance,
+)
+from anogan_jax.scoring import Model, Scorer, Segmentation, make_program, make_scorer
+from anogan_jax.search import Search, make_search
 from anogan_jax.version import __version__
 
 log = logging.getLogger(__name__)
@@ -130,7 +140,7 @@ class Detector(NamedTuple):
             if not finding.is_readable:
                 queries.read(number)  # raises the reason
         fields = [name for name in Result._fields if name in Finding._fields and name != "term"]
-        values = {name: _stacked([getattr(finding, name) for finding in findings]) for name in fields}
+        values = {name: stacked([getattr(finding, name) for finding in findings]) for name in fields}
         p = p_values(values["score"], self.calibration.scores)
         spoke = np.array([finding.term for finding in findings])
         level = np.full(len(p), map_level(self.calibration, self.config.alpha))
@@ -197,6 +207,29 @@ class Detector(NamedTuple):
         except OSError as error:
             raise UserError(f"{target}: cannot be written: {error.strerror or error}") from error
 
+    def export(self, path: str | Path) -> None:
+        """Write the detector, under its settings, as one file that ``anogan_jax/runtime.py`` scores with by itself.
+
+        Raises:
+          UserError: the file exists already, or cannot be written, or the extra ``export`` is not installed.
+        """
+        roi = self.config.data.roi
+        region: Any = None
+        if is_folder_of_masks(roi, self.regions.mask):
+            region = "masks"
+        elif roi and self.regions.mask is None:
+            region = parse_threshold(roi)
+        arrays = {"held_out": self.calibration.scores} | pack_appearance(self.appearance)
+        if self.regions.mask is not None:
+            arrays["mask"] = self.regions.mask
+        facts = {
+            "view": view_of(self.config)._asdict(),
+            "alpha": self.config.alpha,
+            "levels": _levels(self.calibration),
+            "region": region,
+        }
+        export_program(Path(path), make_program(**_settings(self)), self.model, facts, arrays)
+
 
 def make_detector(
     config: Config,
@@ -256,7 +289,7 @@ def load(folder: str | Path) -> Detector:
     config = configs.from_json(json.dumps(facts["config"]), f"{path / 'detector.json'}: ")
     weights = Weights(variables["generator"], variables["discriminator"])
     model = Model(weights, **{name: variables.get(name) for name in _NETWORKS})
-    calibration, appearance = Calibration(**arrays["calibration.npz"]), _appearance(arrays["appearance.npz"])
+    calibration, appearance = Calibration(**arrays["calibration.npz"]), unpack_appearance(arrays["appearance.npz"])
     bank, references = Bank(**arrays["bank.npz"]), arrays.get("references.npz", {}).get("pixels")
     return make_detector(config, model, bank, references, appearance, facts["step"], held_out, regions, calibration)
 
@@ -268,13 +301,7 @@ def gan_of(config: Config) -> GAN:
 
 def scorer_of(detector: Detector) -> Callable[[Iterable[np.ndarray]], Iterator[Score]]:
     """Return the detector's scorer of images of the model's size, on all devices of this process."""
-    config, devices = detector.config, tuple(jax.local_devices())
-    segmentation = None
-    if detector.model.segmenter and config.segmenter.weight:
-        of = make_segmenter(detector.gan)
-        segmentation = Segmentation(of, config.segmenter.weight, config.train.flip, config.pooling.share)
-    search, rotates = dataclasses.astuple(config.search), _rotates(detector)
-    scorer = _scorer(detector.gan, config.model.channels, search, segmentation, rotates, config.seed, devices)
+    scorer = _scorer(tuple(_settings(detector).items()), tuple(jax.local_devices()))
     return partial(scorer, detector.model)
 
 
@@ -290,9 +317,12 @@ def in_regions(detector: Detector, queries: Images) -> Images:
 def findings_of(detector: Detector, queries: Images, what: str = "", first: int = 0) -> Iterator[Finding]:
     """Yield the finding of each query from number ``first`` on, as the detector scores it; see ``score_queries``."""
     queries = in_regions(detector, queries)
-    judge, calibration = make_judge(detector.appearance), detector.calibration
-    levels = (float(calibration.level), float(calibration.rotation_factor))
+    judge, levels = make_judge(detector.appearance), _levels(detector.calibration)
     return score_queries(scorer_of(detector), queries, detector.config, what, first, judge, *levels)
+
+
+def _levels(calibration: Calibration) -> tuple[float, float]:
+    return float(calibration.level), float(calibration.rotation_factor)
 
 
 def _rotates(detector: Detector) -> bool:
@@ -300,24 +330,39 @@ def _rotates(detector: Detector) -> bool:
     return bool(detector.model.rotation and detector.config.rotation.weight)
 
 
+def _settings(detector: Detector) -> dict[str, Any]:
+    """Return the arguments of ``make_program`` for a detector."""
+    config, gan, search = detector.config, detector.gan, detector.config.search
+    segmentation = None
+    if detector.model.segmenter and config.segmenter.weight:
+        of = make_segmenter(gan)
+        segmentation = Segmentation(of, config.segmenter.weight, config.train.flip, config.pooling.share)
+    return {
+        "gan": gan,
+        "search": _search(gan, config.model.channels, *dataclasses.astuple(search)),
+        "start": search.start,
+        "starts": search.starts,
+        "reference_weight": search.reference_weight,
+        "encoder": make_encoder(gan),
+        "segmentation": segmentation,
+        "rotation": make_rotation_network(gan) if _rotates(detector) else None,
+        "seed": config.seed,
+    }
+
+
 @lru_cache(maxsize=16)
-def _scorer(
-    gan: GAN,
-    channels: int,
-    settings: tuple,
-    segmentation: Segmentation | None,
-    rotates: bool,
-    seed: int,
-    devices: tuple[jax.Device, ...],
-) -> Scorer:
-    """Return the compiled scorer for these settings, the same one whenever they are the same."""
+def _search(gan: GAN, channels: int, *settings: Any) -> Search:
+    """Return the search for these settings, the same one whenever they are the same."""
     of, size = SearchConfig(*settings), gan.generator.image_size
-    features = make_features(of.features, size, channels)
     names = ("steps", "optimizer", "learning_rate", "discrimination", "discrimination_weight", "feature_layer")
-    search = make_search(gan, features, **{name: getattr(of, name) for name in names})
-    others: dict[str, Any] = {"segmentation": segmentation, "seed": seed, "mesh": make_mesh(devices)}
-    others |= {"encoder": make_encoder(gan), "rotation": make_rotation_network(gan) if rotates else None}
-    return make_scorer(gan, search, of.start, of.starts, reference_weight=of.reference_weight, **others)
+    features = make_features(of.features, size, channels)
+    return make_search(gan, features, **{name: getattr(of, name) for name in names})
+
+
+@lru_cache(maxsize=16)
+def _scorer(settings: tuple[tuple[str, Any], ...], devices: tuple[jax.Device, ...]) -> Scorer:
+    """Return the compiled scorer for these settings, the same one whenever they are the same."""
+    return make_scorer(**dict(settings), mesh=make_mesh(devices))
 
 
 def _configured(detector: Detector, config: Config) -> Detector:
@@ -377,7 +422,7 @@ def _write(detector: Detector, folder: Path) -> None:
     files = {
         "weights.npz": flatten_dict(jax.tree.map(np.asarray, variables), sep="/"),
         "bank.npz": detector.bank._asdict(),
-        "appearance.npz": _flat(detector.appearance),
+        "appearance.npz": pack_appearance(detector.appearance),
         "calibration.npz": detector.calibration._asdict(),
     }
     if detector.references is not None:
@@ -415,17 +460,6 @@ def _parted(found: dict[str, np.ndarray]) -> list[np.ndarray]:
     return [part.reshape(shape) for part, shape in zip(parts, found["shapes"], strict=True)]
 
 
-def _flat(appearance: Appearance) -> dict[str, np.ndarray]:
-    """Return an appearance as named arrays; ``_appearance`` is the inverse."""
-    values, windows = appearance._asdict(), appearance.windows
-    return values | {"windows": np.concatenate(windows), "counts": np.array([len(each) for each in windows])}
-
-
-def _appearance(arrays: dict[str, np.ndarray]) -> Appearance:
-    windows = np.split(arrays["windows"], np.cumsum(arrays["counts"])[:-1])
-    return Appearance._make([*(arrays[name] for name in Appearance._fields[:-1]), windows])
-
-
 def _facts(path: Path) -> dict[str, Any]:
     """Return the description of a saved detector; raise UserError if it is damaged or of another format."""
     try:
@@ -442,7 +476,3 @@ def _facts(path: Path) -> dict[str, Any]:
 
 def _digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _stacked(values: list[Any]) -> Any:
-    return np.array(values) if len({np.shape(value) for value in values}) == 1 else values

@@ -16,14 +16,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anogan_jax.calibration import p_values, threshold
+from anogan_jax.calibration import threshold
 from anogan_jax.data import Images
 from anogan_jax.errors import UserError, printable
 from anogan_jax.figures import save_heatmap, save_histogram, save_panels, save_roc, triptych
 from anogan_jax.files import replacing
 from anogan_jax.journal import Entry, Journal
 from anogan_jax.metrics import count_pixels, decision_metrics, pixel_metrics, ranking_metrics
-from anogan_jax.queries import TERMS, Finding
+from anogan_jax.queries import Finding
+from anogan_jax.runtime import TERMS, p_values
 
 log = logging.getLogger(__name__)
 REPORT = ("scores.csv", "summary.json", "panels.png", "histogram.png", "roc.png", "report.html")  # files of a report
