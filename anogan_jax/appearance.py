@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from anogan_jax.runtime import Appearance, cells_of, centres_of, describe, farthest_of, windows_of
+from anogan_jax.runtime import Appearance, Farthest, cells_of, centres_of, describe, windows_of
 
 _FLOOR = 0.02  # added to each statistic's standard deviation: changes of a grey level or two do not count
 _PIXELS = 2**25  # of images, whose windows are compared in fitting
@@ -45,13 +45,21 @@ def fit_appearance(images: Iterable[np.ndarray], seed: int) -> Appearance:
     for number in np.unique(fold):
         others = np.flatnonzero(fold != number)
         center, whitening = _whitening(statistics[others])
-        points = _cover([windows[i] for i in others])
+        farthest = [tree_of(points) for points in _cover([windows[i] for i in others])]
         for i in np.flatnonzero(fold == number):
             whole[i] = np.linalg.norm((statistics[i] - center) @ whitening)
-            detail[i] = farthest_of(points, windows[i])
+            detail[i] = max(of(each[None])[0] for of, each in zip(farthest, windows[i], strict=True))
     limit = np.maximum(_MARGIN * np.quantile(whole, 0.99), _LEAST)
     window_limit = np.maximum(_DETAIL_MARGIN * np.quantile(detail, 0.99), _LEAST_DETAIL)
     return Appearance(*_whitening(statistics), limit, window_limit, _cover(windows))
+
+
+def tree_of(points: np.ndarray) -> Farthest:
+    """Return what ``farthest_of`` of runtime.py returns for points (K, 3), faster, by SciPy's k-d tree."""
+    from scipy.spatial import KDTree  # slow to import
+
+    tree = KDTree(points)
+    return lambda windows: tree.query(windows.reshape(-1, 3))[0].reshape(len(windows), -1).max(axis=1)
 
 
 def _whitening(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

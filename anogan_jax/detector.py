@@ -17,6 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from anogan_jax import config as configs
+from anogan_jax.appearance import tree_of
 from anogan_jax.bank import Bank, make_index, make_neighbours
 from anogan_jax.calibration import Calibration, map_level, rotation_scale
 from anogan_jax.config import Config, SearchConfig
@@ -317,7 +318,7 @@ def in_regions(detector: Detector, queries: Images) -> Images:
 def findings_of(detector: Detector, queries: Images, what: str = "", first: int = 0) -> Iterator[Finding]:
     """Yield the finding of each query from number ``first`` on, as the detector scores it; see ``score_queries``."""
     queries = in_regions(detector, queries)
-    judge, levels = make_judge(detector.appearance), _levels(detector.calibration)
+    judge, levels = make_judge(detector.appearance, tree_of), _levels(detector.calibration)
     return score_queries(scorer_of(detector), queries, detector.config, what, first, judge, *levels)
 
 

@@ -1,7 +1,8 @@
-"""Export a trained detector as one file that runs without this library: --workdir runs/parts --output parts.anogan
+"""Export a detector as one file: python -m anogan_jax.export --workdir runs/parts --output parts.anogan
 
-The file is read by anogan_jax/runtime.py, which may be copied to another machine and needs JAX, NumPy and flatbuffers.
-Scoring settings are given as --config.search.steps=64, --config.alpha=0.01 or --preset, and are fixed in the file.
+The file is scored with by anogan_jax/runtime.py, which may be copied to another machine and needs JAX, NumPy and
+flatbuffers alone. anogan-export is the same program. Scoring settings are given as --config.search.steps=64,
+--config.alpha=0.01 or --preset, and are fixed in the file.
 """
 
 import logging

@@ -10,7 +10,7 @@ agree in two places. JAX needs the package flatbuffers to read a program.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice, pairwise
 from os import PathLike
 from typing import Any, NamedTuple
@@ -32,8 +32,9 @@ _GRID = 4
 _STRIP = 96  # rows of pixels at a time, which takes less memory; a multiple of the block's
 _QUANTILES = np.array([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98])
 _RESOLUTION = 64  # points of a unit, to which windows are rounded
-_DISTANCES = 2**19  # computed at a time, which takes less memory
+_DISTANCES = 2**15  # computed at a time, which takes less memory and less time
 Judge = Callable[[Sequence[np.ndarray]], list[tuple[float, str]]]
+Farthest = Callable[[np.ndarray], np.ndarray]  # of each of N images' windows (N, n, 3) the largest distance to a point
 Resize = Callable[[np.ndarray, int, int], np.ndarray]  # of an image (H, W, C), uint8 or float32, to height and width
 
 
@@ -62,7 +63,7 @@ def load(path: str | PathLike, batch: int = 64) -> "Exported":
       ModuleNotFoundError: flatbuffers is missing.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file}
         facts = json.loads(str(arrays.pop("facts")))
         is_known = facts["format"] == FORMAT
@@ -72,6 +73,8 @@ def load(path: str | PathLike, batch: int = 64) -> "Exported":
         raise ValueError(f"{path}: damaged, or not an exported detector; export it again") from error
     if not is_known:
         raise ValueError(f"{path}: has format {facts['format']}, this runtime reads {FORMAT}; copy both again")
+    if batch < 1:
+        raise ValueError(f"batch={batch}: must be at least 1")
     return Exported(facts, arrays, batch, str(path))
 
 
@@ -100,8 +103,10 @@ class Exported:
           ValueError: an image has another type or shape, or no region of interest.
         """
         pixels = _listed(images, self.view.channels)
-        given: Sequence[np.ndarray | None] | None = regions
-        inside = list(given or map(self._find_region, range(len(pixels)), pixels))
+        given: list[Any] = [None] * len(pixels) if regions is None else list(regions)
+        if len(given) != len(pixels):
+            raise ValueError(f"regions: {len(given)} for {len(pixels)} images; each image needs its own")
+        inside = list(map(self._find_region, range(len(pixels)), pixels, given))
         found: list[Measured] = []
         for first in range(0, len(pixels), _CHUNK):
             chunk = slice(first, first + _CHUNK)
@@ -127,8 +132,12 @@ class Exported:
             found = jax.device_get(self._program(*self._leaves, padded))
             yield from (Score(*(field[i] for field in found)) for i in range(len(block)))
 
-    def _find_region(self, number: int, image: np.ndarray) -> np.ndarray | None:
+    def _find_region(self, number: int, image: np.ndarray, given: np.ndarray | None) -> np.ndarray | None:
         """Return the region of interest (H, W) bool of an image as it is, or None if all of it is."""
+        if given is not None:
+            if given.shape != image.shape[:2] or given.dtype != bool or not given.any():
+                raise ValueError(f"image {number}: its region must be bool, {image.shape[:2]}, and not empty")
+            return given
         if self._mask is not None:
             return resize_region(self._mask, *image.shape[:2])
         if self._region == "masks":
@@ -226,7 +235,7 @@ class Query:
       image: (H, W, C) uint8, filled outside its region.
       region: of interest, (H, W) bool, or None; a map is 0 outside, which counts nowhere.
       view: of the detector.
-      resize: an image.
+      resize: resizes an image.
     """
 
     def __init__(self, image: np.ndarray, region: np.ndarray | None, view: View, resize: Resize) -> None:
@@ -559,10 +568,9 @@ def _connected_parts(mask: np.ndarray) -> np.ndarray:
     Parts are numbered from 1 by their first pixels, row by row. Runs of pixels in a row are joined to their neighbours
     above and below, until every run has the lowest number that it can reach.
     """
-    begins = mask & ~np.pad(mask, ((0, 0), (1, 0)))[:, :-1]
-    runs = begins.cumsum().reshape(mask.shape) * mask
-    is_shared = mask[1:] & mask[:-1]
-    upper, lower = np.unique(np.stack([runs[:-1][is_shared], runs[1:][is_shared]]), axis=1)
+    runs = _first_of_runs(mask).cumsum().reshape(mask.shape) * mask
+    touches = _first_of_runs(mask[1:] & mask[:-1])
+    upper, lower = runs[:-1][touches], runs[1:][touches]
     lowest = np.arange(runs.max(initial=0) + 1)
     while (lowest[upper] != lowest[lower]).any():
         reached = np.minimum(lowest[upper], lowest[lower])
@@ -570,7 +578,12 @@ def _connected_parts(mask: np.ndarray) -> np.ndarray:
         np.minimum.at(lowest, lowest[lower], reached)
         while (lowest[lowest] != lowest).any():
             lowest = lowest[lowest]
-    return np.searchsorted(np.unique([0, *lowest]), lowest)[runs]
+    return np.unique(lowest, return_inverse=True)[1][runs]
+
+
+def _first_of_runs(mask: np.ndarray) -> np.ndarray:
+    """Return where in the rows of a mask (H, W) a run of True begins."""
+    return mask & ~np.pad(mask, ((0, 0), (1, 0)))[:, :-1]
 
 
 class Appearance(NamedTuple):
@@ -583,11 +596,16 @@ class Appearance(NamedTuple):
     windows: list[np.ndarray]  # for each channel (K, 3) statistics of windows
 
 
-def make_judge(appearance: Appearance) -> Judge:
+def make_judge(appearance: Appearance, index: Callable[[np.ndarray], Farthest] | None = None) -> Judge:
     """Return ``judge(images)`` for images (H, W, C) uint8, 8x8 or larger: of each the larger term, and its name.
 
     A term is in units of its limit: above 1 it is beyond what normal images reach. Images of one size take less time.
+
+    Args:
+      appearance: of normal images.
+      index: returns ``farthest(windows)`` for points (K, 3); by default ``farthest_of``.
     """
+    farthest = [(index or farthest_of)(points) for points in appearance.windows]
 
     def judge(images: Sequence[np.ndarray]) -> list[tuple[float, str]]:
         if len({image.shape for image in images}) != 1:
@@ -595,8 +613,8 @@ def make_judge(appearance: Appearance) -> Judge:
         statistics, blocks = describe(images[0][None] if len(images) == 1 else np.stack(images))
         rows, step = blocks.shape[2] - 1, _STRIP // _BLOCK  # of windows
         parts = (windows_of(blocks[:, :, row : row + step + 1]) for row in range(0, rows, step))
-        distances = [[farthest_of(appearance.windows, each) for each in windows] for windows in parts]
-        detail = np.max(distances, axis=0) / appearance.window_limit
+        distances = [[of(windows[:, i]) for i, of in enumerate(farthest)] for windows in parts]
+        detail = np.max(distances, axis=(0, 1)) / appearance.window_limit
         found = []
         for each, of_detail in zip(statistics - appearance.center, detail.tolist(), strict=True):
             whole = np.linalg.norm(each @ appearance.whitening) / appearance.limit  # one by one: else rounding varies
@@ -707,24 +725,28 @@ def _logarithm(values: np.ndarray) -> np.ndarray:
     return np.log1p(255 * values) / np.log(256)
 
 
-def farthest_of(points: Sequence[np.ndarray], windows: np.ndarray) -> float:
-    """Return the ``farthest`` of an image's windows (C, n, 3) to the points of their channels."""
-    return max(farthest(*each) for each in zip(points, windows, strict=True))
-
-
-def farthest(points: np.ndarray, windows: np.ndarray) -> float:
-    """Return the largest distance of a window (n, 3) to its nearest neighbour among points (K, 3) of the grid.
+def farthest_of(points: np.ndarray) -> Farthest:
+    """Return ``farthest(windows)`` for points (K, 3) of the grid, without an index.
 
     The distances of the windows' cells bound theirs, so that few have to be computed: it is zero where a cell is a
     point, and a window is as far as its cell, give or take how far it is from that.
     """
-    cells, of_window = np.unique(cells_of(windows), return_inverse=True)
+    return partial(_farthest, points)
+
+
+def _farthest(points: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    count = len(windows)
+    cells, of_window = np.unique(cells_of(windows.reshape(-1, 3)), return_inverse=True)
     centres, is_empty = centres_of(cells), ~np.isin(cells, cells_of(points))
     of_cells = np.zeros(len(cells))
     of_cells[is_empty] = _nearest(points, centres[is_empty])
-    about, error = of_cells[of_window], np.linalg.norm(windows - centres[of_window], axis=1)
-    may_be_farthest = about + error >= (about - error).max()
-    return float(_nearest(points, np.unique(windows[may_be_farthest], axis=0)).max())
+    about = of_cells[of_window].reshape(count, -1)
+    error = np.linalg.norm(windows - centres[of_window].reshape(windows.shape), axis=2)
+    may_be_farthest = about + error >= (about - error).max(axis=1, keepdims=True)
+    candidates, of_candidate = np.unique(windows[may_be_farthest], axis=0, return_inverse=True)
+    distances = np.zeros(about.shape)
+    distances[may_be_farthest] = _nearest(points, candidates)[of_candidate]
+    return distances.max(axis=1)
 
 
 def cells_of(windows: np.ndarray) -> np.ndarray:

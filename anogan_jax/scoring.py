@@ -94,7 +94,7 @@ def make_program(
     find_starts = _make_starts(gan, start, starts, features, encoder, seed)
     reconstruct = _make_reconstruct(search)
 
-    def program(model: Model, images: Array) -> tuple[Array, ...]:
+    def score_block(model: Model, images: Array) -> tuple[Array, ...]:
         reconstruction, described, discrimination, z = reconstruct(model, images, *find_starts(model, images))
         nothing = jnp.zeros(images.shape[0])  # not len(images), here and below: exported, their number is a symbol
         queries, damage = jax.vmap(features.describe)(images), nothing
@@ -110,7 +110,7 @@ def make_program(
         turns = _tell_turns(rotation, model, images) if rotation else (nothing, nothing)
         return score, residual, discrimination, damage, *turns, reconstruction, anomaly_map, z
 
-    return program
+    return score_block
 
 
 def make_scorer(

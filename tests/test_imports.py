@@ -23,7 +23,8 @@ SCORING = (
     "report",
     "journal",
     "figures",
-    "tiles",
+    "runtime",
+    "portable",
 )
 TRAINING = {"fit", "loop", "training", "auxiliary", "checkpoint"}
 

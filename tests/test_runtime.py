@@ -9,10 +9,10 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from scipy.spatial import KDTree
 
+from anogan_jax.appearance import tree_of
 from anogan_jax.data import images as library
-from anogan_jax.runtime import Mosaic, centres_of, cut_tiles, farthest, largest_parts, pool, resize
+from anogan_jax.runtime import Mosaic, centres_of, cut_tiles, farthest_of, largest_parts, pool, resize
 
 RNG = np.random.default_rng(0)
 
@@ -108,8 +108,11 @@ def test_farthest_window_is_that_of_a_tree(spread):
     points = centres_of(np.unique(RNG.integers(0, 60, (3000, 3)) @ (1 << 14, 1 << 7, 1)))
     windows = np.clip(points[RNG.integers(0, len(points), 5000)] + spread * RNG.normal(size=(5000, 3)), 0, 1.3)
     windows = windows.astype(np.float32)
-    assert farthest(points, windows) == pytest.approx(KDTree(points).query(windows)[0].max(), abs=1e-12)
-    assert farthest(points[:1], windows) == pytest.approx(KDTree(points[:1]).query(windows)[0].max(), abs=1e-12)
+    for some in (points, points[:1]):
+        of_images = farthest_of(some)(windows.reshape(10, 500, 3))
+        np.testing.assert_array_equal(of_images, tree_of(some)(windows.reshape(10, 500, 3)))
+        alone = [farthest_of(some)(each.reshape(1, 500, 3))[0] for each in windows.reshape(10, 500, 3)]
+        np.testing.assert_array_equal(of_images, alone)
 
 
 def parts_of_scipy(image, level, count):
