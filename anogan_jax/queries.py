@@ -6,6 +6,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -21,13 +22,13 @@ from anogan_jax.errors import UserError
 from anogan_jax.runtime import Judge, Measured, Query, Score
 
 log = logging.getLogger(__name__)
+_ARRAYS = ("image", "reconstruction", "anomaly_map", "z")  # of a finding
 _READ_AHEAD = 8  # images
 _EXCHANGED = 32  # results that each process sends at a time
 
 
-_EMPTY = np.zeros((0, 0, 1), np.uint8)
-_NAN = math.nan
-_UNREADABLE = Measured(_EMPTY, _EMPTY, np.zeros((0, 0), np.float32), _NAN, _NAN, "", _NAN, _NAN, _NAN, _NAN, _NAN)
+_NO_IMAGE, _NO_MAP, _NAN = np.zeros((0, 0, 1), np.uint8), np.zeros((0, 0), np.float32), math.nan
+_UNREADABLE = Measured(_NO_IMAGE, _NO_IMAGE, _NO_MAP, _NO_MAP.ravel(), _NAN, _NAN, "", *[_NAN] * 5)
 
 
 class Finding(NamedTuple):
@@ -39,6 +40,7 @@ class Finding(NamedTuple):
     image: np.ndarray
     reconstruction: np.ndarray
     anomaly_map: np.ndarray
+    z: np.ndarray
     score: float
     appearance: float
     term: str
@@ -90,6 +92,23 @@ def score_queries(
             bar.update()
 
 
+def read_tiles(queries: Images, config: Config, number: int) -> np.ndarray:
+    """Read a query; return what the networks see of it, (n, S, S, C) in [-1, 1]: with patches its tiles, else n = 1.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    size, channels = config.model.image_size, config.model.channels
+    tiles = list(_begin(queries, config, number).inputs())  # none where all of an image is empty
+    return np.array(tiles, np.float32).reshape(-1, size, size, channels)
+
+
+def _begin(queries: Images, config: Config, number: int) -> Query:
+    """Read a query and cut it; raise UserError if it cannot be read."""
+    image = queries.read(number)
+    return Query(image, queries.region(number, image) if queries.region else None, view_of(config), resize)
+
+
 def _findings(
     score: Callable[[Iterable[np.ndarray]], Iterator[Score]],
     queries: Images,
@@ -101,14 +120,9 @@ def _findings(
 ) -> Iterator[Finding]:
     """Yield the findings of the chosen queries, in their order."""
     waiting: deque[tuple[int, Query | None]] = deque()  # read or unreadable, and not yet yielded
-    view = view_of(config)
-
-    def begin(i: int) -> Query:
-        image = queries.read(i)
-        return Query(image, queries.region(i, image) if queries.region else None, view, resize)
 
     def tiles() -> Iterator[np.ndarray]:
-        for i, query in zip(chosen, read_ahead(begin, chosen, _READ_AHEAD), strict=True):
+        for i, query in zip(chosen, read_ahead(partial(_begin, queries, config), chosen, _READ_AHEAD), strict=True):
             if isinstance(query, UserError):
                 log.warning("skipped %s", query)
                 waiting.append((i, None))
@@ -155,7 +169,7 @@ def _packed(findings: list[Finding]) -> np.ndarray:
     arrays: dict[str, Any] = {}
     for i, finding in enumerate(findings):
         values = finding._asdict()
-        arrays |= {f"{name}{i}": values.pop(name) for name in ("image", "reconstruction", "anomaly_map")}
+        arrays |= {f"{name}{i}": values.pop(name) for name in _ARRAYS}
         rest.append(values)
     np.savez(buffer, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
     return np.frombuffer(buffer.getvalue(), np.uint8)
@@ -164,6 +178,5 @@ def _packed(findings: list[Finding]) -> np.ndarray:
 def _unpacked(packed: np.ndarray) -> list[Finding]:
     """Return the findings of ``_packed``."""
     found = np.load(io.BytesIO(packed.tobytes()), allow_pickle=False)
-    names = ("image", "reconstruction", "anomaly_map")
     rest = json.loads(found["rest"].tobytes())
-    return [Finding(**values, **{name: found[f"{name}{i}"] for name in names}) for i, values in enumerate(rest)]
+    return [Finding(**values, **{name: found[f"{name}{i}"] for name in _ARRAYS}) for i, values in enumerate(rest)]

@@ -44,7 +44,7 @@ class Result(NamedTuple):
     score: np.ndarray  # (N,) float64, higher is more anomalous
     p_value: np.ndarray  # (N,) float64 in (0, 1], see ``p_values``
     is_anomaly: np.ndarray  # (N,) bool, p_value <= alpha
-    anomaly_map: Any  # (N, H, W) float32 where the image and its reconstruction differ, at least 0
+    anomaly_map: Any  # (N, H, W) float32 where the image differs from what was found, at least 0
     reconstruction: Any  # (N, H, W, C) uint8
     term: np.ndarray  # (N,) str, what each score is of, one of TERMS
 
@@ -207,9 +207,9 @@ class Score(NamedTuple):
     damage: np.ndarray  # () S(x) of the segmenter; 0 without one
     rotation: np.ndarray  # () T(x) of the rotation network, which is no part of A(x); 0 without one
     told: np.ndarray  # () share of the image's four quarter turns that this network tells
-    reconstruction: np.ndarray  # (S, S, C) in [-1, 1] G(z), or the mean of several
-    anomaly_map: np.ndarray  # (S, S) where x differs from these, at least 0
-    z: np.ndarray  # (starts, latent) where the searches ended
+    reconstruction: np.ndarray  # (S, S, C) in [-1, 1] G(z) where the best search ended
+    anomaly_map: np.ndarray  # (S, S) where x differs from what was found, at least 0
+    z: np.ndarray  # (starts, latent) where the searches ended, the best one first
 
 
 class Measured(NamedTuple):
@@ -217,7 +217,8 @@ class Measured(NamedTuple):
 
     image: np.ndarray  # (H, W, C) uint8
     reconstruction: np.ndarray  # (H, W, C) uint8
-    anomaly_map: np.ndarray  # (H, W) float32 where the image and its reconstruction differ, at least 0
+    anomaly_map: np.ndarray  # (H, W) float32 where the image differs from what was found, at least 0
+    z: np.ndarray  # (latent,) float32 of G(z), the reconstruction; with patches of the tile with the largest R(x)
     score: float  # A(x), with patches pooled from the map, with T(x)'s part; raised where ``appearance`` is above 1
     appearance: float  # how far brightness, contrast, noise or colour are from normal images', in units of the limit
     term: str  # of TERMS
@@ -244,6 +245,7 @@ class Query:
         self._image, self._region, self._view, self._resize = image, region, view, resize
         self._corners: list[tuple[int, int]] = []
         self._terms: list[tuple[float, ...]] = []
+        self._z, self._largest = np.zeros(0, np.float32), -np.inf
         resized, size = resize(image, *view.size_of(image)), view.image_size
         self._resized_shape = resized.shape
         within = self._resized_region = None if region is None else resize_region(region, *resized.shape[:2])
@@ -288,6 +290,8 @@ class Query:
         self._mosaic.add(reconstruction, result.anomaly_map, *self._corners[number])
         terms = (result.score, result.residual, result.discrimination, result.rotation, result.told, result.damage)
         self._terms.append(tuple(float(term) for term in terms))
+        if result.residual > self._largest:
+            self._z, self._largest = result.z[0], float(result.residual)
 
     def measure(self, level: float, rotation_factor: float) -> Measured:
         """Return what was found; the arguments are the calibration's."""
@@ -310,7 +314,7 @@ class Query:
         if self._region is not None:
             shown = (apply_region(shown[0], self._region), apply_region(shown[1], self._region))
         values = (residual, discrimination, damage, rotation, told)
-        return Measured(self._image, *shown, combined, appearance, term, *values)
+        return Measured(self._image, *shown, self._z, combined, appearance, term, *values)
 
 
 def blocks(images: Iterable[np.ndarray], width: int) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:

@@ -1,7 +1,7 @@
 """Images of the model's size to anomaly scores, in one compiled program of fixed shape."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from anogan_jax.features import Features
 from anogan_jax.losses import cross_entropy_loss, rotation_loss
 from anogan_jax.models import GAN, Encoder, Segmenter, Variables, Weights, quarter_turns, sample_latent
 from anogan_jax.runtime import Score, blocks
-from anogan_jax.search import Search, Start, project
+from anogan_jax.search import Found, Search, Start, project
 
 _NEAREST = 8  # references that a query is compared with
 
@@ -70,13 +70,13 @@ def make_program(
 ) -> Program:
     """Bind ``program(model, images)``, a pure function: start, search, reconstruct and compare.
 
-    Each image's z is optimised independently from each of its starts. The reconstruction is the mean over starts, in
-    image space for the eye and in feature space for the score: A(x) = (1 - lambda) R(x) + lambda D(x) (Schlegl et al.
-    2017, eq. 7), where R is the distance between the query's features and that mean, and D the mean of the starts'
-    discrimination losses. With one start it is the paper's. With references of weight w, R and the map are (1 - w) of
-    these and w of the query's difference from the mean features of its eight nearest references. With a segmenter of
-    weight w, score and map are (1 - w) of all that and w of the segmenter's: its map is log(1 + e^logit), and S(x) the
-    mean of that map's highest values.
+    Each image's z is optimised independently from each of its starts. A(x) = (1 - lambda) R(x) + lambda D(x) (Schlegl
+    et al. 2017, eq. 7), where R is the distance between the query's features and the mean features of the images found
+    from all starts, and D the mean of their discrimination losses. With one start it is the paper's. The
+    reconstruction, for the eye, is the image of the search that ended with the smallest loss. With references of weight
+    w, R and the map are (1 - w) of these and w of the query's difference from the mean features of its eight nearest
+    references. With a segmenter of weight w, score and map are (1 - w) of all that and w of the segmenter's: its map is
+    log(1 + e^logit), and S(x) the mean of that map's highest values.
 
     Args:
       gan: the model.
@@ -113,6 +113,7 @@ def make_program(
     return score_block
 
 
+@lru_cache(maxsize=16)
 def make_scorer(
     gan: GAN, search: Search, start: Start, starts: int = 1, *, mesh: Mesh | None = None, **others: Any
 ) -> Scorer:
@@ -157,7 +158,8 @@ def make_discriminator_scorer(gan: GAN, mesh: Mesh | None = None) -> Scorer:
             for image, loss in zip(block, found, strict=False):
                 nothing = np.zeros_like(loss)
                 terms = (loss, nothing, loss, nothing, nothing, nothing)
-                yield Score(*terms, np.zeros_like(image), np.full(image.shape[:2], loss), nothing)
+                no_z = np.zeros((1, 0), np.float32)
+                yield Score(*terms, np.zeros_like(image), np.full(image.shape[:2], loss), no_z)
 
     return score
 
@@ -201,22 +203,26 @@ def _make_starts(
 def _make_reconstruct(search: Search) -> Callable[..., tuple[Array, Array, Array, Array]]:
     """Return ``reconstruct(model, images, z, places)``, which searches from each start.
 
-    It returns the mean image (n, S, S, C), mean features (n, F) and mean discrimination (n,) of each query, and z
-    (n, starts, latent). Without steps and with lambda 0 the bank's own images are taken and nothing is generated.
+    It returns the best image (n, S, S, C), mean features (n, F) and mean discrimination (n,) of each query, and z
+    (n, starts, latent), the best first. Without steps and with lambda 0 the bank's own images are taken, the nearest
+    is the best, and nothing is generated.
     """
 
     def reconstruct(model: Model, images: Array, z: Array, places: Array | None) -> tuple[Array, Array, Array, Array]:
         if places is not None and not search.steps and not search.discrimination_weight:
             assert model.bank_index is not None
-            generated, described = model.bank_index.images[places], model.bank_index.neighbours.features[places]
-            return generated.mean(axis=1), described.mean(axis=1), jnp.zeros(images.shape[0]), z
+            nearest, described = model.bank_index.images[places[:, 0]], model.bank_index.neighbours.features[places]
+            return nearest, described.mean(axis=1), jnp.zeros(images.shape[0]), z
 
-        def from_one_start(z: Array) -> tuple[Array, Array, Array, Array]:
+        def from_one_start(z: Array) -> tuple[Found, Array]:
             found = jax.vmap(partial(search.run, model.weights))(images, z)
-            return found.image, jax.vmap(search.features.describe)(found.image), found.discrimination, found.z
+            return found, jax.vmap(search.features.describe)(found.image)
 
-        image, described, discrimination, z = lax.map(from_one_start, jnp.swapaxes(z, 0, 1))
-        return image.mean(axis=0), described.mean(axis=0), discrimination.mean(axis=0), jnp.swapaxes(z, 0, 1)
+        found, described = lax.map(from_one_start, jnp.swapaxes(z, 0, 1))  # (starts, n, ...)
+        order = jnp.argsort(found.loss, axis=0)
+        best = jnp.take_along_axis(found.image, order[:1, :, None, None, None], axis=0)[0]
+        z = jnp.take_along_axis(found.z, order[..., None], axis=0)
+        return best, described.mean(axis=0), found.discrimination.mean(axis=0), jnp.swapaxes(z, 0, 1)
 
     return reconstruct
 

@@ -23,6 +23,7 @@ SCORING = (
     "report",
     "journal",
     "figures",
+    "spaces",
     "runtime",
     "portable",
 )
