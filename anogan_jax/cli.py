@@ -144,7 +144,7 @@ def given_overrides() -> dict[str, Any]:
 def warn_of_differences(trained: Config, workdir: Path) -> None:
     """Warn of the training settings in which --config differs from the work directory's."""
     config = given_config()
-    for difference in configs.differences(trained, config) if config else ():
+    for difference in configs.differences(trained, configs.with_window_of(config, trained)) if config else ():
         if not configs.is_scoring(difference):
             log.warning("%s was trained with %s as --config says", workdir, difference)
 

@@ -124,7 +124,7 @@ class Detector(NamedTuple):
         Raises:
           UserError: an image or its region of interest cannot be read, or floats are on another scale than [-1, 1].
         """
-        queries = in_regions(self, from_user(images, self.config.model.channels))
+        queries = in_regions(self, from_user(images, self.config.model.channels, self.config.data.window))
         findings = list(findings_of(self, queries))
         for number, finding in enumerate(findings):
             if not finding.is_readable:
@@ -143,7 +143,7 @@ class Detector(NamedTuple):
           UserError: a training setting differs, an encoder is asked for that was not trained, or held-out images are
             needed and were not kept.
         """
-        config = configs.validate(config)
+        config = configs.with_window_of(configs.validate(config), self.config)
         mine, theirs = configs.to_fields(self.config), configs.to_fields(config)
         changed = [name for name in mine if mine[name] != theirs[name]]
         has_masks = is_folder_of_masks(self.config.data.roi, self.regions.mask) and Path(config.data.roi).is_dir()

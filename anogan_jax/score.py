@@ -50,7 +50,7 @@ def main() -> int:
         sources = find_inputs(_INPUT.value)
         output = Path(_OUTPUT.value) if _OUTPUT.value else folder_of_input(workdir, *sources)
         check_apart(output, *sources)
-        queries = read_inputs(sources, config.model.channels)
+        queries = read_inputs(sources, config.model.channels, config.data.window)
         summary = score_to_folder(detector, queries, output, origin_of(sources), heatmaps=heatmaps, maps=maps)
     return cli.EXIT_UNREADABLE if summary["unreadable"] else 0
 

@@ -230,7 +230,7 @@ def test_pixels_of_the_transparent_colour_are_black(tmp_path, mode, color):
 def test_large_colour_image_becomes_grey_as_a_small_one(monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 31, 3), np.uint8)
     at_once = from_array(pixels, 1, "image").read(0)
-    monkeypatch.setattr("anogan_jax.data.images._STRIP", 100)
+    monkeypatch.setattr("anogan_jax.data.pixels._STRIP", 100)
     np.testing.assert_array_equal(from_array(pixels, 1, "image").read(0), at_once)
 
 

@@ -1,7 +1,7 @@
 """Reading images of any kind as uint8, on demand.
 
 The pixels of every source are converted alike:
-  - 16-bit grey is divided by 257; other integers must lie in 0..255; floats in [0, 1] are multiplied by 255.
+  - ``data.window`` says what becomes black and what white; without it the type of the pixels does (``pixels.py``).
   - A file with several pictures (animations, pages) is refused.
   - Palettes, CMYK and other colour spaces become RGB; transparency is composited over black.
   - A one-channel model sees colours as grey (ITU-R 601 luma); a three-channel model sees grey as RGB.
@@ -17,24 +17,23 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import cachetools
 import numpy as np
-from PIL import Image, ImageOps, features
+from PIL import Image, features
 
+from anogan_jax.config import Window
+from anogan_jax.data.pictures import read_picture
+from anogan_jax.data.pixels import to_grey_levels
 from anogan_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _CONTRASTS_IN_RANGE = np.float32(8)  # mean absolute deviations from the mean to the end of the range
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601
-_STRIP = 2**22  # values converted at a time, which takes less memory
 _THREADS = min(8, os.cpu_count() or 1)
-MAX_PIXELS = 2**26  # of an image file; scoring takes about 12 bytes for each, of colour 20
 _LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".avif", ".webp")
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
@@ -55,10 +54,11 @@ class Images(NamedTuple):
     stamp: str = ""  # changes when a file changes: digest of sizes and times of modification
     region: Callable[[int, np.ndarray], np.ndarray] | None = None  # of interest, (H, W) bool, of image i and its pixels
     folder: str | None = None  # of the names in their data set, such as "train"; None: the names are numbers
+    raw: Callable[[int], tuple[np.ndarray, str]] | None = None  # image i, (H, W, any) of any type, and where it is
 
     def take(self, indices: np.ndarray) -> "Images":
         """Return the images at these indices."""
-        read, mask, region = self.read, self.mask, self.region
+        read, mask, region, raw = self.read, self.mask, self.region, self.raw
         return Images(
             names=[self.names[i] for i in indices],
             labels=None if self.labels is None else self.labels[indices],
@@ -68,7 +68,15 @@ class Images(NamedTuple):
             stamp=self.stamp,
             region=None if region is None else lambda i, image: region(indices[i], image),
             folder=self.folder,
+            raw=None if raw is None else lambda i: raw(indices[i]),
         )
+
+
+def read_as(images: Images, channels: int, window: Window) -> Images:
+    """Return images that have the field ``raw``, their pixels read in this way."""
+    assert images.raw is not None
+    raw = images.raw
+    return images._replace(read=lambda i: to_grey_levels(*raw(i), channels, window))
 
 
 def to_model_range(images: np.ndarray, normalize_contrast: bool = False) -> np.ndarray:
@@ -127,33 +135,37 @@ def check_model_range(images: np.ndarray) -> None:
         )
 
 
-def from_user(images: Any, channels: int) -> Images:
+def from_user(images: Any, channels: int, window: Window = None) -> Images:
     """Return the images passed by a Python caller.
 
     Args:
       images: a path that ``read_input`` reads, an array (N, H, W) or (N, H, W, C), or a list of arrays (H, W) or
-        (H, W, C) of any sizes. Arrays are uint8, or floats in [-1, 1], which are rounded to 256 grey levels; floats in
-        a file lie in [0, 1].
+        (H, W, C) of any sizes. Without a window floats in arrays lie in [-1, 1], and those in a file in [0, 1].
       channels: number of channels of the model.
+      window: as ``data.window``.
 
     Raises:
       UserError: another type or shape, no image at all, or floats outside [-1, 1].
     """
     if isinstance(images, str | Path):
-        return read_input(Path(images), channels)
+        return read_input(Path(images), channels, window)
     array = [np.asarray(image) for image in images] if isinstance(images, list | tuple) else np.asarray(images)
     if not (len(array) if isinstance(array, list) else array.size):
         raise UserError("images: empty; give at least one")
     try:
         if isinstance(array, list):
-            return from_list([_from_model_range(image) for image in array], channels, "images")
+            return from_list([_from_model_range(image, window) for image in array], channels, "images", window=window)
         _check_layout(array.shape, "images")
-        return from_array(_from_model_range(array), channels, "images")
+        return from_array(_from_model_range(array, window), channels, "images", window=window)
     except ValueError as error:
-        raise UserError(f"images: {str(error).removeprefix('images ')}") from error
+        raise UserError(
+            f"images: {str(error).removeprefix('images ')}; data.window says what other values mean"
+        ) from error
 
 
-def from_array(array: np.ndarray, channels: int, where: str, labels: np.ndarray | None = None) -> Images:
+def from_array(
+    array: np.ndarray, channels: int, where: str, labels: np.ndarray | None = None, window: Window = None
+) -> Images:
     """Return the images of an array (N, H, W) or (N, H, W, C), or of one colour image (H, W, 3).
 
     Raise UserError if the shape is another or the number of labels differs; pixels are checked when they are read.
@@ -165,19 +177,27 @@ def from_array(array: np.ndarray, channels: int, where: str, labels: np.ndarray 
         raise UserError(f"{where}: shape {array.shape} holds no pixel")
     if labels is not None and labels.shape != (len(array),):
         raise UserError(f"{where}: {len(array)} images but labels of shape {labels.shape}; (N,) is needed")
-    return from_list(array, channels, where, labels)
+    return from_list(array, channels, where, labels, window)
 
 
 def from_list(
-    arrays: Sequence[np.ndarray] | np.ndarray, channels: int, where: str, labels: np.ndarray | None = None
+    arrays: Sequence[np.ndarray] | np.ndarray,
+    channels: int,
+    where: str,
+    labels: np.ndarray | None = None,
+    window: Window = None,
 ) -> Images:
     """Return the images of arrays (H, W) or (H, W, C) of any sizes; raise UserError if a shape is another."""
     for i, array in enumerate(arrays):
         if array.ndim not in (2, 3) or not array.size:
             raise UserError(f"{where}, image {i}: shape {array.shape} is not (H, W) or (H, W, C)")
         _check_layout((1, *array.shape), f"{where}, image {i}")
+
+    def raw(i: int) -> tuple[np.ndarray, str]:
+        return np.atleast_3d(arrays[i]), f"{where}, image {i}"
+
     names = [str(i) for i in range(len(arrays))]
-    return Images(names, labels, lambda i: _convert(np.atleast_3d(arrays[i]), channels, f"{where}, image {i}"))
+    return Images(names, labels, lambda i: to_grey_levels(*raw(i), channels, window), raw=raw)
 
 
 class Listing(NamedTuple):
@@ -230,18 +250,23 @@ def list_images(folder: Path, without: Path | None = None) -> Listing:
     return found
 
 
-def from_folder(folder: Path, channels: int) -> Images:
+def from_folder(folder: Path, channels: int, window: Window = None) -> Images:
     """Return all images below a folder, sorted and named by their path in it; raise UserError if there are none."""
     found = list_images(folder)
     if told := found.told():
         log.info("%s: left out: %s", folder, ", ".join(told))
-    return from_paths(found.paths, folder, channels)
+    return from_paths(found.paths, folder, channels, window)
 
 
-def from_paths(paths: Sequence[Path], folder: Path, channels: int) -> Images:
+def from_paths(paths: Sequence[Path], folder: Path, channels: int, window: Window = None) -> Images:
     """Return the images of files in a folder, named by their paths in it."""
     names = [path.relative_to(folder).as_posix() for path in paths]
-    return Images(names, None, lambda i: read_image(paths[i], channels), stamp=stamp_of(paths), folder="")
+
+    def raw(i: int) -> tuple[np.ndarray, str]:
+        return read_raw(paths[i], exactly=window is not None)
+
+    stamp = stamp_of(paths)
+    return Images(names, None, lambda i: to_grey_levels(*raw(i), channels, window), stamp=stamp, folder="", raw=raw)
 
 
 def stamp_of(paths: Sequence[Path]) -> str:
@@ -250,31 +275,21 @@ def stamp_of(paths: Sequence[Path]) -> str:
     return hashlib.sha256(repr([(stat.st_size, stat.st_mtime_ns) for stat in stats]).encode()).hexdigest()
 
 
-def read_image(path: Path, channels: int) -> np.ndarray:
+def read_image(path: Path, channels: int, window: Window = None) -> np.ndarray:
     """Read an image file as (H, W, C) uint8; raise UserError if it cannot be read or holds several pictures."""
+    return to_grey_levels(*read_raw(path, window is not None), channels, window)
+
+
+def read_raw(path: Path, exactly: bool) -> tuple[np.ndarray, str]:
+    """Return the pixels of an image file, (H, W, any) of any type, and its path as text; see ``read_picture``."""
     _check_is_file(path)
-    try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise UserError(f"{path}: {opened.width}x{opened.height} pixels, at most {MAX_PIXELS:,} are read")
-            if (count := getattr(opened, "n_frames", 1)) > 1 and opened.format != "MPO":  # a photo and its previews
-                raise UserError(f"{path}: holds {count} pictures; save each as a file of its own")
-            ImageOps.exif_transpose(opened, in_place=True)
-            if opened.mode.startswith("I;16"):
-                array = np.asarray(opened).astype(np.uint16)
-            elif opened.has_transparency_data:
-                black = Image.new("RGBA", opened.size, (0, 0, 0, 255))
-                array = np.asarray(Image.alpha_composite(black, opened.convert("RGBA")).convert("RGB"))
-            else:
-                array = np.asarray(opened if opened.mode in ("L", "F", "I", "RGB") else opened.convert("RGB"))
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file makes Pillow raise many types; it must cost this file only
-        if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-            raise UserError(f"{path}: too large, at most {MAX_PIXELS:,} pixels are read") from error
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a readable image"
-        raise UserError(f"{path}: {reason} ({type(error).__name__})") from error
-    return _convert(np.atleast_3d(array), channels, str(path))
+    return np.atleast_3d(read_picture(path, exactly)), str(path)
+
+
+def read_grey(path: Path) -> np.ndarray:
+    """Read an image file as (H, W) of the type that its pixels have; colours become grey, uint8."""
+    pixels, where = read_raw(path, exactly=False)
+    return (pixels if pixels.shape[-1] == 1 else to_grey_levels(pixels, where, 1, None))[..., 0]
 
 
 def read_mask(path: Path, any_value: bool = False) -> np.ndarray:
@@ -283,9 +298,9 @@ def read_mask(path: Path, any_value: bool = False) -> np.ndarray:
     In a format that may lose detail, such as JPEG, True is what is brighter than half of the range.
     Raise UserError if it cannot be read or has more than two values.
     """
-    pixels = read_image(path, 1)[..., 0]
+    pixels = read_grey(path)
     if path.suffix.lower() in _LOSSY:
-        return pixels > 127
+        return pixels > 127  # of 255
     if any_value:
         return pixels > 0
     values = np.unique(pixels)
@@ -318,30 +333,30 @@ def read_arrays(path: Path, keys: Collection[str] | None = None) -> dict[str, np
     return arrays
 
 
-def read_input(path: Path, channels: int) -> Images:
+def read_input(path: Path, channels: int, window: Window = None) -> Images:
     """Read the images to score: an image file, a folder of images, an .npy, or an .npz with the key "images".
 
     Raise UserError if there is no image at the path, or none can be read.
     """
     if path.is_dir():
-        images = from_folder(path, channels)
+        images = from_folder(path, channels, window)
     elif path.suffix.lower() in (".npy", ".npz"):
-        images = from_array(read_arrays(path, ("images",))["images"], channels, str(path))
+        images = from_array(read_arrays(path, ("images",))["images"], channels, str(path), window=window)
         images = images._replace(stamp=stamp_of([path]))
     else:
         _check_is_file(path)
-        images = Images([path.name], None, lambda _: read_image(path, channels), stamp=stamp_of([path]), folder="")
+        images = from_paths([path], path.parent, channels, window)
     return _any_readable(images, str(path))
 
 
-def read_inputs(paths: Sequence[Path], channels: int) -> Images:
+def read_inputs(paths: Sequence[Path], channels: int, window: Window = None) -> Images:
     """Read the images to score of one path, as ``read_input``, or of several files and folders of images.
 
     The images of several are named by their paths in the folder that all lie in; each is read once.
     Raise UserError if one is missing, or is an array beside others, or none can be read.
     """
     if len(paths) == 1:
-        return read_input(paths[0], channels)
+        return read_input(paths[0], channels, window)
     files = []
     for path in paths:
         if path.suffix.lower() in (".npy", ".npz") and path.is_file():
@@ -350,7 +365,7 @@ def read_inputs(paths: Sequence[Path], channels: int) -> Images:
             _check_is_file(path)
         files += list_images(path).paths if path.is_dir() else [path]
     files = list(dict.fromkeys(Path(os.path.abspath(file)) for file in files))
-    return _any_readable(from_paths(files, folder_of(files), channels), f"{paths[0]} and others")
+    return _any_readable(from_paths(files, folder_of(files), channels, window), f"{paths[0]} and others")
 
 
 def find_inputs(given: Iterable[str]) -> list[Path]:
@@ -466,9 +481,9 @@ def _check_layout(shape: tuple[int, ...], where: str) -> None:
         raise UserError(f"{where}: ({seems}) seems to be (C, H, W), channels first; give np.moveaxis(images, -3, -1)")
 
 
-def _from_model_range(array: np.ndarray) -> np.ndarray:
-    """Return floats in [-1, 1] as uint8, other dtypes unchanged; ``from_array`` checks them."""
-    if array.dtype.kind != "f":
+def _from_model_range(array: np.ndarray, window: Window) -> np.ndarray:
+    """Return floats in [-1, 1] as uint8 unless a window says what they are, other dtypes unchanged."""
+    if array.dtype.kind != "f" or window is not None:
         return array
     check_model_range(array)
     return to_pixels(array, array)
@@ -479,49 +494,3 @@ def _contrast(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = images.mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
     deviation = np.abs(images - mean).mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
     return mean, np.maximum(deviation, np.float32(1))
-
-
-def _convert(array: np.ndarray, channels: int, where: str) -> np.ndarray:
-    """Convert an image (H, W, any) of any dtype to (H, W, channels) uint8."""
-    pixels = _to_uint8(array, where)
-    if pixels.shape[-1] == 4 and channels in (1, 3):  # RGBA over black
-        pixels = np.rint(pixels[..., :3] * (pixels[..., 3:] / 255.0)).astype(np.uint8)
-    have = pixels.shape[-1]
-    if have == channels:
-        return pixels
-    if (have, channels) == (3, 1):
-        strips = np.array_split(pixels, 1 + pixels.size // _STRIP)
-        return np.concatenate([np.rint(strip @ _LUMA).astype(np.uint8) for strip in strips])[..., None]
-    if (have, channels) == (1, 3):
-        return np.repeat(pixels, 3, axis=-1)
-    raise UserError(f"{where}: images of {have} channels, but model.channels={channels}")
-
-
-@cache
-def _warn_of_dark_images(where: str) -> None:
-    """Warn once for each folder or file."""
-    log.warning("%s: uses less than an eighth of the 16-bit range, few grey levels are left; scale it first", where)
-
-
-def _to_uint8(array: np.ndarray, where: str) -> np.ndarray:
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * 255
-    if array.dtype == np.uint16:
-        if array.max() < 2**13:
-            source = where.partition(", image ")[0]
-            _warn_of_dark_images(os.path.dirname(source) or source)
-        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if array.dtype.kind not in "iuf":
-        raise UserError(f"{where}: pixels of type {array.dtype}; uint8, uint16 or float is needed")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise UserError(f"{where}: has pixels that are not finite (NaN or infinite)")
-    top = 1 if array.dtype.kind == "f" else 255
-    if array.min() < 0 or array.max() > top:
-        raise UserError(
-            f"{where}: {array.dtype} pixels must lie in [0, {top}], found {array.min():g} to {array.max():g}; "
-            "scale them, or save uint8"
-        )
-    return np.rint(array * (255 // top)).astype(np.uint8)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anogan_jax.data.images import SUFFIXES, Images, read_image, stamp_of
+from anogan_jax.data.images import SUFFIXES, Images, read_grey, stamp_of
 from anogan_jax.errors import UserError
 
 _THRESHOLD = "threshold:"
@@ -168,7 +168,7 @@ def _paths(images: Images, folder: Path) -> list[Path | str]:
 
 
 def _read(path: Path) -> np.ndarray:
-    region = read_image(path, 1)[..., 0] > 0
+    region = read_grey(path) > 0
     if not region.any():
         raise UserError(f"{path}: is all black; a region of interest needs pixels that are not")
     return region
