@@ -89,7 +89,7 @@ def _by_window(array: np.ndarray, window: Window, where: str) -> np.ndarray:
         raise UserError(
             f"{where}: {array.dtype} pixels must lie in [0, {top}], found {lowest:g} to {highest:g}; {_HINT}"
         )
-    if top != 255 and 0 < float(highest) - float(lowest) < top / 8:
+    if top != 255 and float(highest) - float(lowest) < top / 8:
         source = where.partition(", image ")[0]
         _warn_of_few_levels(os.path.dirname(source) or source, array.dtype.name)
     if array.dtype == np.uint16:
