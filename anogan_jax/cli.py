@@ -43,7 +43,8 @@ def run(main: Callable[[], int | None]) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[_LogHandler(sys.stderr)], force=True)
     logging.getLogger("anogan_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of damaged files; what matters is an error
+    for module in ("PIL", "pydicom", "nibabel"):  # of damaged files; what matters is an error
+        warnings.filterwarnings("ignore", category=UserWarning, module=module)
     keep_memory()
     keep_compiled_programs()
     try:

@@ -2,7 +2,7 @@
 
 The pixels of every source are converted alike:
   - ``data.window`` says what becomes black and what white; without it the type of the pixels does (``pixels.py``).
-  - A file with several pictures (animations, pages) is refused.
+  - A file of several pictures (pages, frames, slices) is a volume: each is an image, ``scan.tif#017``, counted from 0.
   - Palettes, CMYK and other colour spaces become RGB; transparency is composited over black.
   - A one-channel model sees colours as grey (ITU-R 601 luma); a three-channel model sees grey as RGB.
   - The camera's orientation tag is applied.
@@ -14,10 +14,10 @@ import hashlib
 import logging
 import os
 import threading
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeVar
 
 import cachetools
@@ -25,11 +25,14 @@ import numpy as np
 from PIL import Image, features
 
 from anogan_jax.config import Window
-from anogan_jax.data.pictures import read_picture
+from anogan_jax.data import volumes
+from anogan_jax.data.pictures import count_pictures, read_picture
 from anogan_jax.data.pixels import to_grey_levels
+from anogan_jax.data.volumes import Contents
 from anogan_jax.errors import UserError
 
 log = logging.getLogger(__name__)
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _CONTRASTS_IN_RANGE = np.float32(8)  # mean absolute deviations from the mean to the end of the range
@@ -40,7 +43,17 @@ SUFFIXES = (
     *(".pgm", ".ppm", ".pnm"),
     *([".jp2"] if features.check("jpg_2000") else []),
     *([".avif"] if features.check("avif") else []),
+    *volumes.SUFFIXES,
 )
+
+
+class Row(NamedTuple):
+    """Where an image in a file is."""
+
+    path: Path
+    number: int  # of the picture in the file, from 0
+    depth: int  # number of pictures in the file
+    volume: str  # name of the volume that it is a slice of, a file or a series of files; empty: of none
 
 
 class Images(NamedTuple):
@@ -55,6 +68,7 @@ class Images(NamedTuple):
     region: Callable[[int, np.ndarray], np.ndarray] | None = None  # of interest, (H, W) bool, of image i and its pixels
     folder: str | None = None  # of the names in their data set, such as "train"; None: the names are numbers
     raw: Callable[[int], tuple[np.ndarray, str]] | None = None  # image i, (H, W, any) of any type, and where it is
+    rows: Sequence[Row] | None = None  # where each is; None: not in image files
 
     def take(self, indices: np.ndarray) -> "Images":
         """Return the images at these indices."""
@@ -69,6 +83,7 @@ class Images(NamedTuple):
             region=None if region is None else lambda i, image: region(indices[i], image),
             folder=self.folder,
             raw=None if raw is None else lambda i: raw(indices[i]),
+            rows=None if self.rows is None else [self.rows[i] for i in indices],
         )
 
 
@@ -239,7 +254,7 @@ def list_images(folder: Path, without: Path | None = None) -> Listing:
                 leave_out(path, "of macOS")
             elif path.name.startswith("."):
                 leave_out(path, "hidden")
-            elif path.suffix.lower() not in SUFFIXES:
+            elif not is_image(path):
                 leave_out(path, path.suffix.lower() or "without a suffix")
             elif path.is_file() and not (apart and path.resolve() == apart):
                 paths.append(path)
@@ -258,15 +273,69 @@ def from_folder(folder: Path, channels: int, window: Window = None) -> Images:
     return from_paths(found.paths, folder, channels, window)
 
 
+def is_image(path: Path) -> bool:
+    """Return whether a file is an image, by its suffix; DICOM needs none."""
+    return path.suffix.lower() in SUFFIXES or volumes.is_volume(path)
+
+
+def without_suffix(path: AnyPath) -> AnyPath:
+    """Return a path without the suffix of an image; ``.nii.gz`` is one.
+
+    >>> without_suffix(Path("a/scan.1.nii.gz")).as_posix()
+    'a/scan.1'
+    """
+    return path.with_name(path.name[:-7]) if path.name.lower().endswith(".nii.gz") else path.with_suffix("")
+
+
+def file_of(images: Images, i: int) -> str:
+    """Return the name of the file that image i is in."""
+    name = images.names[i]
+    return name.rpartition("#")[0] if images.rows and images.rows[i].depth > 1 else name
+
+
 def from_paths(paths: Sequence[Path], folder: Path, channels: int, window: Window = None) -> Images:
-    """Return the images of files in a folder, named by their paths in it."""
-    names = [path.relative_to(folder).as_posix() for path in paths]
+    """Return the images of files in a folder, named by their paths in it; each picture of a file is an image."""
+    rows = _rows_of(paths, folder)
+    names = []
+    for row in rows:
+        name, digits = row.path.relative_to(folder).as_posix(), max(3, len(str(row.depth - 1)))
+        names.append(name if row.depth == 1 else f"{name}#{row.number:0{digits}}")
+    if slices := [row.volume for row in rows if row.volume]:
+        log.info("%s: %d volumes with %d slices", folder, len(set(slices)), len(slices))
 
     def raw(i: int) -> tuple[np.ndarray, str]:
-        return read_raw(paths[i], exactly=window is not None)
+        row = rows[i]
+        pixels, where = read_raw(row.path, window is not None, row.number if row.depth > 1 else None)
+        return pixels, where if row.depth == 1 else f"{where}#{row.number}"
 
-    stamp = stamp_of(paths)
-    return Images(names, None, lambda i: to_grey_levels(*raw(i), channels, window), stamp=stamp, folder="", raw=raw)
+    def read(i: int) -> np.ndarray:
+        return to_grey_levels(*raw(i), channels, window)
+
+    return Images(names, None, read, stamp=stamp_of(paths), folder="", raw=raw, rows=rows)
+
+
+def _rows_of(paths: Sequence[Path], folder: Path) -> list[Row]:
+    """Return where each picture of these files is. DICOM files of one series in a folder are a volume."""
+    found = [contents_of(path) for path in paths]
+    series = Counter((path.parent, each.series) for path, each in zip(paths, found, strict=True) if each.depth == 1)
+    several = Counter(parent for (parent, name), count in series.items() if name and count > 1)
+    rows = []
+    for path, (depth, name) in zip(paths, found, strict=True):
+        place = path.parent.relative_to(folder).as_posix()
+        if depth > 1:
+            volume = path.relative_to(folder).as_posix()
+        elif name and series[path.parent, name] > 1:
+            place = folder.name if place == "." else place
+            volume = place if several[path.parent] == 1 else f"{place}/{name}"
+        else:
+            volume = ""
+        rows += [Row(path, number, depth, volume) for number in range(depth)]
+    return rows
+
+
+def contents_of(path: Path) -> Contents:
+    """Return how many pictures an image file holds, and the series that it is of; one if it cannot be read."""
+    return volumes.contents_of(path) if volumes.is_volume(path) else Contents(count_pictures(path))
 
 
 def stamp_of(paths: Sequence[Path]) -> str:
@@ -276,29 +345,42 @@ def stamp_of(paths: Sequence[Path]) -> str:
 
 
 def read_image(path: Path, channels: int, window: Window = None) -> np.ndarray:
-    """Read an image file as (H, W, C) uint8; raise UserError if it cannot be read or holds several pictures."""
+    """Read the one picture of an image file as (H, W, C) uint8; raise UserError if it cannot be read."""
     return to_grey_levels(*read_raw(path, window is not None), channels, window)
 
 
-def read_raw(path: Path, exactly: bool) -> tuple[np.ndarray, str]:
-    """Return the pixels of an image file, (H, W, any) of any type, and its path as text; see ``read_picture``."""
+def read_raw(path: Path, exactly: bool, number: int | None = None) -> tuple[np.ndarray, str]:
+    """Return a picture of an image file, (H, W, any) of any type, and the file's path as text; see ``read_picture``."""
     _check_is_file(path)
-    return np.atleast_3d(read_picture(path, exactly)), str(path)
+    if not volumes.is_volume(path):
+        return np.atleast_3d(read_picture(path, exactly, number)), str(path)
+    if number is None and (depth := contents_of(path).depth) > 1:
+        raise UserError(f"{path}: holds {depth} slices, and one is needed here")
+    return np.atleast_3d(volumes.read_slice(path, number or 0)), str(path)
 
 
-def read_grey(path: Path) -> np.ndarray:
-    """Read an image file as (H, W) of the type that its pixels have; colours become grey, uint8."""
-    pixels, where = read_raw(path, exactly=False)
+def read_grey(path: Path, of: Row | None = None) -> np.ndarray:
+    """Read an image file as (H, W) of the type that its pixels have; colours become grey, uint8.
+
+    Args:
+      path: the file.
+      of: where the image is that it belongs to, as its mask; of a file with as many pictures the same one is read.
+
+    Raises:
+      UserError: the file cannot be read, or holds several pictures and not one for each of the image's file.
+    """
+    depth = contents_of(path).depth if of and of.depth > 1 else 1
+    pixels, where = read_raw(path, exactly=False, number=of.number if of and depth == of.depth > 1 else None)
     return (pixels if pixels.shape[-1] == 1 else to_grey_levels(pixels, where, 1, None))[..., 0]
 
 
-def read_mask(path: Path, any_value: bool = False) -> np.ndarray:
+def read_mask(path: Path, any_value: bool = False, of: Row | None = None) -> np.ndarray:
     """Read a mask file as (H, W) bool: black is False, the one other value, or with ``any_value`` any other, True.
 
     In a format that may lose detail, such as JPEG, True is what is brighter than half of the range.
-    Raise UserError if it cannot be read or has more than two values.
+    Raise UserError if it cannot be read or has more than two values; see ``read_grey`` for ``of``.
     """
-    pixels = read_grey(path)
+    pixels = read_grey(path, of)
     if path.suffix.lower() in _LOSSY:
         return pixels > 127  # of 255
     if any_value:
@@ -379,7 +461,7 @@ def find_inputs(given: Iterable[str]) -> list[Path]:
             found.append(Path(text))
             continue
         paths = [Path(path) for path in sorted(glob.glob(text, recursive=True))]
-        images = [path for path in paths if path.suffix.lower() in SUFFIXES or (path.is_dir() and "**" not in text)]
+        images = [path for path in paths if is_image(path) or (path.is_dir() and "**" not in text)]
         if not images:
             raise UserError(f"{text}: finds no image ({', '.join(SUFFIXES)})")
         if others := [path for path in paths if path not in images and path.is_file()]:

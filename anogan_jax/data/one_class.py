@@ -1,6 +1,7 @@
 """One-class protocols: the normal class, and the normal images held out of training."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -54,15 +55,15 @@ def load_one_class(config: Config, given: Images | None = None, roi_mask: np.nda
         what = "" if whole.labels is None else "normal images "
         raise UserError(f"{origin}: {len(normal)} {what}to train on; at least 2 are needed")
     order = np.random.default_rng(config.seed).permutation(normal)
-    count = max(1, round(data.held_out * len(normal)))
+    held_out, kept = _held_out(order, max(1, round(data.held_out * len(normal))), whole)
     share = data.contamination
-    mixed_in = round(share / (1 - share) * (len(order) - count))
+    mixed_in = round(share / (1 - share) * len(kept))
     if len(anomalous) < mixed_in:
         raise UserError(
             f"data.contamination={share}: takes {mixed_in} anomalous training images; {origin} has {len(anomalous)}"
         )
     contaminants = np.random.default_rng([config.seed, 1]).choice(anomalous, mixed_in, replace=False)
-    trained, window = np.sort(np.concatenate([order[count:], contaminants])), data.window
+    trained, window = np.sort(np.concatenate([kept, contaminants])), data.window
     if window == "auto":
         window = find_window(_some_pixels(whole.take(trained), config.seed), config.seed)
         log.info("data.window=auto: %g to %g", *window)
@@ -73,7 +74,29 @@ def load_one_class(config: Config, given: Images | None = None, roi_mask: np.nda
         test = within(test, data.roi, roi_mask)._replace(labels=tested)
         if data.test_limit is not None and data.test_limit < len(test.names):
             test = test.take(np.sort(np.random.default_rng(0).permutation(len(test.names))[: data.test_limit]))
-    return OneClass(whole.take(trained), whole.take(np.sort(order[:count])), test, origin, warning, window)
+    return OneClass(whole.take(trained), whole.take(np.sort(held_out)), test, origin, warning, window)
+
+
+def _held_out(order: np.ndarray, count: int, images: Images) -> tuple[np.ndarray, np.ndarray]:
+    """Divide the numbers of normal images, in random order, into ``count`` that are held out and the others.
+
+    Slices of one volume resemble each other, so whole volumes are held out, with more slices than ``count`` if need be;
+    of a single volume its slices are.
+    """
+    volumes = [images.rows[i].volume or i for i in order] if images.rows else order.tolist()
+    sizes = Counter(volumes)
+    if len(sizes) == 1:
+        log.warning(
+            "slices of one volume alone: others' p-values are too small, for held-out slices resemble trained ones"
+        )
+        return order[:count], order[count:]
+    chosen, number = set(), 0
+    for volume in list(sizes)[:-1]:
+        if number < count:
+            chosen.add(volume)
+            number += sizes[volume]
+    is_held_out = np.array([volume in chosen for volume in volumes])
+    return order[is_held_out], order[~is_held_out]
 
 
 def _some_pixels(images: Images, seed: int) -> Iterator[np.ndarray]:

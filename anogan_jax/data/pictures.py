@@ -1,5 +1,7 @@
 """Reading image files by Pillow; a pixel of more than 8 bits keeps its value, or is refused."""
 
+import contextlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,16 +9,45 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from anogan_jax.data.pixels import MAX_PIXELS, check_size
+from anogan_jax.data.volumes import read_by_itk
 from anogan_jax.errors import UserError
 
-MAX_PIXELS = 2**26  # of an image file; scoring takes about 12 bytes for each, of colour 20
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+log = logging.getLogger(__name__)
+_SEVERAL = (".tif", ".tiff", ".gif", ".png", ".webp", ".avif")  # suffixes of formats that may hold several pictures
+_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 258, 262, 274, 339  # tags of TIFF
 _WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2  # their values
 _RESCALED = ("JPEG2000", "AVIF")  # formats whose values of 9 to 16 bits Pillow scales or reduces
 
 
-def read_picture(path: Path, exactly: bool) -> np.ndarray:
-    """Read an image file: (H, W) of the type that its pixels have, or (H, W, 3) uint8.
+def count_pictures(path: Path) -> int:
+    """Return the number of pictures in an image file: the pages of a TIFF, the frames of an animation.
+
+    A photo with previews (MPO) is one picture, and so is what cannot be read. Of a damaged file those count that come
+    before the damage, and a warning says so.
+    """
+    if not path.name.lower().endswith(_SEVERAL):
+        return 1
+    try:
+        with Image.open(path) as opened:
+            count = 1
+            if opened.format == "MPO":
+                return count
+            try:
+                return getattr(opened, "n_frames", 1)
+            except Exception as error:
+                log.warning("%s: damaged (%s); pages behind the damage are left out", path, error)
+                with contextlib.suppress(Exception):
+                    while True:
+                        opened.seek(count)
+                        count += 1
+            return count
+    except Exception:  # a damaged file makes Pillow raise many types; reading it says which
+        return 1
+
+
+def read_picture(path: Path, exactly: bool, number: int | None = None) -> np.ndarray:
+    """Read a picture of an image file: (H, W) of the type that its pixels have, or (H, W, 3) uint8.
 
     Palettes, CMYK and other colour spaces become RGB, transparency is composited over black, and the camera's
     orientation tag is applied.
@@ -25,21 +56,26 @@ def read_picture(path: Path, exactly: bool) -> np.ndarray:
       path: the file, which exists.
       exactly: whether the values must be those in the file. Otherwise the upper 8 of the 16 bits of a colour are read,
         and values are scaled to the range of their type if the format says which one is white (PNM, JPEG 2000).
+      number: of the picture in the file; None: the only one.
 
     Raises:
-      UserError: the file cannot be read, is too large, or holds several pictures; or ``exactly`` is asked for and
-        Pillow does not read the values as they are.
+      UserError: the file cannot be read, is too large, or holds several pictures without a number; or ``exactly`` is
+        asked for and Pillow does not read the values as they are.
     """
     try:
         with Image.open(path) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise UserError(f"{path}: {opened.width}x{opened.height} pixels, at most {MAX_PIXELS:,} are read")
-            if (count := getattr(opened, "n_frames", 1)) > 1 and opened.format != "MPO":  # a photo and its previews
-                raise UserError(f"{path}: holds {count} pictures; save each as a file of its own")
+            check_size(path, opened.width, opened.height)
+            if number is None and opened.format != "MPO" and (count := getattr(opened, "n_frames", 1)) > 1:
+                raise UserError(f"{path}: holds {count} pictures, and one is needed here")
+            if number:
+                opened.seek(number)
+                check_size(path, opened.width, opened.height)
             if exactly and (opened.format in _RESCALED or _has_deep_colours(opened)):
+                coding, is_turned = str(_coding(opened)[0]), opened.getexif().get(_ORIENTATION, 1) != 1
+                if coding.startswith(("RGB;16", "RGBA;16")) and not is_turned:
+                    return read_by_itk(path, number or 0)
                 raise UserError(
-                    f"{path}: may have more bits than are read of it; data.window takes colours of 8 bits, and PNG and "
-                    "TIFF of any number of bits in grey"
+                    f"{path}: not all of its bits can be read, as data.window needs; save it as PNG or TIFF"
                 )
             correct = _make_correction(opened, exactly)
             ImageOps.exif_transpose(opened, in_place=True)

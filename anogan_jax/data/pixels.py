@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -16,11 +17,18 @@ from anogan_jax.config import Window
 from anogan_jax.errors import UserError
 
 log = logging.getLogger(__name__)
+MAX_PIXELS = 2**26  # of an image file; scoring takes about 12 bytes for each, of colour 20
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601
 _STRIP = 2**22  # values converted at a time, which takes less memory
 _TAILS = (0.001, 0.999)  # quantiles that data.window=auto takes
 _PER_IMAGE = 4_096  # pixels of an image, at random, that auto looks at
 _HINT = "give --config.data.window=LOW,HIGH or auto, which say what becomes black and what white"
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Raise UserError if an image has more pixels than are read."""
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{path}: {width}x{height} pixels, at most {MAX_PIXELS:,} are read")
 
 
 def to_grey_levels(array: np.ndarray, where: str, channels: int, window: Window) -> np.ndarray:

@@ -9,12 +9,12 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from anogan_jax.data.images import SUFFIXES, Images, read_grey, stamp_of
+from anogan_jax.data.images import SUFFIXES, Images, Row, file_of, is_image, read_grey, stamp_of, without_suffix
 from anogan_jax.errors import UserError
 
 _THRESHOLD = "threshold:"
@@ -45,7 +45,7 @@ def within(images: Images, roi: str, mask: np.ndarray | None = None) -> Images:
         paths = _paths(images, Path(roi))
         found = [path for path in paths if isinstance(path, Path)]
         images = images._replace(stamp=hashlib.sha256(f"{images.stamp}{stamp_of(found)}".encode()).hexdigest())
-        find = _one_for_each(paths)
+        find = _one_for_each(paths, images.rows)
 
     def read(i: int) -> np.ndarray:
         image = images.read(i)
@@ -139,14 +139,14 @@ def _one_for_all(mask: np.ndarray) -> Callable[[int, np.ndarray], np.ndarray]:
     return lambda _, image: resize_region(mask, *image.shape[:2])
 
 
-def _one_for_each(paths: list[Path | str]) -> Callable[[int, np.ndarray], np.ndarray]:
+def _one_for_each(paths: list[Path | str], rows: Sequence[Row] | None) -> Callable[[int, np.ndarray], np.ndarray]:
     """Return the regions in these files; a text in the place of a path says why there is none."""
 
     def find(i: int, image: np.ndarray) -> np.ndarray:
         path = paths[i]
         if isinstance(path, str):
             raise UserError(path)
-        return resize_region(_read(path), *image.shape[:2])
+        return resize_region(_read(path, rows[i] if rows else None), *image.shape[:2])
 
     return find
 
@@ -156,19 +156,19 @@ def _paths(images: Images, folder: Path) -> list[Path | str]:
     if images.folder is None:
         raise UserError(f"data.roi={folder}: images of an array have no names to find their masks by; give one mask")
     known: dict[Path, Path] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
-        if (other := known.setdefault(path.relative_to(folder).with_suffix(""), path)) != path:
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and is_image(path)):
+        if (other := known.setdefault(without_suffix(path.relative_to(folder)), path)) != path:
             raise UserError(f"{path}: is a mask of the same images as {other.name}; remove one of them")
     found: list[Path | str] = []
-    for name in (Path(name).with_suffix("") for name in images.names):
+    for name in (without_suffix(Path(file_of(images, i))) for i in range(len(images.names))):
         places = [base / each for base in (Path(images.folder), Path()) for each in (name, Path(f"{name}_mask"))]
         missing = f"{folder / name}: no mask of this name ({', '.join(SUFFIXES)}); every image needs its own"
         found.append(next((known[place] for place in places if place in known), missing))
     return found
 
 
-def _read(path: Path) -> np.ndarray:
-    region = read_grey(path) > 0
+def _read(path: Path, of: Row | None = None) -> np.ndarray:
+    region = read_grey(path, of) > 0
     if not region.any():
         raise UserError(f"{path}: is all black; a region of interest needs pixels that are not")
     return region

@@ -196,11 +196,15 @@ def _of_files(folder: Path, files: Sequence[File], channels: int, window: Window
     tops = {file.name.partition("/")[0] for file in files}
     split = min((top for top in tops if role_of(top) == "train" or role_of(top) == "test"), default="")
     found = from_paths([folder / file.name for file in files], folder, channels, window)
+    assert found.rows is not None
+    kinds = {folder / file.name: file.kind for file in files}
+    kinds_of_rows = [kinds[row.path] for row in found.rows]
     return found._replace(
         names=[name.removeprefix(f"{split}/") for name in found.names],
-        labels=np.array([int(file.kind != GOOD) for file in files]),
-        kinds=[file.kind for file in files],
+        labels=np.array([int(kind != GOOD) for kind in kinds_of_rows]),
+        kinds=kinds_of_rows,
         folder=split,
+        rows=[row._replace(volume=row.volume.removeprefix(f"{split}/")) for row in found.rows],
     )
 
 
@@ -210,7 +214,9 @@ def _with_masks(folder: Path, files: Sequence[File], test: Images, table: Path |
     test = test._replace(stamp=stamp_of([*paths, *([table] if table else [])]))
     if not any(file.masks for file in files):
         return test
-    return test._replace(mask=lambda i: read_masks(files[i], test.read(i).shape[:2]))
+    assert test.rows is not None
+    of_rows, rows = {folder / file.name: file for file in files}, test.rows
+    return test._replace(mask=lambda i: read_masks(of_rows[rows[i].path], test.read(i).shape[:2], rows[i]))
 
 
 def _idx_file(folder: Path, name: str) -> Path | None:
