@@ -26,7 +26,12 @@ _OUTPUT = flags.DEFINE_string(
 )
 _PRESET = flags.DEFINE_enum("preset", None, list(PRESETS), "Named search settings; the presets are listed below.")
 _HEATMAPS = flags.DEFINE_bool("heatmaps", False, "Also write heatmaps/<name>.png: each image under its anomaly map.")
-_MAPS = flags.DEFINE_bool("maps", False, "Also write maps/<name>.npy: each anomaly map at the image's size, float32.")
+_MAPS = flags.DEFINE_bool(
+    "maps",
+    False,
+    "Also write maps/<name>.npy: each anomaly map at the image's size, float32; those of a NIfTI, NRRD, MetaImage or "
+    "TIFF file in one file of its format and geometry too.",
+)
 _COMPARE = flags.DEFINE_bool("compare", False, "Write comparison.csv: the test split by every preset, P_D, kNN, PCA.")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as itk
+from conftest import rows_of
 from PIL import Image
 from pydicom.data import get_testdata_file
 
@@ -18,9 +19,14 @@ from anogan_jax.data import is_readable, load_one_class, read_input, read_inputs
 from anogan_jax.data.images import contents_of, without_suffix
 from anogan_jax.data.volumes import read_slice
 from anogan_jax.errors import UserError
+from anogan_jax.evaluation import score_to_folder
+from anogan_jax.figures import triptych
+from anogan_jax.journal import Entry, Journal
+from anogan_jax.report import write_report
 
 RNG = np.random.default_rng(0)
 NIBABEL = Path(nibabel.__file__).parent / "tests" / "data"
+PICTURE = triptych(*[np.zeros((8, 8, 1), np.uint8)] * 2, np.zeros((8, 8), np.float32), 1.0)
 WINDOW = (-1000.0, 3000.0)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom", "ignore::UserWarning:PIL")
 
@@ -349,6 +355,105 @@ def test_damaged_volumes_are_named_and_cost_themselves_alone(tmp_path):
     for i, name in zip(unreadable, files, strict=True):
         with pytest.raises(UserError, match=name):
             queries.read(i)
+
+
+# Scores
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    """Write volumes of several formats, grey levels of 8 bits, and a picture that is no volume."""
+    folder = tmp_path / "scans"
+    affine = np.array([[0, -2.0, 0, 5], [1.5, 0, 0, -7], [0, 0, 4, 9], [0, 0, 0, 1]])
+    save_nifti(folder / "a" / "scan.nii.gz", noise(3, dtype=np.uint8), affine)
+    save_nifti(folder / "four.nii", RNG.integers(0, 256, (2, 3, 9, 8), np.uint8), slope=1.0, inter=0.0)
+    for suffix in (".mha", ".nrrd", ".mhd"):
+        image = itk.GetImageFromArray(noise(2, dtype=np.uint8))
+        image.SetSpacing((0.5, 0.7, 3.0))
+        image.SetOrigin((1.0, -2.0, 3.0))
+        image.SetDirection((0, 1, 0, 1, 0, 0, 0, 0, -1))
+        itk.WriteImage(image, str(folder / f"scan{suffix}"))
+    save_pages(folder / "scan.tif", noise(4, dtype=np.uint8))
+    save_pages(folder / "moving.gif", noise(2, dtype=np.uint8))
+    Image.fromarray(noise(1, dtype=np.uint8)[0]).save(folder / "single.png")
+    shutil.copy(dicom("examples_ybr_color.dcm"), folder / "us.dcm")
+    return folder
+
+
+def test_scores_and_maps_of_volumes(volumes, tiny_run, tmp_path):
+    output = tmp_path / "out"
+    summary = score_to_folder(tiny_run.detector, read_input(volumes, 1), output, "scans", maps=True)
+    rows, found = rows_of(output / "scores.csv"), {row["name"]: row for row in rows_of(output / "volumes.csv")}
+    names = {"a/scan.nii.gz": 3, "four.nii": 6, "scan.mha": 2, "scan.nrrd": 2, "scan.mhd": 2, "scan.tif": 4}
+    names |= {"moving.gif": 2, "us.dcm": 30}
+    assert {name: int(row["slices"]) for name, row in found.items()} == names
+    assert summary["volumes"] == len(names)
+    for name, row in found.items():
+        slices = [each for each in rows if each["name"].startswith(f"{name}#")]
+        highest = max(slices, key=lambda each: float(each["score"]))
+        smallest = min(float(each["p_value"]) for each in slices)
+        assert (row["slice"], row["score"]) == (highest["name"], highest["score"])
+        assert float(row["p_value"]) == pytest.approx(min(1, len(slices) * smallest))
+        assert row["is_anomaly"] == str(int(float(row["p_value"]) <= 0.05))
+    maps = {name: [np.load(output / "maps" / f"{name}#{k:03}.npy") for k in range(n)] for name, n in names.items()}
+    for name in ("a/scan.nii.gz", "four.nii"):
+        ours, theirs = nibabel.load(output / "maps" / name), nibabel.load(volumes / name)
+        assert (ours.shape, ours.get_data_dtype()) == (theirs.shape, np.float32)
+        np.testing.assert_array_equal(ours.affine, theirs.affine)
+        np.testing.assert_array_equal(ours.get_fdata().T.reshape(np.shape(maps[name])), np.float64(maps[name]))
+    for name, target in (("scan.mha", "scan.mha"), ("scan.nrrd", "scan.nrrd"), ("scan.mhd", "scan.mhd.mha")):
+        ours, theirs = itk.ReadImage(output / "maps" / target), itk.ReadImage(volumes / name)
+        for geometry in ("GetSize", "GetOrigin", "GetSpacing", "GetDirection"):
+            assert getattr(ours, geometry)() == getattr(theirs, geometry)()
+        np.testing.assert_array_equal(itk.GetArrayFromImage(ours), maps[name])
+    for name, target in (("scan.tif", "scan.tif"), ("moving.gif", "moving.gif.tif")):
+        np.testing.assert_array_equal(np.squeeze(read_all(output / "maps" / target)), maps[name])
+    assert not (output / "maps" / "us.dcm").exists()
+
+    score_to_folder(tiny_run.detector, read_input(volumes / "single.png", 1), output, "scans")
+    assert not (output / "volumes.csv").exists()
+    assert not [path for path in (output / "maps").rglob("*") if path.is_file()]
+
+
+def read_all(path):
+    queries = read_input(path, 1, WINDOW)
+    return np.stack([queries.raw(i)[0] for i in range(len(queries.names))])
+
+
+def test_unreadable_slices_are_left_out_of_their_volume(tiny_run, tmp_path):
+    save_nifti(
+        tmp_path / "in" / "scan.nii", np.where(np.arange(4)[:, None, None] == 2, np.nan, np.full((4, 9, 8), 0.5))
+    )
+    save_nifti(tmp_path / "in" / "none.nii", np.full((2, 9, 8), np.nan))
+    score_to_folder(tiny_run.detector, read_input(tmp_path / "in", 1), tmp_path / "out", "in", maps=True)
+    none, scan = rows_of(tmp_path / "out" / "volumes.csv")
+    assert (none["name"], none["slices"], none["is_anomaly"]) == ("none.nii", "0", "unreadable")
+    assert (scan["slices"], scan["slice"]) == ("3", "scan.nii#000")
+    maps = nibabel.load(tmp_path / "out" / "maps" / "scan.nii").get_fdata()
+    assert np.isnan(maps).any(axis=(0, 1)).tolist() == [False, False, True, False]
+    assert not (tmp_path / "out" / "maps" / "none.nii").exists()
+
+
+def test_labelled_volumes_have_an_auroc(tmp_path):
+    """A volume is as anomalous as its worst slice; p-values are Bonferroni's."""
+    journal = Journal(tmp_path / "journal", "")
+    for volume, label, scores in (("=a", 0, (1, 2)), ("b", 1, (0, 9, 3)), ("", 0, (8,))):
+        for k, score in enumerate(scores):
+            entry = Entry(f"{volume}#{k}", label, "", score, 0.0, "reconstruction", 0.0, 0.0, 0.0, 0.0, PICTURE)
+            journal.add(entry)
+    journal.flush()
+    held_out, of = np.arange(99) / 12, ["=a", "=a", "b", "b", "b", ""]
+    summary = write_report(tmp_path, journal, held_out, 0.05, 1.0, {}, volumes=of)
+    first, second = rows_of(tmp_path / "volumes.csv")
+    assert (first["name"], first["slice"], first["label"], first["is_anomaly"]) == ("./=a", "./=a#1", "0", "0")
+    assert (second["name"], second["slice"], second["p_value"], second["is_anomaly"]) == ("b", "b#1", "0.03", "1")
+    assert (summary["volumes"], summary["anomalous_volumes"], summary["volume_auroc"]) == (2, 1, 1.0)
+
+
+def test_too_few_held_out_images_for_a_volume_are_told(volumes, tiny_run, tmp_path, caplog):
+    score_to_folder(tiny_run.detector, read_input(volumes / "us.dcm", 1), tmp_path / "out", "us")
+    assert "volumes of 30 slices: too many for 29 held-out images" in caplog.text
+    assert "it takes 599" in caplog.text
 
 
 def test_suffixes_of_two_parts_are_one():

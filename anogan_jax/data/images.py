@@ -26,7 +26,7 @@ from PIL import Image, features
 
 from anogan_jax.config import Window
 from anogan_jax.data import volumes
-from anogan_jax.data.pictures import count_pictures, read_picture
+from anogan_jax.data.pictures import PAGED, count_pictures, read_picture, write_pages
 from anogan_jax.data.pixels import to_grey_levels
 from anogan_jax.data.volumes import Contents
 from anogan_jax.errors import UserError
@@ -331,6 +331,31 @@ def _rows_of(paths: Sequence[Path], folder: Path) -> list[Row]:
             volume = ""
         rows += [Row(path, number, depth, volume) for number in range(depth)]
     return rows
+
+
+def name_of_maps(name: str) -> str | None:
+    """Return the name of the file with the maps of a volume of this name; None where its format holds no floats.
+
+    >>> [name_of_maps(name) for name in ("a/scan.nii.gz", "scan.tif", "moving.gif", "scan.dcm", "photo")]
+    ['a/scan.nii.gz', 'scan.tif', 'moving.gif.tif', None, None]
+    """
+    if name.lower().endswith(PAGED):
+        return name if name.lower().endswith((".tif", ".tiff")) else f"{name}.tif"
+    return volumes.name_of_maps(name)
+
+
+def write_maps(source: Path, target: Path, maps: Iterable[np.ndarray]) -> None:
+    """Write the maps of a volume's slices, each (H, W) float32, in its format and geometry, or as pages of a TIFF.
+
+    Args:
+      source: the file of the volume.
+      target: is written; by its suffix it is of the name that ``name_of_maps`` gives.
+      maps: one for each slice, in order.
+    """
+    if volumes.is_volume(source):
+        volumes.write_maps(source, target, maps)
+    else:
+        write_pages(target, maps)
 
 
 def contents_of(path: Path) -> Contents:

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from anogan_jax.data.volumes import read_by_itk
 from anogan_jax.errors import UserError
 
 log = logging.getLogger(__name__)
-_SEVERAL = (".tif", ".tiff", ".gif", ".png", ".webp", ".avif")  # suffixes of formats that may hold several pictures
+PAGED = (".tif", ".tiff", ".gif", ".png", ".webp", ".avif")  # suffixes of formats that may hold several pictures
 _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 258, 262, 274, 339  # tags of TIFF
 _WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2  # their values
 _RESCALED = ("JPEG2000", "AVIF")  # formats whose values of 9 to 16 bits Pillow scales or reduces
@@ -26,7 +26,7 @@ def count_pictures(path: Path) -> int:
     A photo with previews (MPO) is one picture, and so is what cannot be read. Of a damaged file those count that come
     before the damage, and a warning says so.
     """
-    if not path.name.lower().endswith(_SEVERAL):
+    if not path.name.lower().endswith(PAGED):
         return 1
     try:
         with Image.open(path) as opened:
@@ -44,6 +44,12 @@ def count_pictures(path: Path) -> int:
             return count
     except Exception:  # a damaged file makes Pillow raise many types; reading it says which
         return 1
+
+
+def write_pages(path: Path, pages: Iterable[np.ndarray]) -> None:
+    """Write images (H, W) float32 as the pages of a TIFF."""
+    first, *others = map(Image.fromarray, pages)
+    first.save(path, format="TIFF", save_all=True, append_images=others)
 
 
 def read_picture(path: Path, exactly: bool, number: int | None = None) -> np.ndarray:
