@@ -75,6 +75,10 @@ class DataConfig(_Checked):
         None, "the class that is normal, by number or name, or several: 0,1,4; all others are anomalous"
     )
     anomalous: Classes = setting(None, "the class that is anomalous, or several; all others are normal")
+    attribute: str = setting(
+        "", "of a data set of TensorFlow Datasets with several: which is 1 or 0, its class, such as Eyeglasses"
+    )
+    crop: int | None = setting(None, "height and width of an image's middle, in pixels; all else is cut off", ge=8)
     window: Window = setting(
         None,
         "LOW,HIGH: the values of pixels that become black and white, such as 0,4095; auto: quantiles of the training "

@@ -21,7 +21,7 @@ from anogan_jax.appearance import Appearance, combine, make_judge
 from anogan_jax.bank import Bank, make_index, make_neighbours
 from anogan_jax.calibration import Calibration, map_level, p_values, rotation_scale
 from anogan_jax.config import Config, SearchConfig
-from anogan_jax.data import Images, from_user, is_folder_of_masks, to_networks, within
+from anogan_jax.data import Images, cropped, from_user, is_folder_of_masks, to_networks, within
 from anogan_jax.data.images import from_list, read_arrays
 from anogan_jax.devices import make_mesh
 from anogan_jax.errors import UserError
@@ -279,12 +279,13 @@ def scorer_of(detector: Detector) -> Callable[[Iterable[np.ndarray]], Iterator[S
 
 
 def in_regions(detector: Detector, queries: Images) -> Images:
-    """Return the queries within the regions of interest that the detector looks at; those that have some keep them.
+    """Return the queries, cropped and within the regions that the detector looks at; those that have regions keep them.
 
     Raises:
       UserError: they need a folder of masks, and there is none.
     """
-    return within(queries, detector.config.data.roi, detector.regions.mask)
+    data = detector.config.data
+    return cropped(within(queries, data.roi, detector.regions.mask), data.crop)
 
 
 def findings_of(detector: Detector, queries: Images, what: str = "", first: int = 0) -> Iterator[Finding]:

@@ -208,10 +208,23 @@ def from_list(
             raise UserError(f"{where}, image {i}: shape {array.shape} is not (H, W) or (H, W, C)")
         _check_layout((1, *array.shape), f"{where}, image {i}")
 
-    def raw(i: int) -> tuple[np.ndarray, str]:
-        return np.atleast_3d(arrays[i]), f"{where}, image {i}"
+    return from_function(len(arrays), arrays.__getitem__, channels, where, labels, window)
 
-    names = [str(i) for i in range(len(arrays))]
+
+def from_function(
+    count: int,
+    get: Callable[[int], np.ndarray],
+    channels: int,
+    where: str,
+    labels: np.ndarray | None = None,
+    window: Window = None,
+) -> Images:
+    """Return the images (H, W) or (H, W, C) of any types that a function returns by their numbers, on demand."""
+
+    def raw(i: int) -> tuple[np.ndarray, str]:
+        return np.atleast_3d(get(i)), f"{where}, image {i}"
+
+    names = [str(i) for i in range(count)]
     return Images(names, labels, lambda i: to_grey_levels(*raw(i), channels, window), raw=raw)
 
 

@@ -11,7 +11,7 @@ from anogan_jax.config import Config, DataConfig, Window
 from anogan_jax.data.classes import chosen_normal, shown
 from anogan_jax.data.images import Images, read_ahead, read_as
 from anogan_jax.data.pixels import find_window
-from anogan_jax.data.regions import within
+from anogan_jax.data.regions import cropped, within
 from anogan_jax.data.sources import load_splits
 from anogan_jax.errors import UserError
 
@@ -69,9 +69,9 @@ def load_one_class(config: Config, given: Images | None = None, roi_mask: np.nda
         log.info("data.window=auto: %g to %g", *window)
         how = config.model.channels, window
         whole, test = read_as(whole, *how), test and read_as(test, *how)
-    whole = within(whole, data.roi, roi_mask)
+    whole = cropped(within(whole, data.roi, roi_mask), data.crop)
     if test is not None:
-        test = within(test, data.roi, roi_mask)._replace(labels=tested)
+        test = cropped(within(test, data.roi, roi_mask), data.crop)._replace(labels=tested)
         if data.test_limit is not None and data.test_limit < len(test.names):
             test = test.take(np.sort(np.random.default_rng(0).permutation(len(test.names))[: data.test_limit]))
     return OneClass(whole.take(trained), whole.take(np.sort(held_out)), test, origin, warning, window)

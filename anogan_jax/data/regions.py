@@ -55,6 +55,27 @@ def within(images: Images, roi: str, mask: np.ndarray | None = None) -> Images:
     return images._replace(read=read, region=find)
 
 
+def cropped(images: Images, size: int | None) -> Images:
+    """Return the middle of images, masks and regions, (size, size); shorter sides stay as they are."""
+    if size is None:
+        return images
+    read, mask, region = images.read, images.mask, images.region
+
+    def crop(image: np.ndarray) -> np.ndarray:
+        first = [max(0, (length - size) // 2) for length in image.shape[:2]]
+        return image[first[0] : first[0] + size, first[1] : first[1] + size]
+
+    def crop_mask(i: int) -> np.ndarray | None:
+        found = mask(i) if mask else None
+        return None if found is None else crop(found)
+
+    return images._replace(
+        read=lambda i: crop(read(i)),
+        mask=crop_mask if mask else None,
+        region=(lambda i, _: crop(region(i, read(i)))) if region else None,
+    )
+
+
 def read_roi(roi: str) -> np.ndarray | None:
     """Return the one region (H, W) bool for all images, or None if ``data.roi`` is not the path of one mask.
 

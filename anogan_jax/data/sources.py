@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anogan_jax.config import DataConfig, ModelConfig, Window
-from anogan_jax.data.images import Images, from_array, from_list, from_paths, read_arrays, stamp_of
+from anogan_jax.data.classes import shown
+from anogan_jax.data.images import Images, from_array, from_function, from_paths, read_arrays, stamp_of
 from anogan_jax.data.layouts import GOOD, File, read_layout, read_masks, role_of
 from anogan_jax.errors import UserError
 
@@ -77,13 +78,27 @@ def load_tfds(data: DataConfig, model: ModelConfig) -> Splits:
             builder.download_and_prepare(file_format="array_record")
 
     def read(split: str) -> Images:
-        rows = list(builder.as_data_source(split=split))
-        labels = np.array([row["label"] for row in rows]) if "label" in rows[0] else None
-        return from_list([row["image"] for row in rows], model.channels, f"{data.name}/{split}", labels, data.window)
+        rows, where = builder.as_data_source(split=split), f"{data.name}/{split}"
+        labels = _tfds_labels(rows, data) if data.attribute or "label" in builder.info.features else None
+
+        def get(i: int) -> np.ndarray:
+            with _one_line(f"{where}, image {i}: cannot be read"):
+                return rows[i]["image"]
+
+        return from_function(len(rows), get, model.channels, where, labels, data.window)
 
     with _one_line(f"data.name={data.name}: TFDS cannot read it as an image data set"):
         train, test = read("train"), read("test") if "test" in builder.info.splits else None
     return Splits(train, test, f"TFDS {builder.info.full_name} in {builder.data_dir}")
+
+
+def _tfds_labels(rows: Any, data: DataConfig) -> np.ndarray:
+    """Return the class of each row, (N,) int: its label, or its attribute."""
+    name, first = data.attribute or "label", rows[0] | rows[0].get("attributes", {})
+    known = [key for key, value in first.items() if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biu"]
+    if name not in known:
+        raise UserError(f"data.attribute={name}: {data.name} has no such attribute; it has {shown(known)}")
+    return np.array([int((row | row.get("attributes", {}))[name]) for row in rows])
 
 
 def load_idx(data: DataConfig, model: ModelConfig) -> Splits:
