@@ -10,10 +10,11 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as itk
-from conftest import rows_of
+from conftest import rows_of, tiny_config
 from PIL import Image
 from pydicom.data import get_testdata_file
 
+from anogan_jax import fit, score
 from anogan_jax.config import Config, DataConfig, ModelConfig
 from anogan_jax.data import is_readable, load_one_class, read_input, read_inputs
 from anogan_jax.data.images import contents_of, without_suffix
@@ -434,12 +435,28 @@ def test_unreadable_slices_are_left_out_of_their_volume(tiny_run, tmp_path):
     assert not (tmp_path / "out" / "maps" / "none.nii").exists()
 
 
+def test_a_folder_of_volumes_is_trained_on_and_scored(tmp_path, run_main):
+    """From files to volumes.csv by the command line; the window is that of the training images."""
+    for i in range(5):
+        save_nifti(tmp_path / "scans" / f"{i}.nii.gz", noise(8, 16, 16).astype(np.int16) - 1000)
+    save_nifti(tmp_path / "new.nii.gz", noise(3, 16, 16).astype(np.int16) - 1000)
+    fast = {"train.steps": 2, "encoder.steps": 0, "segmenter.steps": 0, "rotation.steps": 0, "bank.inverted": 0}
+    config = tiny_config(fast | {"data.normal": None, "data.window": "auto"})
+    detector = fit(tmp_path / "scans", config, tmp_path / "run")
+    assert -1000 <= detector.config.data.window[0] < detector.config.data.window[1] < 3000
+    flags = ["--workdir", tmp_path / "run", "--input", tmp_path / "new.nii.gz", "--maps", "--config.data.window=auto"]
+    assert run_main(score.main, *flags, "--output", tmp_path / "out").code == 0
+    (volume,) = rows_of(tmp_path / "out" / "volumes.csv")
+    assert (volume["name"], volume["slices"]) == ("new.nii.gz", "3")
+    assert nibabel.load(tmp_path / "out" / "maps" / "new.nii.gz").shape == (16, 16, 3)
+
+
 def test_labelled_volumes_have_an_auroc(tmp_path):
     """A volume is as anomalous as its worst slice; p-values are Bonferroni's."""
     journal = Journal(tmp_path / "journal", "")
     for volume, label, scores in (("=a", 0, (1, 2)), ("b", 1, (0, 9, 3)), ("", 0, (8,))):
-        for k, score in enumerate(scores):
-            entry = Entry(f"{volume}#{k}", label, "", score, 0.0, "reconstruction", 0.0, 0.0, 0.0, 0.0, PICTURE)
+        for k, value in enumerate(scores):
+            entry = Entry(f"{volume}#{k}", label, "", value, 0.0, "reconstruction", 0.0, 0.0, 0.0, 0.0, PICTURE)
             journal.add(entry)
     journal.flush()
     held_out, of = np.arange(99) / 12, ["=a", "=a", "b", "b", "b", ""]
