@@ -100,8 +100,8 @@ def test_a_window_does_not_make_numbers_of_what_is_none(array):
 
 
 def test_transparency_is_not_windowed():
-    array = np.array([[[3000, 3000, 3000, 65535], [3000, 3000, 3000, 0]]], np.uint16)
-    np.testing.assert_array_equal(grey(array, (2000, 4000), channels=3)[0], [[128] * 3, [0] * 3])
+    array = np.array([[[3000, 3000, 3000, 65535], [3000, 3000, 3000, 257 * 128], [3000, 3000, 3000, 0]]], np.uint16)
+    np.testing.assert_array_equal(grey(array, (2000, 4000), channels=3)[0], [[128] * 3, [64] * 3, [0] * 3])
 
 
 def test_colours_are_windowed_before_they_become_grey():
