@@ -5,6 +5,7 @@ Scoring settings are given as --config.search.steps=64, --config.alpha=0.01 or -
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -32,6 +33,12 @@ _MAPS = flags.DEFINE_bool(
     "Also write maps/<name>.npy: each anomaly map at the image's size, float32; those of a NIfTI, NRRD, MetaImage or "
     "TIFF file in one file of its format and geometry too.",
 )
+_EMBEDDING = flags.DEFINE_bool(
+    "embedding",
+    False,
+    "Also draw embedding.png, and show it in the report: a t-SNE of the discriminator's features of queries, training "
+    "and generated images.",
+)
 _COMPARE = flags.DEFINE_bool("compare", False, "Write comparison.csv: the test split by every preset, P_D, kNN, PCA.")
 
 
@@ -48,15 +55,15 @@ def main() -> int:
     if _COMPARE.value:
         compare(detector, output / "comparison.csv")
         return 0
-    heatmaps, maps = _HEATMAPS.value, _MAPS.value
+    wanted: dict[str, Any] = {"heatmaps": _HEATMAPS.value, "maps": _MAPS.value, "embedding": _EMBEDDING.value}
     if _INPUT.value is None:
-        summary = score_test_split(detector, output, heatmaps, maps)
+        summary = score_test_split(detector, output, **wanted)
     else:
         sources = find_inputs(_INPUT.value)
         output = Path(_OUTPUT.value) if _OUTPUT.value else folder_of_input(workdir, *sources)
         check_apart(output, *sources)
         queries = read_inputs(sources, config.model.channels, config.data.window)
-        summary = score_to_folder(detector, queries, output, origin_of(sources), heatmaps=heatmaps, maps=maps)
+        summary = score_to_folder(detector, queries, output, origin_of(sources), **wanted)
     return cli.EXIT_UNREADABLE if summary["unreadable"] else 0
 
 

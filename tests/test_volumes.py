@@ -21,13 +21,13 @@ from anogan_jax.data.images import contents_of, without_suffix
 from anogan_jax.data.volumes import read_slice
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import score_to_folder
-from anogan_jax.figures import triptych
+from anogan_jax.figures import strip
 from anogan_jax.journal import Entry, Journal
 from anogan_jax.report import write_report
 
 RNG = np.random.default_rng(0)
 NIBABEL = Path(nibabel.__file__).parent / "tests" / "data"
-PICTURE = triptych(*[np.zeros((8, 8, 1), np.uint8)] * 2, np.zeros((8, 8), np.float32), 1.0)
+PICTURE = strip(*[np.zeros((8, 8, 1), np.uint8)] * 2, np.zeros((8, 8), np.float32), 1.0)
 WINDOW = (-1000.0, 3000.0)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom", "ignore::UserWarning:PIL")
 
@@ -456,7 +456,7 @@ def test_labelled_volumes_have_an_auroc(tmp_path):
     journal = Journal(tmp_path / "journal", "")
     for volume, label, scores in (("=a", 0, (1, 2)), ("b", 1, (0, 9, 3)), ("", 0, (8,))):
         for k, value in enumerate(scores):
-            entry = Entry(f"{volume}#{k}", label, "", value, 0.0, "reconstruction", 0.0, 0.0, 0.0, 0.0, PICTURE)
+            entry = Entry(f"{volume}#{k}", label, "", value, 0.0, "reconstruction", 0.0, 0.0, 0.0, 0.0, b"", PICTURE)
             journal.add(entry)
     journal.flush()
     held_out, of = np.arange(99) / 12, ["=a", "=a", "b", "b", "b", ""]
