@@ -95,14 +95,14 @@ class Exported:
 
         Args:
           images: (N, H, W) or (N, H, W, C) uint8, one colour image (H, W, 3), or a list of images (H, W) or (H, W, C)
-            of any sizes.
+            of any sizes. With ``data.window`` pixels may be integers or floats of any type.
           regions: of interest, (H, W) bool, for each image; a detector that was trained with a folder of masks needs
             them, others find their own.
 
         Raises:
           ValueError: an image has another type or shape, or no region of interest.
         """
-        pixels = _listed(images, self.view.channels)
+        pixels = _listed(images, self.view)
         given: list[Any] = [None] * len(pixels) if regions is None else list(regions)
         if len(given) != len(pixels):
             raise ValueError(f"regions: {len(given)} for {len(pixels)} images; each image needs its own")
@@ -118,7 +118,9 @@ class Exported:
 
     def _measured(self, images: list[np.ndarray], regions: list[np.ndarray | None]) -> Iterator["Measured"]:
         pairs = zip(images, regions, strict=True)
-        seen = [(image if region is None else fill_outside(image, region), region) for image, region in pairs]
+        filled = [(image if region is None else fill_outside(image, region), region) for image, region in pairs]
+        size = self.view.crop
+        seen = [(middle(image, size), None if region is None else middle(region, size)) for image, region in filled]
         queries = [Query(*each, self.view, resize) for each in seen]
         scores = self._scores(tile for query in queries for tile in query.inputs())
         for query, judged in zip(queries, self._judge([query.padded for query in queries]), strict=True):
@@ -161,21 +163,34 @@ def _program(serialised: bytes, where: str) -> Any:
         raise ValueError(f"{where}, which JAX {jax.__version__} cannot read; export it again") from error
 
 
-def _listed(images: Any, channels: int) -> list[np.ndarray]:
+def _listed(images: Any, view: "View") -> list[np.ndarray]:
     """Return images as a list of (H, W, channels) uint8."""
     if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[-1] in (3, 4) and images.shape[1] > 4:
         images = images[None]
     found = []
     for i, image in enumerate(np.asarray(image) for image in images):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size:
-            raise ValueError(f"image {i}: {image.dtype} of shape {image.shape}; uint8 (H, W) or (H, W, C) is needed")
+        if image.ndim not in (2, 3) or not image.size:
+            raise ValueError(f"image {i}: shape {image.shape} is not (H, W) or (H, W, C)")
         try:
-            found.append(to_channels(np.atleast_3d(image), channels))
+            found.append(to_channels(_to_levels(np.atleast_3d(image), view.window), view.channels))
         except ValueError as error:
             raise ValueError(f"image {i}: {error}") from error
     if not found:
         raise ValueError("images: empty; give at least one")
     return found
+
+
+def _to_levels(image: np.ndarray, window: Sequence[float] | None) -> np.ndarray:
+    """Return an image (H, W, any) as uint8, its colours by the window; transparency has none."""
+    if window is None or image.shape[-1] in (2, 4):
+        if image.dtype != np.uint8:
+            raise ValueError(f"pixels of type {image.dtype}; uint8 is needed")
+        if window is None:
+            return image
+        return np.concatenate([by_window(image[..., :-1], window), image[..., -1:]], axis=-1)
+    if image.dtype.kind not in "biuf" or not np.isfinite(image).all():
+        raise ValueError(f"pixels of type {image.dtype}; integers or finite floats are needed")
+    return by_window(image, window)
 
 
 class View(NamedTuple):
@@ -189,6 +204,8 @@ class View(NamedTuple):
     normalize_contrast: bool  # whether brightness and contrast are removed, a patch's those of its image
     stride: int  # pixels between two tiles
     share: float  # with patches, of the map's pixels: the mean of the highest is the score
+    window: Sequence[float] | None  # low and high, the values that become black and white; None: pixels are uint8
+    crop: int | None  # height and width of the middle of an image that is seen; None: all of it is
 
     def size_of(self, image: np.ndarray) -> tuple[int, int]:
         """Return height and width to which an image (H, W, C) is resized."""
@@ -470,6 +487,24 @@ def _contrast(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = images.mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
     deviation = np.abs(images - mean).mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
     return mean, np.maximum(deviation, np.float32(1))
+
+
+def by_window(array: np.ndarray, window: Sequence[float]) -> np.ndarray:
+    """Convert pixels of any type to uint8: low becomes 0, high 255, what lies outside the nearer one.
+
+    >>> by_window(np.array([[-5.0, 1000.0, 4095.0]]), (0, 4095)).tolist()
+    [[0, 62, 255]]
+    """
+    low, high = window
+    strips = np.array_split(array, min(len(array), 1 + array.size // _CONVERTED))
+    shares = (np.clip((strip.astype(np.float64) - low) / (high - low), 0, 1) for strip in strips)
+    return np.concatenate([np.rint(255 * share).astype(np.uint8) for share in shares])
+
+
+def middle(image: np.ndarray, size: int | None) -> np.ndarray:
+    """Return the middle (size, size) of an image or region (H, W, ...); shorter sides stay, and None leaves all."""
+    first = [max(0, (length - (size or length)) // 2) for length in image.shape[:2]]
+    return image[first[0] : first[0] + (size or len(image)), first[1] : first[1] + (size or image.shape[1])]
 
 
 def to_channels(pixels: np.ndarray, channels: int) -> np.ndarray:

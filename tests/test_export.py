@@ -84,6 +84,11 @@ def cases(tiny_run, in_patches, tmp_path_factory):
     found["rotation"] = (detector._replace(config=config, calibration=turning), digits, {"images": digits})
     parts = of_any_kind((SIZE, SIZE, 3), (31, 40), (50, 20, 4), (11, 12, 3), (10, 61, 1), (120, 130, 3), (24, 25))[::2]
     found["threshold"] = (in_patches, parts, {"images": parts})
+    window = with_values(in_patches.config, {"data.window": (10.0, 1000.0), "data.crop": 30})
+    deep = [
+        4 * np.atleast_3d(part)[..., :3].astype(of) for part, of in zip(parts, ("u2", ">i4", "f4", "i2"), strict=True)
+    ]
+    found["window"] = (in_patches._replace(config=window), deep, {"images": deep})
     masked = with_values(in_patches.config, {"data.roi": "mask.png"})
     found["mask"] = (in_patches._replace(config=masked, regions=Regions(DISC, [])), parts, {"images": parts})
     folder = tmp_path_factory.mktemp("masks")
@@ -113,7 +118,7 @@ def exported(cases, tmp_path_factory):
     return folder
 
 
-NAMES = (*PRESETS, "rotation", "threshold", "mask", "masks")
+NAMES = (*PRESETS, "rotation", "threshold", "window", "mask", "masks")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -215,10 +220,10 @@ def test_a_missing_file_is_named(tmp_path):
     [
         ([], "empty"),
         (DIGITS[:0], "empty"),
-        (DIGITS[0], "image 0: uint8 of shape"),
-        (DIGITS[:2] / 255, "image 0: float64"),
+        (DIGITS[0], "image 0: shape"),
+        (DIGITS[:2] / 255, "image 0: pixels of type float64"),
         ([DIGITS[0], np.zeros((8, 8, 2), np.uint8)], "image 1: images of 2 channels"),
-        ([DIGITS[0], np.zeros((0, 8), np.uint8)], "image 1: uint8 of shape"),
+        ([DIGITS[0], np.zeros((0, 8), np.uint8)], "image 1: shape"),
     ],
 )
 def test_other_images_are_refused(exported, images, message):

@@ -25,6 +25,8 @@ def view_of(config: Config) -> View:
         normalize_contrast=config.data.normalize_contrast,
         stride=pooling.stride or model.image_size // 2,
         share=pooling.share,
+        window=config.data.window if isinstance(config.data.window, tuple) else None,  # "auto" until it is known
+        crop=config.data.crop,
     )
 
 
