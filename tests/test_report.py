@@ -248,8 +248,9 @@ def test_enlarged_pictures_are_stepped_through_by_keys(shown):
     assert name.inner_text() == "00051.png"
     shown.keyboard.press("Escape")
     assert not shown.locator("dialog").is_visible()
-    assert shown.evaluate("document.activeElement.className") == "row"
-    assert "00051.png" in shown.evaluate("document.activeElement.innerText")
+    shown.wait_for_function(
+        "document.activeElement.matches('.row') && document.activeElement.innerText.includes('00051')"
+    )
 
 
 def test_enlarged_picture_shows_each_part_of_the_strip(shown):
