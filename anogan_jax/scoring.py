@@ -120,7 +120,10 @@ def make_scorer(
     """Bind ``score(model, images)``: the program of ``make_program``, compiled once.
 
     Args:
-      gan, search, start, starts: as ``make_program`` takes them.
+      gan: the model.
+      search: the search from one start.
+      start: where searches start, see ``make_program``.
+      starts: number of starts for each image.
       mesh: the devices of this process to score on, by default one; scores are the same up to rounding.
       others: what else ``make_program`` takes, such as ``reference_weight``.
     """
