@@ -3,28 +3,39 @@
 import hashlib
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from anogan_jax.bank import Bank
 from anogan_jax.baselines import baseline_scores
-from anogan_jax.calibration import alpha_obstacle, map_level
+from anogan_jax.calibration import alpha_obstacle, map_level, p_values
 from anogan_jax.config import PRESETS, with_preset
 from anogan_jax.data import Images, OneClass, as_array, folder_of, is_readable, load_one_class, read_ahead, to_networks
+from anogan_jax.data.images import from_paths
 from anogan_jax.detector import Detector, findings_of, in_regions
 from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
 from anogan_jax.files import claim, claimed, locked, remove_leftovers
 from anogan_jax.journal import Journal
 from anogan_jax.queries import Finding, score_queries
-from anogan_jax.report import REPORT, print_summary, print_table, read_names, record, write_comparison, write_report
+from anogan_jax.report import (
+    REPORT,
+    SCORES,
+    print_summary,
+    print_table,
+    read_names,
+    record,
+    write_comparison,
+    write_report,
+)
 from anogan_jax.scoring import make_discriminator_scorer
 from anogan_jax.version import __version__
 
@@ -101,6 +112,32 @@ def score_to_folder(
         journal.remove()
     print_summary(f"Results in {folder}", summary)
     return summary
+
+
+def score_contents(detector: Detector, files: Iterable[tuple[str, bytes]]) -> dict[str, Any]:
+    """Score image files whose contents are at hand, wherever they were read; for clusters that divide the work.
+
+    Args:
+      detector: the trained detector.
+      files: the name and the content of each.
+
+    Returns:
+      Columns as in scores.csv, (N,) each: name, score and its terms, p_value, is_anomaly. Where a file cannot be read
+      the numbers are NaN, the term is empty and is_anomaly is False.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        names, paths = [], list[Path]()
+        for name, content in files:
+            path = Path(folder, f"{len(paths)}{PurePath(name).suffix}")
+            path.write_bytes(content)
+            names.append(name)
+            paths.append(path)
+        images = from_paths(paths, Path(folder), detector.config.model.channels)
+        found = [[getattr(each, name) for name in SCORES] for each in findings_of(detector, images)]
+    columns = {name: np.array([row[i] for row in found]) for i, name in enumerate(SCORES)}
+    p = p_values(columns["score"], detector.calibration.scores)
+    p = np.where(np.isnan(columns["score"]), np.nan, p)
+    return {"name": names, **columns, "p_value": p, "is_anomaly": p <= detector.config.alpha}
 
 
 def origin_of(sources: Sequence[Path]) -> str:

@@ -27,8 +27,8 @@ from anogan_jax.queries import TERMS, Finding
 
 log = logging.getLogger(__name__)
 REPORT = ("scores.csv", "summary.json", "panels.png", "histogram.png", "roc.png", "report.html")  # files of a report
-_TERMS = ("score", "term", "residual", "discrimination", "damage", "rotation", "appearance")
-COLUMNS = ("name", "label", *_TERMS, "p_value", "is_anomaly")
+SCORES = ("score", "term", "residual", "discrimination", "damage", "rotation", "appearance")
+COLUMNS = ("name", "label", *SCORES, "p_value", "is_anomaly")
 _SHOWN = 8  # most anomalous queries in panels.png, and as many least anomalous ones
 _IN_GALLERY = 10_000  # most anomalous queries in report.html
 _PAGE = Path(__file__).with_name("report.html")
@@ -63,7 +63,7 @@ def record(
             mask = queries.mask(number) if queries.mask else None
             pixels = None if mask is None else count_pixels(found.anomaly_map, mask)
         label, kind = -1 if found.label is None else found.label, printable(found.kind or "")
-        terms = {name: getattr(found, name) for name in _TERMS}
+        terms = {name: getattr(found, name) for name in SCORES}
         journal.add(Entry(found.name, label, kind, **terms, picture=picture), pixels)
     journal.flush()
 
@@ -219,7 +219,7 @@ def _write_scores(path: Path, journal: Journal, p: np.ndarray, is_anomaly: np.nd
         label = "" if entry.label < 0 else entry.label
         if not entry.is_readable:
             return [name, label, *[""] * (len(COLUMNS) - 3), "unreadable"]
-        return [name, label, *(getattr(entry, term) for term in _TERMS), p_value, int(anomaly)]
+        return [name, label, *(getattr(entry, term) for term in SCORES), p_value, int(anomaly)]
 
     _write_csv(path, COLUMNS, map(row, journal.entries(), p.tolist(), is_anomaly.tolist()))
 
