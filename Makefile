@@ -1,10 +1,10 @@
 # make demo: set up, train on one digit of MNIST, score the others, say where the report is.
-# make test: set up, run all tests.  make lint: formatting, lint and types.
+# make test: set up, run all tests.  make lint: formatting, lint and types.  make docs: the site, in site/.
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test lint
+.PHONY: demo test lint docs
 demo: $(VENV)/.demo
 	$(RUN) train.py --config configs/mnist.py
 	$(RUN) score.py --config configs/mnist.py
@@ -18,10 +18,17 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
 $(VENV)/.demo: pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet -r requirements.txt
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.demo requirements-docs.txt
+	$(RUN) -m pip install --quiet -r requirements-docs.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo requirements-dev.txt

@@ -1,7 +1,7 @@
 """Training of the networks beside the GAN, each by a loss of its own: encoder, segmenter, rotation network."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -64,6 +64,12 @@ def make_network_step(
       mesh: the devices over which the batch is divided, by default one.
     """
     mesh = mesh or make_mesh()
+    return partial(_compiled_step(optimizer, mesh), jax.device_put(loss, replicated(mesh)))
+
+
+@lru_cache(maxsize=16)
+def _compiled_step(optimizer: optax.GradientTransformation, mesh: Mesh) -> Callable[..., tuple[Any, NetworkMetrics]]:
+    """Return the compiled ``step(loss, state, batch)``, the same one for all losses."""
 
     def step(loss: Partial, state: NetworkState, batch: Array) -> tuple[NetworkState, NetworkMetrics]:
         params, statistics = state.network["params"], state.network["batch_stats"]
@@ -76,8 +82,7 @@ def make_network_step(
 
     everywhere = replicated(mesh)
     shardings = (everywhere, everywhere, sharded(mesh))
-    compiled = jax.jit(step, donate_argnums=1, in_shardings=shardings, out_shardings=everywhere)
-    return partial(compiled, jax.device_put(loss, everywhere))
+    return jax.jit(step, donate_argnums=1, in_shardings=shardings, out_shardings=everywhere)
 
 
 def make_encoder_loss(gan: GAN, weights: Weights, feature_weight: float = 1.0, feature_layer: int = -1) -> Partial:
@@ -91,6 +96,11 @@ def make_encoder_loss(gan: GAN, weights: Weights, feature_weight: float = 1.0, f
       feature_weight: kappa of izif; 0 is izi.
       feature_layer: the discriminator's hidden layer whose features are compared.
     """
+    return Partial(_encoder_loss(gan, feature_weight, feature_layer), weights)
+
+
+@cache
+def _encoder_loss(gan: GAN, feature_weight: float, feature_layer: int) -> Callable[..., tuple[Array, dict]]:
     encoder = make_encoder(gan)
 
     def loss(weights: Weights, params: dict, statistics: dict, images: Array, key: Array) -> tuple[Array, dict]:
@@ -102,9 +112,10 @@ def make_encoder_loss(gan: GAN, weights: Weights, feature_weight: float = 1.0, f
         generated: Any = gan.generator.apply(weights.generator, jax.vmap(partial(project, gan))(z), train=False)
         return encoding_loss(images, generated, features(images), features(generated), feature_weight), updated
 
-    return Partial(loss, weights)
+    return loss
 
 
+@cache
 def make_segmenter_loss(gan: GAN) -> Partial:
     """Return the loss of a network that marks damage, on pseudo-anomalies (compare DRAEM, Zavrtanik et al. 2021).
 
@@ -120,6 +131,7 @@ def make_segmenter_loss(gan: GAN) -> Partial:
     return Partial(loss)
 
 
+@cache
 def make_rotation_loss(gan: GAN) -> Partial:
     """Return the loss of a network that tells by which quarter turn an image is turned (Gidaris et al. 2018).
 

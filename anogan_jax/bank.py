@@ -1,5 +1,6 @@
 """The bank, generated images with their latent vectors, and nearest neighbours among its images and references."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -41,23 +42,14 @@ class Index(NamedTuple):
 def draw_bank(gan: GAN, weights: Weights, key: Array, size: int) -> Bank:
     """Draw ``size`` latent vectors from the prior, projected to where the search may go, with their images."""
 
-    @jax.jit
-    def draw(weights: Weights, key: Array) -> tuple[Array, Array]:
-        z = jax.vmap(partial(project, gan))(sample_latent(gan, key, (_BATCH,)))
-        images: Any = gan.generator.apply(weights.generator, z, train=False)
-        return z, images.astype(jnp.float16)
-
-    drawn = [draw(weights, each) for each in jax.random.split(key, -(-size // _BATCH))]
+    drawn = [_draw(gan, weights, each) for each in jax.random.split(key, -(-size // _BATCH))]
     z, images = (np.concatenate(parts)[:size] for parts in zip(*jax.device_get(drawn), strict=True))
     return Bank(z, images)
 
 
 def make_neighbours(images: ArrayLike, features: Features) -> Neighbours:
     """Describe images (B, S, S, C) in [-1, 1] in a feature space."""
-    described = jax.jit(lambda images: lax.map(features.describe, images, batch_size=_BATCH))(
-        jnp.asarray(images, jnp.float32)
-    )
-    return Neighbours(described, jnp.sum(described**2, axis=1))
+    return _describe(features.describe, jnp.asarray(images, jnp.float32))
 
 
 def make_index(bank: Bank, features: Features) -> Index:
@@ -76,3 +68,17 @@ def retrieve(neighbours: Neighbours, described: Array, count: int) -> Array:
     """
     nearness = 2.0 * described @ neighbours.features.T - neighbours.squares[None]
     return lax.top_k(nearness, min(count, len(neighbours.squares)))[1]
+
+
+@partial(jax.jit, static_argnums=0)
+def _draw(gan: GAN, weights: Weights, key: Array) -> tuple[Array, Array]:
+    """Return a batch of latent vectors (n, latent), and the images (n, S, S, C) float16 made of them."""
+    z = jax.vmap(partial(project, gan))(sample_latent(gan, key, (_BATCH,)))
+    images: Any = gan.generator.apply(weights.generator, z, train=False)
+    return z, images.astype(jnp.float16)
+
+
+@partial(jax.jit, static_argnums=0)
+def _describe(describe: Callable[[Array], Array], images: Array) -> Neighbours:
+    described = lax.map(describe, images, batch_size=_BATCH)
+    return Neighbours(described, jnp.sum(described**2, axis=1))

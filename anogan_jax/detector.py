@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +26,11 @@ from anogan_jax.data.images import from_list, read_arrays
 from anogan_jax.devices import make_mesh
 from anogan_jax.errors import UserError
 from anogan_jax.features import make_features
-from anogan_jax.figures import captioned, triptych
+from anogan_jax.figures import captioned, strip
 from anogan_jax.files import digest
 from anogan_jax.models import GAN, Weights, make_encoder, make_gan, make_rotation_network, make_segmenter
 from anogan_jax.queries import Finding, score_queries
-from anogan_jax.scoring import Model, Score, Scorer, Segmentation, make_scorer
+from anogan_jax.scoring import Model, Score, Segmentation, make_scorer
 from anogan_jax.search import make_search
 from anogan_jax.version import __version__
 
@@ -50,8 +50,8 @@ class Result(NamedTuple):
     score: np.ndarray  # (N,) float64, higher is more anomalous
     p_value: np.ndarray  # (N,) float64 in (0, 1], see ``p_values``
     is_anomaly: np.ndarray  # (N,) bool, p_value <= alpha
-    anomaly_map: Any  # (N, H, W) float32 where the image and its reconstruction differ, at least 0
-    reconstruction: Any  # (N, H, W, C) uint8
+    anomaly_map: Any  # (N, H, W) float32 where the image differs from what was found, at least 0
+    reconstruction: Any  # (N, H, W, C) uint8 G(z) where the best search ended
     residual: np.ndarray  # (N,) float64 R(x)
     discrimination: np.ndarray  # (N,) float64 D(x)
     damage: np.ndarray  # (N,) float64 S(x) of the segmenter, 0 without one
@@ -67,11 +67,9 @@ class Result(NamedTuple):
         return f"Result: {found}, scores {low:.4g} to {high:.4g}; fields {', '.join(self._fields)}"
 
     def _repr_html_(self) -> str:
-        """Show the most anomalous images in a notebook: query, reconstruction, and the query under its map."""
+        """Show the most anomalous images in a notebook: query, reconstruction, map, overlay."""
         shown = np.argsort(-self.score, kind="stable")[:_SHOWN].tolist()
-        pictures = [
-            triptych(self.image[i], self.reconstruction[i], self.anomaly_map[i], self.map_level[i]) for i in shown
-        ]
+        pictures = [strip(self.image[i], self.reconstruction[i], self.anomaly_map[i], self.map_level[i]) for i in shown]
         captions = [
             f"{i}: score {self.score[i]:.4g}, p {self.p_value[i]:.3g}{', anomaly' if self.is_anomaly[i] else ''}"
             for i in shown
@@ -268,13 +266,26 @@ def gan_of(config: Config) -> GAN:
 
 def scorer_of(detector: Detector) -> Callable[[Iterable[np.ndarray]], Iterator[Score]]:
     """Return the detector's scorer of images of the model's size, on all devices of this process."""
-    config, devices = detector.config, tuple(jax.local_devices())
+    gan, config, of = detector.gan, detector.config, detector.config.search
+    features = make_features(of.features, config.model.image_size, config.model.channels)
+    names = ("steps", "optimizer", "learning_rate", "discrimination", "discrimination_weight", "feature_layer")
     segmentation = None
     if detector.model.segmenter and config.segmenter.weight:
-        of = make_segmenter(detector.gan)
-        segmentation = Segmentation(of, config.segmenter.weight, config.train.flip, config.pooling.share)
-    search, rotates = dataclasses.astuple(config.search), _rotates(detector)
-    scorer = _scorer(detector.gan, config.model.channels, search, segmentation, rotates, config.seed, devices)
+        segmentation = Segmentation(
+            make_segmenter(gan), config.segmenter.weight, config.train.flip, config.pooling.share
+        )
+    scorer = make_scorer(
+        gan,
+        make_search(gan, features, **{name: getattr(of, name) for name in names}),
+        of.start,
+        of.starts,
+        reference_weight=of.reference_weight,
+        encoder=make_encoder(gan),
+        segmentation=segmentation,
+        rotation=make_rotation_network(gan) if _rotates(detector) else None,
+        seed=config.seed,
+        mesh=make_mesh(jax.local_devices()),
+    )
     return partial(scorer, detector.model)
 
 
@@ -295,29 +306,18 @@ def findings_of(detector: Detector, queries: Images, what: str = "", first: int 
     return score_queries(scorer_of(detector), queries, detector.config, what, first, judge, *levels)
 
 
+def held_out_images(detector: Detector) -> tuple[Images, Config]:
+    """Return the held-out images that a detector keeps, with their regions, and the config for images of their size."""
+    config, regions = detector.config, detector.regions
+    images = from_list(detector.held_out or [], config.model.channels, "held-out images")
+    if regions.held_out:
+        images = images._replace(region=lambda i, _: regions.held_out[i])
+    return images, dataclasses.replace(config, patches=dataclasses.replace(config.patches, scale=1.0))
+
+
 def _rotates(detector: Detector) -> bool:
     """Return whether the detector has a rotation network that takes part in its scores."""
     return bool(detector.model.rotation and detector.config.rotation.weight)
-
-
-@lru_cache(maxsize=16)
-def _scorer(
-    gan: GAN,
-    channels: int,
-    settings: tuple,
-    segmentation: Segmentation | None,
-    rotates: bool,
-    seed: int,
-    devices: tuple[jax.Device, ...],
-) -> Scorer:
-    """Return the compiled scorer for these settings, the same one whenever they are the same."""
-    of, size = SearchConfig(*settings), gan.generator.image_size
-    features = make_features(of.features, size, channels)
-    names = ("steps", "optimizer", "learning_rate", "discrimination", "discrimination_weight", "feature_layer")
-    search = make_search(gan, features, **{name: getattr(of, name) for name in names})
-    others: dict[str, Any] = {"segmentation": segmentation, "seed": seed, "mesh": make_mesh(devices)}
-    others |= {"encoder": make_encoder(gan), "rotation": make_rotation_network(gan) if rotates else None}
-    return make_scorer(gan, search, of.start, of.starts, reference_weight=of.reference_weight, **others)
 
 
 def _configured(detector: Detector, config: Config) -> Detector:
@@ -338,10 +338,7 @@ def _calibrated(detector: Detector) -> Detector:
     config, held_out, regions = detector.config, detector.held_out, detector.regions
     if not held_out:
         return detector._replace(calibration=_UNCALIBRATED)
-    images = from_list(held_out, config.model.channels, "held-out images")
-    if regions.held_out:
-        images = images._replace(region=lambda i, _: regions.held_out[i])
-    as_resized = dataclasses.replace(config, patches=dataclasses.replace(config.patches, scale=1.0))
+    images, as_resized = held_out_images(detector)
     findings = findings_of(detector._replace(config=as_resized, calibration=_UNCALIBRATED), images, "calibrating")
     inside = regions.held_out or (np.ones(image.shape[:2], bool) for image in held_out)
     found = [

@@ -27,6 +27,7 @@ from anogan_jax.files import claim, claimed, locked, remove_leftovers
 from anogan_jax.journal import Journal
 from anogan_jax.queries import Finding, score_queries
 from anogan_jax.report import (
+    EMBEDDING,
     REPORT,
     SCORES,
     print_summary,
@@ -37,12 +38,16 @@ from anogan_jax.report import (
     write_report,
 )
 from anogan_jax.scoring import make_discriminator_scorer
+from anogan_jax.spaces import embed, walk
 from anogan_jax.version import __version__
 
 log = logging.getLogger(__name__)
+_PICTURES = ("heatmaps", "maps", "samples")  # folders of results whose files could be taken for images to score
 
 
-def score_test_split(detector: Detector, folder: Path, heatmaps: bool = False, maps: bool = False) -> dict[str, Any]:
+def score_test_split(
+    detector: Detector, folder: Path, heatmaps: bool = False, maps: bool = False, embedding: bool = False
+) -> dict[str, Any]:
     """Score the test split of the detector's data set, with the baselines' AUROC if it has anomalous images.
 
     Raises:
@@ -50,7 +55,8 @@ def score_test_split(detector: Detector, folder: Path, heatmaps: bool = False, m
     """
     data = load_one_class(detector.config, roi_mask=detector.regions.mask)
     baselines = baselines_of(detector, data) if _has_both(test_split(data)) and is_first() else {}
-    return score_to_folder(detector, test_split(data), folder, data.origin, data.warning, baselines, heatmaps, maps)
+    of = (detector, test_split(data), folder, data.origin, data.warning, baselines)
+    return score_to_folder(*of, heatmaps, maps, embedding)
 
 
 def score_to_folder(
@@ -62,6 +68,7 @@ def score_to_folder(
     baselines: dict[str, np.ndarray] | None = None,
     heatmaps: bool = False,
     maps: bool = False,
+    embedding: bool = False,
 ) -> dict[str, Any]:
     """Score images into a folder and write the report; a run that was killed resumes where it stopped.
 
@@ -76,6 +83,7 @@ def score_to_folder(
       baselines: by name, other detectors' scores of the images.
       heatmaps: write heatmaps/<name>.png, each query under its anomaly map.
       maps: write maps/<name>.npy, each anomaly map (H, W) float32.
+      embedding: write embedding.png, and show it in the report: see ``embed``.
 
     Returns:
       The content of summary.json; on other processes than the first the number of unreadable images alone.
@@ -89,7 +97,8 @@ def score_to_folder(
     level = map_level(calibration, config.alpha)
     made_with = (__version__, config, detector.step, level, origin, heatmaps, maps, queries.stamp, list(queries.names))
     folders = [folder / each if wanted else None for each, wanted in (("heatmaps", heatmaps), ("maps", maps))]
-    with _writing(folder, [*REPORT, *(each.name for each in folders if each)], origin):
+    names = [*REPORT, *(each.name for each in folders if each), *([EMBEDDING] if embedding else [])]
+    with _writing(folder, names, origin):
         journal = _open_journal(folder, hashlib.sha256(repr(made_with).encode()).hexdigest()) if is_first() else None
         done = int(gather(np.array(journal.count if journal else 0))[0])
         if done:
@@ -108,7 +117,17 @@ def score_to_folder(
             facts["rotation_weight"] = config.rotation.weight
         facts |= {"training_steps": detector.step, "seconds": seconds}
         facts["images_per_second"] = (len(queries.names) - done) / seconds
-        summary = write_report(folder, journal, calibration.scores, config.alpha, level, facts, baselines or {})
+        summary = write_report(
+            folder,
+            journal,
+            calibration.scores,
+            config.alpha,
+            level,
+            facts,
+            baselines or {},
+            _walk(detector, journal),
+            embed(detector, queries) if embedding else None,
+        )
         journal.remove()
     print_summary(f"Results in {folder}", summary)
     return summary
@@ -140,6 +159,14 @@ def score_contents(detector: Detector, files: Iterable[tuple[str, bytes]]) -> di
     return {"name": names, **columns, "p_value": p, "is_anomaly": p <= detector.config.alpha}
 
 
+def _walk(detector: Detector, journal: Journal) -> np.ndarray | None:
+    """Return a walk from the z of the least anomalous query to that of the most anomalous one, if there are any."""
+    found = [(entry.score, entry.z) for entry in journal.entries() if entry.z]
+    if not found:
+        return None
+    return walk(detector, *(np.frombuffer(z, np.float32) for _, z in (min(found), max(found))))
+
+
 def origin_of(sources: Sequence[Path]) -> str:
     """Return what an input is, as text: its path, or of several the folder that holds them, their number and digest."""
     if len(sources) == 1:
@@ -162,7 +189,7 @@ def check_apart(output: Path, *sources: Path) -> None:
     """Raise UserError if results in the output folder would be among the images to score, now or the next time."""
     output = output.resolve()
     for source in (source.resolve() for source in sources):
-        if output.is_relative_to(source) or any(source.is_relative_to(output / name) for name in ("heatmaps", "maps")):
+        if output.is_relative_to(source) or any(source.is_relative_to(output / name) for name in _PICTURES):
             raise UserError(f"{output}: the results would be among the images of {source}; give --output outside of it")
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Literal, NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ class Features(NamedTuple):
     difference_map: Callable[[Array], Array]  # difference of two images' features (F,) -> map (S, S), at least 0
 
 
+@cache
 def make_features(name: FeatureSpace, image_size: int, channels: int) -> Features:
     """Return the feature space of this name for images (S, S, C).
 

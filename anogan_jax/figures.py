@@ -18,8 +18,17 @@ from anogan_jax.data.images import resize
 from anogan_jax.files import replacing
 
 _NORMAL, _ANOMALOUS, _UNKNOWN = "#2a6f97", "#d1495b", "#6c757d"
-_PICTURE = 96  # longer side in pixels, at most, of each image of a triptych
+_GROUPS = {  # of the points of an embedding, in the order in which they are drawn
+    "generated": {"color": "#2a9d6f", "marker": "^"},
+    "training": {"color": "#9aa5ad", "marker": "s"},
+    "held out": {"color": "#3f4a52", "marker": "s"},
+    "query, normal": {"color": _NORMAL, "marker": "o"},
+    "query, anomaly": {"color": _ANOMALOUS, "marker": "o"},
+}
+PICTURE = 256  # longer side in pixels, at most, of each part of a strip
 _HEATMAP = 1024  # longer side in pixels, at most, of a heatmap
+PARTS = ("query", "reconstruction", "map", "overlay")
+_UNDER_MAP = 153  # the grey on which a map is shown by itself
 _LOSSLESS = 32  # longer side up to which lossy compression would be visible
 
 
@@ -53,19 +62,21 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, level: float) -> np.ndar
     return np.rint(grey * (1 - heat[..., 3:]) + 255 * heat[..., :3] * heat[..., 3:]).astype(np.uint8)
 
 
-def triptych(image: np.ndarray, generated: np.ndarray, anomaly_map: np.ndarray, level: float) -> bytes:
-    """Return query, reconstruction and heatmap side by side as a small WebP picture."""
-    image, generated, shrunk = (_shrunk(part, _PICTURE) for part in (image, generated, anomaly_map[..., None]))
+def strip(
+    image: np.ndarray, generated: np.ndarray, anomaly_map: np.ndarray, level: float, longest: int = PICTURE
+) -> bytes:
+    """Return a WebP picture of PARTS side by side, each shrunk if it has a longer side than ``longest``."""
+    image, generated, shrunk = (_shrunk(part, longest) for part in (image, generated, anomaly_map[..., None]))
     parts = [np.atleast_3d(_displayable(part)) for part in (image, generated)]
-    parts.append(overlay(image, shrunk[..., 0], level))
-    strip = [np.broadcast_to(part, (*part.shape[:2], 3)) for part in parts]
+    parts += [overlay(under, shrunk[..., 0], level) for under in (np.full_like(parts[0], _UNDER_MAP), parts[0])]
+    in_colours = [np.broadcast_to(part, (*part.shape[:2], 3)) for part in parts]
     buffer, small = io.BytesIO(), max(image.shape[:2]) <= _LOSSLESS
-    Image.fromarray(np.concatenate(strip, axis=1)).save(buffer, "WEBP", lossless=small, quality=85, method=2)
+    Image.fromarray(np.concatenate(in_colours, axis=1)).save(buffer, "WEBP", lossless=small, quality=85, method=2)
     return buffer.getvalue()
 
 
 def captioned(pictures: Sequence[tuple[str, bytes]]) -> str:
-    """Return HTML that shows pictures, each a ``triptych``, above their captions."""
+    """Return HTML that shows pictures, each a ``strip``, above their captions."""
     figure = (
         '<figure style="display: inline-block; margin: 4px"><img height="96" style="image-rendering: pixelated" '
         'src="data:image/webp;base64,{}"><figcaption>{}</figcaption></figure>'
@@ -91,7 +102,7 @@ def save_heatmap(path: Path, title: str, image: np.ndarray, anomaly_map: np.ndar
 def save_panels(path: Path, groups: Mapping[str, Sequence[tuple[str, bytes]]], level: float) -> None:
     """Save queries in titled groups, one column each: query, reconstruction, and the query under its heatmap.
 
-    Each query is a title and its ``triptych``.
+    Each query is a title and its ``strip``.
     """
     columns = max(2, *(len(panels) for panels in groups.values()))
     figure = _figure((1.35 * columns + 1.7, 4.9 * len(groups)))
@@ -106,8 +117,8 @@ def save_panels(path: Path, groups: Mapping[str, Sequence[tuple[str, bytes]]], l
         for column, (name, picture) in zip(axes.T, panels, strict=False):  # a group may have fewer than columns
             column[0].set_title(name, fontsize=8, parse_math=False)
             with Image.open(io.BytesIO(picture)) as opened:
-                strip = np.asarray(opened.convert("RGB"))
-            for axis, part in zip(column, np.split(strip, 3, axis=1), strict=True):
+                query, reconstruction, _, under_map = np.split(np.asarray(opened.convert("RGB")), len(PARTS), axis=1)
+            for axis, part in zip(column, (query, reconstruction, under_map), strict=True):
                 axis.imshow(part)
         _add_legend(block, list(axes.flat), level, "anomaly", fraction=0.05, pad=0.01, shrink=0.33, anchor=(0, 0))
     _save(figure, path)
@@ -143,11 +154,23 @@ def save_histogram(path: Path, scores: np.ndarray, labels: np.ndarray | None, th
     _save(figure, path)
 
 
+def save_embedding(path: Path, groups: Mapping[str, np.ndarray]) -> None:
+    """Plot points (N, 2) of each group, in the order of their names' colours; where they lie has no unit."""
+    figure = _figure((6.4, 4.6))
+    axis = figure.subplots()
+    for name, points in groups.items():
+        style = _GROUPS[name]
+        axis.scatter(*points.T, s=9, alpha=0.75, linewidths=0, label=f"{name} ({len(points)})", **style)
+    axis.set(xticks=[], yticks=[], title="Features of the discriminator, t-SNE")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2, frameon=False, fontsize=8)
+    _save(figure, path)
+
+
 def _heat_colours() -> np.ndarray:
-    """Return colours (256, 4) from transparent to nearly opaque, so that the query is visible where it is normal."""
+    """Return colours (256, 4), transparent where nothing is found; the query is seen through the most opaque too."""
     share = np.linspace(0, 1, 256)[:, None]
     low, high = np.array([1.0, 0.85, 0.0]), np.array([0.85, 0.0, 0.1])
-    opacity = 0.85 * np.clip((share - 0.25) / 0.5, 0, 1)
+    opacity = 0.65 * np.clip((share - 0.25) / 0.5, 0, 1)
     return np.concatenate([low + (high - low) * share, opacity], axis=1)
 
 
@@ -160,7 +183,7 @@ def _add_legend(figure: Any, axes: Any, level: float, label: str, **where: Any) 
 
     colours = ScalarMappable(Normalize(0, 2 * level), ListedColormap(_HEAT))
     bar = figure.colorbar(colours, ax=axes, label=label, extend="max", **where)
-    bar.ax.set_facecolor("0.6")  # a grey background, as of a query
+    bar.ax.set_facecolor(str(_UNDER_MAP / 255))
     bar.ax.axhline(level, color="black", linewidth=1.5)
 
 

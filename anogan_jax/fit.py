@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +201,7 @@ def train_gan(config: Config, workdir: Path, images: Images, mesh: Mesh) -> Trai
     """Train the GAN to its last step, or resume; return the final state, replicated on the mesh."""
     gan, train, key = gan_of(config), config.train, jax.random.key(config.seed)
     optimizer = make_optimizer(train.learning_rate, train.beta1)
-    state = restored(workdir, partial(init_state, gan, optimizer, key, channels=config.model.channels), mesh)
+    state = restored(workdir, init_state, (gan, optimizer, key, config.model.channels), mesh)
     if int(state.step) >= train.steps:
         return state
     train_step = make_train_step(gan, optimizer, train.ema_decay, mesh, train.objective)
@@ -213,7 +213,7 @@ def train_gan(config: Config, workdir: Path, images: Images, mesh: Mesh) -> Trai
 def train_encoder(config: Config, workdir: Path, images: Images, weights: Weights, mesh: Mesh) -> Variables:
     """Train the encoder of a trained GAN in the work directory's folder encoder/, or resume."""
     gan, settings = gan_of(config), config.encoder
-    optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.steps))
+    optimizer = _cosine_decay(settings.steps, settings.learning_rate)
     loss = make_encoder_loss(gan, weights, settings.feature_weight, settings.feature_layer)
     of_images = (make_draw(images, config), partial(to_networks, config=config))
     training = (make_encoder(gan), loss, optimizer, settings.steps)
@@ -238,6 +238,13 @@ def train_rotation(config: Config, workdir: Path, images: Images, mesh: Mesh) ->
     return _train_network(config, workdir / "rotation", 3, *training, mesh, *of_images)
 
 
+@cache
+def _cosine_decay(steps: int, learning_rate: float) -> optax.GradientTransformation:
+    """Return Adam, whose rate falls to 0."""
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+
+
+@cache
 def _one_cycle(steps: int, learning_rate: float) -> optax.GradientTransformation:
     """Return AdamW, whose rate rises to its highest in the first fifth of the steps and falls to nearly 0."""
     return optax.adamw(optax.cosine_onecycle_schedule(steps, learning_rate, pct_start=0.2))
@@ -260,7 +267,7 @@ def _train_network(
     The stream is a number of the network's own for its random key; see ``advance`` for ``draw`` and ``to_batch``.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), stream)
-    state = restored(folder, partial(init_network_state, network, optimizer, key, config.model.channels), mesh)
+    state = restored(folder, init_network_state, (network, optimizer, key, config.model.channels), mesh)
     if int(state.step) < steps:
         log.info("training the network in %s", folder)
         folder.mkdir(exist_ok=True)

@@ -18,13 +18,13 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS anogan_jax_run (made_with TEXT);
 CREATE TABLE IF NOT EXISTS entries (
     name BLOB, label INTEGER, kind TEXT, score REAL, appearance REAL, term TEXT, residual REAL, discrimination REAL,
-    damage REAL, rotation REAL, picture BLOB);
+    damage REAL, rotation REAL, z BLOB, picture BLOB);
 CREATE TABLE IF NOT EXISTS pixels (kind TEXT PRIMARY KEY, counts BLOB);
 """
 
 
 class Entry(NamedTuple):
-    """The report's record of a query; an unreadable one has NaN and an empty picture."""
+    """The report's record of a query; an unreadable one has NaN, no z and an empty picture."""
 
     name: str
     label: int  # 0 normal, 1 anomalous, -1 unknown
@@ -36,7 +36,8 @@ class Entry(NamedTuple):
     discrimination: float
     damage: float
     rotation: float
-    picture: bytes  # WebP: query, reconstruction and heatmap side by side
+    z: bytes  # float32, of ``Finding.z``; empty if there is none
+    picture: bytes  # a ``strip``
 
     @property
     def is_readable(self) -> bool:
@@ -87,7 +88,7 @@ class Journal:
         """Commit the entries that are not on disk yet."""
         with self._user_errors(), self._database:
             self._database.executemany(
-                "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(os.fsencode(entry.name), *entry[1:]) for entry in self._pending],
             )
             sums = [(kind, counts.astype(np.float64).tobytes()) for kind, counts in self.pixels.items()]

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import lru_cache, partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -110,22 +111,32 @@ def _save_samples(folder: Path, step: int, samples: np.ndarray, events: Any) -> 
             events.add_image("samples", np.atleast_3d(picture), step, dataformats="HWC")
 
 
-def restored(folder: Path, init: Callable[[], State], mesh: Mesh) -> State:
-    """Return the last state saved in a folder, or the initial one, replicated on the mesh."""
+def restored(folder: Path, init: Callable[..., State], arguments: tuple[Any, ...], mesh: Mesh) -> State:
+    """Return the last state saved in a folder, or the initial one, replicated on the mesh.
+
+    The initial one is ``init`` of the arguments: a model, an optimizer, the key and the number of channels.
+    """
+    compiled = _compiled_init(init, mesh)
     like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), jax.eval_shape(init)
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
+        compiled.eval_shape(*arguments),
     )
-    return restore_state(folder / "checkpoints", like) or jax.jit(init, out_shardings=replicated(mesh))()
+    return restore_state(folder / "checkpoints", like) or compiled(*arguments)
+
+
+@lru_cache(maxsize=16)
+def _compiled_init(init: Callable[..., State], mesh: Mesh) -> Any:
+    return jax.jit(init, static_argnums=(0, 1, 3), out_shardings=replicated(mesh))
 
 
 def make_sampler(gan: GAN, count: int, key: Array) -> Callable[[TrainState], Array]:
-    """Return the compiled ``draw(state)``: images (count, S, S, C) of the averaged generator, from constant z."""
-    z = sample_latent(gan, key, (count,))
+    """Return ``draw(state)``: images (count, S, S, C) of the averaged generator, from constant z."""
+    return partial(_draw_samples, gan, sample_latent(gan, key, (count,)))
 
-    def draw(state: TrainState) -> Any:
-        return gan.generator.apply(inference_weights(gan, state).generator, z, train=False)
 
-    return jax.jit(draw)
+@partial(jax.jit, static_argnums=0)
+def _draw_samples(gan: GAN, z: Array, state: TrainState) -> Any:
+    return gan.generator.apply(inference_weights(gan, state).generator, z, train=False)
 
 
 def _batches(

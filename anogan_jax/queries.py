@@ -3,9 +3,10 @@
 import io
 import json
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from anogan_jax.scoring import Score
 from anogan_jax.tiles import Mosaic, cut_tiles, pool
 
 log = logging.getLogger(__name__)
+_ARRAYS = ("image", "reconstruction", "anomaly_map", "z")  # of a finding
 TERMS = ("reconstruction", "appearance", "detail")  # what a score can be of
 _READ_AHEAD = 8  # images
 _EXCHANGED = 32  # results that each process sends at a time
@@ -47,7 +49,8 @@ class Finding(NamedTuple):
     kind: str | None  # kind of defect, such as "crack"
     image: np.ndarray  # (H, W, C) uint8 the query; the arrays of an unreadable query are empty, its numbers NaN
     reconstruction: np.ndarray  # (H, W, C) uint8
-    anomaly_map: np.ndarray  # (H, W) float32 where the query and its reconstruction differ, at least 0
+    anomaly_map: np.ndarray  # (H, W) float32 where the query differs from what was found, at least 0
+    z: np.ndarray  # (latent,) float32 of G(z), the reconstruction; with patches of the tile with the largest R(x)
     score: float  # A(x), with patches pooled from the map, with T(x)'s part; raised where ``appearance`` is above 1
     appearance: float  # how far brightness, contrast, noise or colour are from normal images', in units of the limit
     term: str  # of TERMS
@@ -99,6 +102,23 @@ def score_queries(
             bar.update()
 
 
+def read_tiles(queries: Images, config: Config, number: int) -> np.ndarray:
+    """Read a query; return what the networks see of it, (n, S, S, C) in [-1, 1]: with patches its tiles, else n = 1.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    size, channels = config.model.image_size, config.model.channels
+    tiles = _begin(queries, config, number).tiles  # none where all of an image is empty
+    return to_networks(np.array(tiles, np.uint8).reshape(-1, size, size, channels), config)
+
+
+def _begin(queries: Images, config: Config, number: int) -> "_Query":
+    """Read a query and cut it; raise UserError if it cannot be read."""
+    image = queries.read(number)
+    return _Query(image, queries.region(number, image) if queries.region else None, config)
+
+
 def _findings(
     score: Callable[[Iterable[np.ndarray]], Iterator[Score]],
     queries: Images,
@@ -111,12 +131,8 @@ def _findings(
     """Yield the findings of the chosen queries, in their order."""
     waiting: deque[tuple[int, _Query]] = deque()  # read, and not yet yielded
 
-    def begin(i: int) -> _Query:
-        image = queries.read(i)
-        return _Query(image, queries.region(i, image) if queries.region else None, config)
-
     def tiles() -> Iterator[np.ndarray]:
-        for i, query in zip(chosen, read_ahead(begin, chosen, _READ_AHEAD), strict=True):
+        for i, query in zip(chosen, read_ahead(partial(_begin, queries, config), chosen, _READ_AHEAD), strict=True):
             if isinstance(query, UserError):
                 log.warning("skipped %s", query)
                 query = _Query(None, None, config)
@@ -152,6 +168,7 @@ class _Query:
         self._config = config
         self._corners: list[tuple[int, int]] = []
         self._terms: list[tuple[float, ...]] = []
+        self._z, self._largest = np.zeros(0, np.float32), -math.inf
         if image is None:
             return
         resized, size = make_resize(config)(image), config.model.image_size
@@ -188,11 +205,14 @@ class _Query:
         self._mosaic.add(reconstruction, result.anomaly_map, *self._corners[number])
         terms = (result.score, result.residual, result.discrimination, result.rotation, result.told, result.damage)
         self._terms.append(tuple(float(term) for term in terms))
+        if result.residual > self._largest:
+            self._z, self._largest = result.z[0], float(result.residual)
 
     def finding(self, name: str, label: int | None, kind: str | None, level: float, rotation_factor: float) -> Finding:
         if self._image is None:
             empty, nan = np.zeros((0, 0, 1), np.uint8), float("nan")
-            return Finding(name, label, kind, empty, empty, np.zeros((0, 0), np.float32), nan, nan, "", *[nan] * 5)
+            no_map = np.zeros((0, 0), np.float32)
+            return Finding(name, label, kind, empty, empty, no_map, self._z, nan, nan, "", *[nan] * 5)
         terms = np.array(self._terms or [(0.0,) * 6])
         score, residual, discrimination, rotation, told, _ = terms.mean(axis=0).tolist()
         damage = float(terms[:, -1].max())
@@ -212,7 +232,7 @@ class _Query:
         if self._region is not None:
             shown = (apply_region(shown[0], self._region), apply_region(shown[1], self._region))
         values = (residual, discrimination, damage, rotation, told)
-        return Finding(name, label, kind, self._image, *shown, combined, appearance, term, *values)
+        return Finding(name, label, kind, self._image, *shown, self._z, combined, appearance, term, *values)
 
 
 def _gathered(mine: Iterator[Finding], count: int) -> Iterator[Finding]:
@@ -233,7 +253,7 @@ def _packed(findings: list[Finding]) -> np.ndarray:
     arrays: dict[str, Any] = {}
     for i, finding in enumerate(findings):
         values = finding._asdict()
-        arrays |= {f"{name}{i}": values.pop(name) for name in ("image", "reconstruction", "anomaly_map")}
+        arrays |= {f"{name}{i}": values.pop(name) for name in _ARRAYS}
         rest.append(values)
     np.savez(buffer, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
     return np.frombuffer(buffer.getvalue(), np.uint8)
@@ -242,6 +262,5 @@ def _packed(findings: list[Finding]) -> np.ndarray:
 def _unpacked(packed: np.ndarray) -> list[Finding]:
     """Return the findings of ``_packed``."""
     found = np.load(io.BytesIO(packed.tobytes()), allow_pickle=False)
-    names = ("image", "reconstruction", "anomaly_map")
     rest = json.loads(found["rest"].tobytes())
-    return [Finding(**values, **{name: found[f"{name}{i}"] for name in names}) for i, values in enumerate(rest)]
+    return [Finding(**values, **{name: found[f"{name}{i}"] for name in _ARRAYS}) for i, values in enumerate(rest)]

@@ -19,18 +19,32 @@ from rich.table import Table
 from anogan_jax.calibration import p_values, threshold
 from anogan_jax.data import Images
 from anogan_jax.errors import UserError, printable
-from anogan_jax.figures import save_heatmap, save_histogram, save_panels, save_roc, triptych
+from anogan_jax.figures import (
+    PARTS,
+    PICTURE,
+    save_embedding,
+    save_grid,
+    save_heatmap,
+    save_histogram,
+    save_panels,
+    save_roc,
+    strip,
+)
 from anogan_jax.files import replacing
 from anogan_jax.journal import Entry, Journal
 from anogan_jax.metrics import count_pixels, decision_metrics, pixel_metrics, ranking_metrics
 from anogan_jax.queries import TERMS, Finding
+from anogan_jax.spaces import Embedding
 
 log = logging.getLogger(__name__)
-REPORT = ("scores.csv", "summary.json", "panels.png", "histogram.png", "roc.png", "report.html")  # files of a report
+_WALK = "samples/walk.png"
+REPORT = ("scores.csv", "summary.json", "panels.png", "histogram.png", "roc.png", _WALK, "report.html")
+EMBEDDING = "embedding.png"  # where it is asked for
 SCORES = ("score", "term", "residual", "discrimination", "damage", "rotation", "appearance")
 COLUMNS = ("name", "label", *SCORES, "p_value", "is_anomaly")
 _SHOWN = 8  # most anomalous queries in panels.png, and as many least anomalous ones
 _IN_GALLERY = 10_000  # most anomalous queries in report.html
+_FEW, _THUMBNAIL = 1_000, 96  # of more queries than these, pictures are this small: the page holds them all
 _PAGE = Path(__file__).with_name("report.html")
 
 
@@ -52,19 +66,20 @@ def record(
       heatmaps: the folder for a PNG of each query.
       maps: the folder for each anomaly map, .npy, (H, W) float32.
     """
+    longest = PICTURE if len(queries.names) <= _FEW else _THUMBNAIL
     for number, found in enumerate(findings, start=journal.count):
-        picture, pixels = b"", None
+        picture, pixels, z = b"", None, found.z.astype(np.float32).tobytes()
         if found.is_readable:
             try:
                 _write_pictures(found, level, heatmaps, maps)
             except UserError as error:  # such as a name that is too long
                 log.warning("no picture of %s: %s", found.name, error)
-            picture = triptych(found.image, found.reconstruction, found.anomaly_map, level)
+            picture = strip(found.image, found.reconstruction, found.anomaly_map, level, longest)
             mask = queries.mask(number) if queries.mask else None
             pixels = None if mask is None else count_pixels(found.anomaly_map, mask)
         label, kind = -1 if found.label is None else found.label, printable(found.kind or "")
         terms = {name: getattr(found, name) for name in SCORES}
-        journal.add(Entry(found.name, label, kind, **terms, picture=picture), pixels)
+        journal.add(Entry(found.name, label, kind, **terms, z=z, picture=picture), pixels)
     journal.flush()
 
 
@@ -76,8 +91,10 @@ def write_report(
     level: float,
     facts: dict[str, Any],
     baselines: Mapping[str, np.ndarray] = MappingProxyType({}),
+    walk: np.ndarray | None = None,
+    embedding: Embedding | None = None,
 ) -> dict[str, Any]:
-    """Write scores.csv, summary.json, panels.png, histogram.png, report.html and, with labels of both kinds, roc.png.
+    """Write the files of REPORT: roc.png with labels of both kinds alone, the walk and the embedding where given.
 
     Args:
       folder: the folder of these files.
@@ -87,6 +104,8 @@ def write_report(
       level: of the heatmaps' colours, see ``overlay``.
       facts: further entries of summary.json, which come first.
       baselines: by name, other detectors' scores of the queries, for their AUROC.
+      walk: (n, S, S, C) images of a latent walk from the least to the most anomalous query.
+      embedding: of queries and other images.
 
     Returns:
       The content of summary.json.
@@ -106,24 +125,32 @@ def write_report(
         "anomalies": int(is_anomaly.sum()),
         **{f"anomalies_by_{term}": by_term[term] for term in TERMS},
     }
+    charts = {"histogram": folder / "histogram.png"}
     known = truth if set(truth.tolist()) == {0, 1} else None
     if known is not None:
         summary |= {"labelled_anomalous": int(known.sum())}
         summary |= ranking_metrics(known, scores) | decision_metrics(known, is_anomaly[readable])
         summary |= {f"auroc of {name}": ranking_metrics(known, s)["auroc"] for name, s in baselines.items()}
         save_roc(folder / "roc.png", known, scores, "score")
+        charts["roc"] = folder / "roc.png"
     elif set(truth.tolist()) in ({0}, {1}):
         summary |= _one_sided(truth, is_anomaly[readable])
         log.warning("%s", summary["not_measured"])
     if defects := by_defect(journal):
         summary |= defects["all"] | {"defects": defects}
-    save_histogram(folder / "histogram.png", scores, known, bound)
+    save_histogram(charts["histogram"], scores, known, bound)
+    if embedding:
+        charts["embedding"] = folder / EMBEDDING
+        save_embedding(charts["embedding"], _by_verdict(embedding, is_anomaly))
+    if walk is not None:
+        charts["walk"] = folder / _WALK
+        save_grid(charts["walk"], walk, columns=len(walk))
     order = np.argsort(-every, kind="stable")[: len(scores)].tolist()  # unreadable ones come last
     _write_scores(folder / "scores.csv", journal, p, is_anomaly)
     _write_panels(folder / "panels.png", journal, order, p, level)
     with replacing(folder / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    _write_page(folder, journal, summary, set(order[:_IN_GALLERY]), p, is_anomaly)
+    _write_page(folder / "report.html", journal, summary, charts, set(order[:_IN_GALLERY]), p, is_anomaly)
     return summary
 
 
@@ -235,20 +262,35 @@ def _write_panels(path: Path, journal: Journal, order: list[int], p: np.ndarray,
     save_panels(path, {title: [panels[i] for i in numbers] for title, numbers in chosen.items() if numbers}, level)
 
 
+def _by_verdict(embedding: Embedding, is_anomaly: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the points of an embedding by their groups: queries by their verdict, drawn last."""
+    found = is_anomaly[embedding.numbers]
+    queries = {"query, normal": embedding.queries[~found], "query, anomaly": embedding.queries[found]}
+    return embedding.others | {name: points for name, points in queries.items() if len(points)}
+
+
 def _write_page(
-    folder: Path, journal: Journal, summary: dict[str, Any], shown: set[int], p: np.ndarray, is_anomaly: np.ndarray
+    path: Path,
+    journal: Journal,
+    summary: dict[str, Any],
+    charts: Mapping[str, Path],
+    shown: set[int],
+    p: np.ndarray,
+    is_anomaly: np.ndarray,
 ) -> None:
-    """Write report.html, one self-contained file, with a gallery of the shown entries."""
+    """Write report.html, one self-contained file, with these charts and a gallery of the shown entries."""
     head, middle, tail = _PAGE.read_text().replace("@@SUMMARY@@", "@@ROWS@@").split("@@ROWS@@")
-    names = ["histogram", "roc"] if "auroc" in summary else ["histogram"]  # a roc.png may be of an earlier run
-    charts = {name: base64.b64encode((folder / f"{name}.png").read_bytes()).decode() for name in names}
-    facts = {name: value for name, value in summary.items() if name != "defects"}
-    if unreadable := [entry.name for entry in journal.entries() if not entry.is_readable]:
-        facts["unreadable"] = printable(
-            f"{len(unreadable)}: {', '.join(unreadable[:5])}{', ...' if unreadable[5:] else ''}"
-        )
-    if summary["images"] > len(shown):
-        facts["in this gallery"] = f"the {len(shown)} most anomalous"
+    unreadable = [entry.name for entry in journal.entries() if not entry.is_readable]
+    known = {
+        "figures": _figures(summary),
+        "warnings": _warnings(summary, unreadable),
+        "facts": {name: value for name, value in summary.items() if name != "defects"},
+        "defects": summary.get("defects", {}),
+        "charts": {name: base64.b64encode(chart.read_bytes()).decode() for name, chart in charts.items()},
+        "parts": PARTS,
+        "terms": TERMS,
+        "left_out": summary["images"] - len(shown),
+    }
     rows = (
         [
             *(printable(e.name), e.label, e.kind, e.score, e.term, p[i], int(is_anomaly[i])),
@@ -257,11 +299,37 @@ def _write_page(
         for i, e in enumerate(journal.entries())
         if i in shown
     )
-    with replacing(folder / "report.html") as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(head + _json({"facts": facts, "defects": summary.get("defects", {}), "charts": charts}) + middle)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(head + _json(known) + middle)
         for number, row in enumerate(rows):
             file.write((",\n" if number else "") + _json(row))
         file.write(tail)
+
+
+def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return title, value and explanation of what matters: the verdicts and, with labels, AUROC and false alarms."""
+    images, anomalies = summary["images"], summary["anomalies"]
+    terms = ", ".join(f"{summary[f'anomalies_by_{term}']:,} by {term}" for term in TERMS)
+    found = [("Anomalies", f"{anomalies:,} of {images:,}", terms if anomalies else "no image has p <= alpha")]
+    bad = summary.get("labelled_anomalous", 0)
+    if "auroc" in summary:
+        found.append(("AUROC", f"{summary['auroc']:.4f}", f"{bad:,} anomalous and {images - bad:,} normal images"))
+    if "specificity" in summary:
+        rate, good = 1 - summary["specificity"], images - bad
+        expected = f"{round(rate * good):,} of {good:,} normal images; expected with alpha: {summary['alpha']:.1%}"
+        found.append(("False alarms", f"{rate:.1%}", expected))
+    return found
+
+
+def _warnings(summary: Mapping[str, Any], unreadable: Sequence[str]) -> list[str]:
+    """Return what a reader has to know before the figures."""
+    found = [summary["warning"]] if "warning" in summary else []
+    if "not_measured" in summary:
+        found.append(f"Not measured: {summary['not_measured']}")
+    if unreadable:
+        names = ", ".join(unreadable[:5]) + (", ..." if unreadable[5:] else "")
+        found.append(f"Unreadable, {len(unreadable)}: {names}")
+    return [printable(text) for text in found]
 
 
 def _json(value: Any) -> str:

@@ -5,6 +5,7 @@ Scoring settings are given as --config.search.steps=64, --config.alpha=0.01 or -
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -27,6 +28,12 @@ _OUTPUT = flags.DEFINE_string(
 _PRESET = flags.DEFINE_enum("preset", None, list(PRESETS), "Named search settings; the presets are listed below.")
 _HEATMAPS = flags.DEFINE_bool("heatmaps", False, "Also write heatmaps/<name>.png: each image under its anomaly map.")
 _MAPS = flags.DEFINE_bool("maps", False, "Also write maps/<name>.npy: each anomaly map at the image's size, float32.")
+_EMBEDDING = flags.DEFINE_bool(
+    "embedding",
+    False,
+    "Also draw embedding.png, and show it in the report: a t-SNE of the discriminator's features of queries, training "
+    "and generated images.",
+)
 _COMPARE = flags.DEFINE_bool("compare", False, "Write comparison.csv: the test split by every preset, P_D, kNN, PCA.")
 
 
@@ -43,15 +50,15 @@ def main() -> int:
     if _COMPARE.value:
         compare(detector, output / "comparison.csv")
         return 0
-    heatmaps, maps = _HEATMAPS.value, _MAPS.value
+    wanted: dict[str, Any] = {"heatmaps": _HEATMAPS.value, "maps": _MAPS.value, "embedding": _EMBEDDING.value}
     if _INPUT.value is None:
-        summary = score_test_split(detector, output, heatmaps, maps)
+        summary = score_test_split(detector, output, **wanted)
     else:
         sources = find_inputs(_INPUT.value)
         output = Path(_OUTPUT.value) if _OUTPUT.value else folder_of_input(workdir, *sources)
         check_apart(output, *sources)
         queries = read_inputs(sources, config.model.channels)
-        summary = score_to_folder(detector, queries, output, origin_of(sources), heatmaps=heatmaps, maps=maps)
+        summary = score_to_folder(detector, queries, output, origin_of(sources), **wanted)
     return cli.EXIT_UNREADABLE if summary["unreadable"] else 0
 
 

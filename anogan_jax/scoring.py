@@ -1,7 +1,7 @@
 """Images of the model's size to anomaly scores, in one compiled program of fixed shape."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -32,9 +32,9 @@ class Score(NamedTuple):
     damage: np.ndarray  # () S(x) of the segmenter; 0 without one
     rotation: np.ndarray  # () T(x) of the rotation network, which is no part of A(x); 0 without one
     told: np.ndarray  # () share of the image's four quarter turns that this network tells
-    reconstruction: np.ndarray  # (S, S, C) in [-1, 1] G(z), or the mean of several
-    anomaly_map: np.ndarray  # (S, S) where x differs from these, at least 0
-    z: np.ndarray  # (starts, latent) where the searches ended
+    reconstruction: np.ndarray  # (S, S, C) in [-1, 1] G(z) where the best search ended
+    anomaly_map: np.ndarray  # (S, S) where x differs from what was found, at least 0
+    z: np.ndarray  # (starts, latent) where the searches ended, the best one first
 
 
 class Model(NamedTuple):
@@ -69,6 +69,7 @@ def slots_of(mesh: Mesh) -> int:
     return 64 if mesh.devices.flat[0].platform == "cpu" else 512
 
 
+@lru_cache(maxsize=16)
 def make_scorer(
     gan: GAN,
     search: Search,
@@ -84,13 +85,13 @@ def make_scorer(
 ) -> Scorer:
     """Bind ``score(model, images)``: start, search, reconstruct and compare, compiled once.
 
-    Each image's z is optimised independently from each of its starts. The reconstruction is the mean over starts, in
-    image space for the eye and in feature space for the score: A(x) = (1 - lambda) R(x) + lambda D(x) (Schlegl et al.
-    2017, eq. 7), where R is the distance between the query's features and that mean, and D the mean of the starts'
-    discrimination losses. With one start it is the paper's. With references of weight w, R and the map are (1 - w) of
-    these and w of the query's difference from the mean features of its eight nearest references. With a segmenter of
-    weight w, score and map are (1 - w) of all that and w of the segmenter's: its map is log(1 + e^logit), and S(x) the
-    mean of that map's highest values.
+    Each image's z is optimised independently from each of its starts. A(x) = (1 - lambda) R(x) + lambda D(x) (Schlegl
+    et al. 2017, eq. 7), where R is the distance between the query's features and the mean features of the images found
+    from all starts, and D the mean of their discrimination losses. With one start it is the paper's. The
+    reconstruction, for the eye, is the image of the search that ended with the smallest loss. With references of weight
+    w, R and the map are (1 - w) of these and w of the query's difference from the mean features of its eight nearest
+    references. With a segmenter of weight w, score and map are (1 - w) of all that and w of the segmenter's: its map is
+    log(1 + e^logit), and S(x) the mean of that map's highest values.
 
     Args:
       gan: the model.
@@ -158,7 +159,8 @@ def make_discriminator_scorer(gan: GAN, mesh: Mesh | None = None) -> Scorer:
             for image, loss in zip(block, found, strict=False):
                 nothing = np.zeros_like(loss)
                 terms = (loss, nothing, loss, nothing, nothing, nothing)
-                yield Score(*terms, np.zeros_like(image), np.full(image.shape[:2], loss), nothing)
+                no_z = np.zeros((1, 0), np.float32)
+                yield Score(*terms, np.zeros_like(image), np.full(image.shape[:2], loss), no_z)
 
     return score
 
@@ -202,24 +204,27 @@ def _make_starts(
 def _make_reconstruct(search: Search, slots: int) -> Callable[..., tuple[Array, Array, Array, Array]]:
     """Return ``reconstruct(model, images, z, places)``, which searches from each start.
 
-    It returns the mean image (n, S, S, C), mean features (n, F) and mean discrimination (n,) of each query, and z
-    (n, starts, latent). Without steps and with lambda 0 the bank's own images are taken and nothing is generated.
+    It returns the best image (n, S, S, C), mean features (n, F) and mean discrimination (n,) of each query, and z
+    (n, starts, latent), the best first. Without steps and with lambda 0 the bank's own images are taken, the nearest
+    is the best, and nothing is generated.
     """
 
     def reconstruct(model: Model, images: Array, z: Array, places: Array | None) -> tuple[Array, Array, Array, Array]:
         if places is not None and not search.steps and not search.discrimination_weight:
             assert model.bank_index is not None
-            generated, described = model.bank_index.images[places], model.bank_index.neighbours.features[places]
-            return generated.mean(axis=1), described.mean(axis=1), jnp.zeros(len(images)), z
+            nearest, described = model.bank_index.images[places[:, 0]], model.bank_index.neighbours.features[places]
+            return nearest, described.mean(axis=1), jnp.zeros(len(images)), z
         count, each = z.shape[:2]
         pairs = (jnp.repeat(images, each, axis=0), z.reshape(count * each, -1))
         found = lax.map(lambda pair: search.run(model.weights, *pair), pairs, batch_size=slots)
         found_features = lax.map(search.features.describe, found.image, batch_size=slots)
 
-        def mean(values: Array) -> Array:
-            return values.reshape(count, each, *values.shape[1:]).mean(axis=1)
+        def by_start(values: Array) -> Array:
+            return values.reshape(count, each, *values.shape[1:])
 
-        return mean(found.image), mean(found_features), mean(found.discrimination), found.z.reshape(z.shape)
+        order, rows = jnp.argsort(by_start(found.loss), axis=1), jnp.arange(count)[:, None]
+        best, z = by_start(found.image)[rows[:, 0], order[:, 0]], by_start(found.z)[rows, order]
+        return best, by_start(found_features).mean(axis=1), by_start(found.discrimination).mean(axis=1), z
 
     return reconstruct
 

@@ -1,6 +1,7 @@
 """The latent search: gradient descent on z alone towards the image G(z) closest to a query (Schlegl et al. 2017)."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -38,6 +39,7 @@ class Search(NamedTuple):
     discrimination_weight: float  # lambda
 
 
+@lru_cache(maxsize=16)
 def make_search(
     gan: GAN,
     features: Features,

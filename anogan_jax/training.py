@@ -1,7 +1,7 @@
 """Adversarial training: the state, one compiled step, and the weights for inference."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +42,7 @@ class Metrics(NamedTuple):
     gradient_norm: Array  # of both networks together
 
 
+@cache
 def make_optimizer(learning_rate: float = 2e-4, beta1: float = 0.5) -> optax.GradientTransformation:
     """Return Adam with the settings of the DCGAN paper."""
     return optax.adam(learning_rate, b1=beta1)
@@ -68,6 +69,7 @@ def init_state(gan: GAN, optimizer: optax.GradientTransformation, key: Array, ch
     )
 
 
+@lru_cache(maxsize=16)
 def make_train_step(
     gan: GAN,
     optimizer: optax.GradientTransformation,

@@ -111,7 +111,15 @@ def by_size(train: Images, test: Images, first: int) -> Iterator[Finding]:
     for i in range(first, len(test.names)):
         score, image = float(neighbours.kneighbors([size(test, i)])[0].mean()), test.read(i)
         anomaly_map = np.full(image.shape[:2], score, np.float32)
-        of_image = (test.names[i], int(test.labels[i]), test.kinds[i], image, image, anomaly_map)
+        of_image = (
+            test.names[i],
+            int(test.labels[i]),
+            test.kinds[i],
+            image,
+            image,
+            anomaly_map,
+            np.zeros(0, np.float32),
+        )
         yield Finding(*of_image, score, 0.0, TERMS[0], score, *[0.0] * 4)
 
 
@@ -196,7 +204,8 @@ def _tile_by_tile(residuals: Residuals) -> Scoring:
             found = residuals(np.stack(block).reshape(len(block), -1)).reshape(len(block), *block[0].shape)
             for tile, residual in zip(block, found, strict=True):
                 total, nothing = np.abs(residual).sum(), np.zeros(())
-                yield Score._make([total, total, *[nothing] * 4, np.zeros_like(tile), residual.mean(axis=-1), nothing])
+                shown = (np.zeros_like(tile), residual.mean(axis=-1), np.zeros((1, 0), np.float32))
+                yield Score._make([total, total, *[nothing] * 4, *shown])
 
     return score
 

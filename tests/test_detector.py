@@ -97,7 +97,7 @@ def test_detector_and_result_show_themselves_in_a_few_lines(detector, result):
     captions = re.findall(r"<figcaption>(\d+): score", page)
     assert [int(number) for number in captions] == np.argsort(-result.score, kind="stable")[:12].tolist()
     pictures = [Image.open(BytesIO(base64.b64decode(each))) for each in re.findall(r"base64,([\w+/=]+)", page)]
-    assert [picture.size for picture in pictures] == [(3 * 28, 28)] * 12
+    assert [picture.size for picture in pictures] == [(4 * 28, 28)] * 12
     first = np.asarray(pictures[0].convert("RGB"))
     np.testing.assert_array_equal(first[:, :28, 0], result.image[int(captions[0]), ..., 0])
     np.testing.assert_array_equal(first[:, 28:56, 0], result.reconstruction[int(captions[0]), ..., 0])

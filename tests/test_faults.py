@@ -89,7 +89,15 @@ def test_picture_that_cannot_be_drawn_costs_itself_alone(tiny_run, run_main, tmp
     assert len(rows_of(output / "scores.csv")) == 2
 
 
-USERS_FILES = ["panels.png", "summary.json", "report.html", "heatmaps/mine.png", "maps/thesis.txt", "scores.csv"]
+USERS_FILES = [
+    "panels.png",
+    "summary.json",
+    "report.html",
+    "heatmaps/mine.png",
+    "maps/thesis.txt",
+    "scores.csv",
+    "samples/walk.png",
+]
 
 
 @pytest.mark.parametrize("mine", USERS_FILES)

@@ -447,3 +447,13 @@ def test_progress_is_a_bar_where_lines_of_the_log_are_not_shown(level, is_shown,
     monkeypatch.setattr(loop, "tqdm", bar)
     train_gan(config, tmp_path, load_one_class(config).train, make_mesh())
     assert ("training: 100%" in shown.getvalue()) == is_shown
+
+
+def test_second_detector_of_the_same_settings_compiles_nothing(caplog):
+    """Programs belong to the settings and shapes, not to a detector."""
+    config, images = tiny_config(), np.random.default_rng(0).integers(0, 256, (30, 16, 16), np.uint8)
+    first = fit(images, config).score(images[:3])
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        second = fit(255 - images, config).score(images[:3])
+    assert not [line for line in caplog.messages if line.startswith("Compiling")]
+    assert not np.array_equal(first.score, second.score)

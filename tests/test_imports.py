@@ -23,6 +23,7 @@ SCORING = (
     "report",
     "journal",
     "figures",
+    "spaces",
     "tiles",
 )
 TRAINING = {"fit", "loop", "training", "auxiliary", "checkpoint"}

@@ -21,6 +21,7 @@ def entry(i):
         0.0,
         i / 5,
         i / 9,
+        np.full(3, i, np.float32).tobytes(),
         bytes([1 + i % 200]) * i,
     )
 
@@ -43,7 +44,7 @@ def test_entries_are_read_back_as_they_were_added(tmp_path):
 
 def test_unreadable_query_has_nan_and_no_picture(tmp_path):
     journal, nan = Journal(tmp_path / "journal", "a"), float("nan")
-    journal.add(Entry("broken.png", -1, "", nan, nan, "", nan, nan, nan, nan, b""))
+    journal.add(Entry("broken.png", -1, "", nan, nan, "", nan, nan, nan, nan, b"", b""))
     journal.flush()
     (found,) = journal.entries()
     assert np.isnan([found.score, found.residual, found.discrimination]).all()

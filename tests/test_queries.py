@@ -22,7 +22,9 @@ def brightness(tiles):
     for tile in tiles:
         residual = (tile[..., 0] + 1) / 2
         total, zero = residual.sum(), np.float32(0)
-        yield Score(total, total, *[zero] * 4, np.full_like(tile, -1), residual, np.zeros((1, 2), np.float32))
+        yield Score(
+            total, total, *[zero] * 4, np.full_like(tile, -1), residual, np.full((1, 2), residual.mean(), np.float32)
+        )
 
 
 def config(pooling=None, **patches):
@@ -99,6 +101,12 @@ def test_residual_of_patches_is_the_mean_over_tiles():
     assert found.residual == pytest.approx((array / 255).sum() / 2, rel=1e-5)
 
 
+def test_z_is_that_of_the_tile_with_the_largest_residual():
+    array = np.concatenate([grey(8, 8) // 4, grey(8, 8), grey(8, 8) // 4], axis=1)
+    (found,) = score_all(config(PoolingConfig(stride=8)), array)
+    np.testing.assert_allclose(found.z, [array[:, 8:16].mean() / 255] * 2, rtol=1e-5)
+
+
 def test_patches_without_contrast_are_not_scored():
     array = np.full((8, 16), 255, np.uint8)  # bright, but without contrast
     array[:, 8:] = grey(8, 8)
@@ -106,7 +114,7 @@ def test_patches_without_contrast_are_not_scored():
     assert not found.anomaly_map[:, :8].any()
     assert found.anomaly_map[:, 8:].any()
     (found,) = score_all(config(min_contrast=5.0), np.full((20, 20), 9, np.uint8))
-    assert (found.score, found.residual) == (0, 0)
+    assert (found.score, found.residual, len(found.z)) == (0, 0, 0)
 
 
 def test_tiles_and_pixels_outside_a_region_do_not_count():

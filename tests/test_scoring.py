@@ -86,7 +86,7 @@ def test_score_is_independent_of_batch_order_and_neighbours(scorer, model, queri
 
 
 def test_program_has_one_shape_and_is_compiled_once(gan, model, queries, caplog):
-    scorer = bind(gan, **SETTINGS["nearest"])
+    scorer = bind(gan, **SETTINGS["nearest"], seed=99)  # of settings that no other test has
     with jax.log_compiles(), caplog.at_level("WARNING"):
         for count in (1, SLOTS - 1, SLOTS, SLOTS + 1, len(queries)):
             scores = score_images(scorer, model, queries[:count])
@@ -105,8 +105,6 @@ def test_score_is_the_distance_to_the_mean_of_the_starts(gan, model, queries, na
     assert found.z.shape == (10, settings["starts"], gan.latent_size)
     z = found.z.reshape(-1, gan.latent_size)
     generated = np.asarray(generate(gan, model.weights.generator, z))
-    by_start = generated.reshape(10, settings["starts"], 16, 16, 1)
-    np.testing.assert_allclose(found.reconstruction, by_start.mean(axis=1), atol=1e-5)
     means = features_of(space, generated).reshape(10, settings["starts"], -1).mean(axis=1)
     residual = [reference.distance(space, *pair) for pair in zip(features_of(space, images), means, strict=True)]
     np.testing.assert_allclose(found.residual, residual, rtol=1e-4)
@@ -121,6 +119,18 @@ def test_score_is_the_distance_to_the_mean_of_the_starts(gan, model, queries, na
         assert (expected > 0).all()
     np.testing.assert_allclose(found.discrimination, expected, rtol=1e-4)
     np.testing.assert_allclose(found.score, (1 - weight) * np.array(residual) + weight * expected, rtol=1e-4)
+
+
+def test_reconstruction_is_the_image_of_the_search_that_ended_closest(gan, model, queries):
+    """z is in the order of the losses, and the first gives the reconstruction."""
+    images, starts = queries[40:50], 4
+    found = score_images(bind(gan, **SETTINGS["bank"] | {"starts": starts}), model, images)
+    generated = generate(gan, model.weights.generator, found.z.reshape(-1, gan.latent_size))
+    np.testing.assert_allclose(found.reconstruction, np.asarray(generated)[::starts], atol=1e-5)
+    differences = features_of("structure", generated) - np.repeat(features_of("structure", images), starts, axis=0)
+    losses = np.linalg.norm(differences, axis=1).reshape(10, starts)
+    assert (np.diff(losses, axis=1) > -1e-5).all()
+    assert (losses[:, 0] < losses[:, -1] - 1e-3).any()
 
 
 @pytest.mark.parametrize("space", ["structure", "pixels"])
@@ -138,7 +148,10 @@ def test_without_steps_the_score_is_the_distance_to_the_mean_of_the_nearest(gan,
         mean = features_of(space, images[places]).mean(axis=0)
         expected = reference.distance(space, reference.DESCRIBE[space](query), mean)
         np.testing.assert_allclose(found.score[i], expected, rtol=1e-4)
-        np.testing.assert_allclose(found.reconstruction[i], images[places].mean(axis=0), atol=1e-5)
+        np.testing.assert_array_equal(found.reconstruction[i], images[(bank.z == found.z[i, 0]).all(axis=1)][0])
+        described = features_of(space, [found.reconstruction[i], images[places[0]], query])
+        first, nearest = np.linalg.norm(described[:2] - described[2], axis=1)
+        assert first == pytest.approx(nearest, rel=1e-5)
         np.testing.assert_array_equal(*(np.sort(z, axis=0) for z in (found.z[i], bank.z[places])))  # ties have no order
     assert certain > 15
     np.testing.assert_array_equal(found.discrimination, 0)
@@ -166,7 +179,7 @@ def test_starts_in_the_bank_are_compared_by_generation_with_a_discrimination_ter
     """No steps, but lambda above 0: the images are generated anew and D is their mean."""
     found = score_images(bind(gan, **SETTINGS["nearest"] | {"weight": 0.1}), model, queries[:4])
     plain = score_images(bind(gan, **SETTINGS["nearest"]), model, queries[:4])
-    np.testing.assert_allclose(found.z, plain.z, rtol=1e-6)
+    np.testing.assert_allclose(np.sort(found.z, axis=1), np.sort(plain.z, axis=1), rtol=1e-6)  # the best first
     np.testing.assert_allclose(found.residual, plain.residual, rtol=1e-2)  # the bank's images are float16
     assert (found.discrimination > 0).all()
 
