@@ -43,7 +43,8 @@ def run(main: Callable[[], int | None]) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[_LogHandler(sys.stderr)], force=True)
     logging.getLogger("anogan_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of damaged files; what matters is an error
+    for module in ("PIL", "pydicom", "nibabel"):  # of damaged files; what matters is an error
+        warnings.filterwarnings("ignore", category=UserWarning, module=module)
     keep_memory()
     keep_compiled_programs()
     try:
@@ -144,7 +145,7 @@ def given_overrides() -> dict[str, Any]:
 def warn_of_differences(trained: Config, workdir: Path) -> None:
     """Warn of the training settings in which --config differs from the work directory's."""
     config = given_config()
-    for difference in configs.differences(trained, config) if config else ():
+    for difference in configs.differences(trained, configs.with_window_of(config, trained)) if config else ():
         if not configs.is_scoring(difference):
             log.warning("%s was trained with %s as --config says", workdir, difference)
 

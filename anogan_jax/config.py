@@ -6,6 +6,7 @@ config.json are all checked by that. Compiled code never sees the configuration:
 
 import dataclasses
 import json
+import math
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,20 @@ def _as_text(classes: Any) -> Any:
     return str(classes) if isinstance(classes, int) and not isinstance(classes, bool) else classes
 
 
+def _as_window(window: Any) -> Any:
+    """Return two numbers that are given as text, ``0,4095``; an empty text is None."""
+    if window in ("", "auto", None):
+        return window or None
+    try:
+        low, high = (float(each) for each in (window.strip("()[] ").split(",") if isinstance(window, str) else window))
+    except (ValueError, TypeError):
+        low = high = math.nan
+    if not low < high:
+        raise ValueError("must be LOW,HIGH with LOW below HIGH, such as 0,4095; or auto; or nothing")
+    return low, high
+
+
+Window = Annotated[tuple[float, float] | Literal["auto"] | None, pydantic.BeforeValidator(_as_window)]
 Classes = Annotated[str | None, pydantic.BeforeValidator(_as_text)]  # a number is accepted too, and becomes text
 
 
@@ -60,6 +75,15 @@ class DataConfig(_Checked):
         None, "the class that is normal, by number or name, or several: 0,1,4; all others are anomalous"
     )
     anomalous: Classes = setting(None, "the class that is anomalous, or several; all others are normal")
+    attribute: str = setting(
+        "", "of a data set of TensorFlow Datasets with several: which is 1 or 0, its class, such as Eyeglasses"
+    )
+    crop: int | None = setting(None, "height and width of an image's middle, in pixels; all else is cut off", ge=8)
+    window: Window = setting(
+        None,
+        "LOW,HIGH: the values of pixels that become black and white, such as 0,4095; auto: quantiles of the training "
+        "images; empty: the range of the pixels' type",
+    )
     normalize_contrast: bool = setting(
         False, "remove each image's own brightness and contrast; patches lose those of their image"
     )
@@ -272,6 +296,11 @@ def to_fields(config: Config) -> dict[str, Any]:
     return flatten_dict(dataclasses.asdict(config), sep=".")
 
 
+def with_window_of(config: Config, trained: Config) -> Config:
+    """Return the config with the window that training found, where it says "auto"."""
+    return with_values(config, {"data.window": trained.data.window}) if config.data.window == "auto" else config
+
+
 def differences(ours: Config, theirs: Config) -> list[str]:
     """Return the fields that differ, each as ``name=ours, not theirs``."""
     others = to_fields(theirs)
@@ -290,7 +319,8 @@ def help_text() -> str:
             name = f"{part.name}.{each.name}" if is_section else each.name
             of = get_type_hints(section if is_section else Config)[each.name]
             kind = of.__name__ if isinstance(of, type) else str(of).replace("typing.", "")
-            kind = re.sub(r"Optional|Literal|[\[\]']", "", kind).replace(", ", " | ")
+            kind = kind.replace("tuple[float, float]", "LOW,HIGH").replace("NoneType", "None")
+            kind = re.sub(r"Union|Optional|Literal|[\[\]']", "", kind).replace(", ", " | ")
             lines.append(f"  --config.{name}={each.default}  ({kind})\n      {each.metadata['description']}")
     return "\n".join(lines).strip()
 
@@ -329,7 +359,8 @@ def from_json(text: str, where: str = "") -> Config:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part.isidentifier())
-        reason = f"{first['msg'][0].lower()}{first['msg'][1:]}".replace("unexpected keyword argument", "unknown field")
+        reason = first["msg"].removeprefix("Value error, ").replace("Unexpected keyword argument", "unknown field")
+        reason = f"{reason[0].lower()}{reason[1:]}"
         raise UserError(f"{where}{name}={first['input']!r}: {reason}" if name else f"{where}{reason}") from error
     if conflict := _conflict(config):
         raise UserError(where + conflict)

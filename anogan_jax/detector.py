@@ -21,7 +21,7 @@ from anogan_jax.appearance import Appearance, combine, make_judge
 from anogan_jax.bank import Bank, make_index, make_neighbours
 from anogan_jax.calibration import Calibration, map_level, p_values, rotation_scale
 from anogan_jax.config import Config, SearchConfig
-from anogan_jax.data import Images, from_user, is_folder_of_masks, to_networks, within
+from anogan_jax.data import Images, cropped, from_user, is_folder_of_masks, to_networks, within
 from anogan_jax.data.images import from_list, read_arrays
 from anogan_jax.devices import make_mesh
 from anogan_jax.errors import UserError
@@ -122,7 +122,7 @@ class Detector(NamedTuple):
         Raises:
           UserError: an image or its region of interest cannot be read, or floats are on another scale than [-1, 1].
         """
-        queries = in_regions(self, from_user(images, self.config.model.channels))
+        queries = in_regions(self, from_user(images, self.config.model.channels, self.config.data.window))
         findings = list(findings_of(self, queries))
         for number, finding in enumerate(findings):
             if not finding.is_readable:
@@ -141,7 +141,7 @@ class Detector(NamedTuple):
           UserError: a training setting differs, an encoder is asked for that was not trained, or held-out images are
             needed and were not kept.
         """
-        config = configs.validate(config)
+        config = configs.with_window_of(configs.validate(config), self.config)
         mine, theirs = configs.to_fields(self.config), configs.to_fields(config)
         changed = [name for name in mine if mine[name] != theirs[name]]
         has_masks = is_folder_of_masks(self.config.data.roi, self.regions.mask) and Path(config.data.roi).is_dir()
@@ -290,12 +290,13 @@ def scorer_of(detector: Detector) -> Callable[[Iterable[np.ndarray]], Iterator[S
 
 
 def in_regions(detector: Detector, queries: Images) -> Images:
-    """Return the queries within the regions of interest that the detector looks at; those that have some keep them.
+    """Return the queries, cropped and within the regions that the detector looks at; those that have regions keep them.
 
     Raises:
       UserError: they need a folder of masks, and there is none.
     """
-    return within(queries, detector.config.data.roi, detector.regions.mask)
+    data = detector.config.data
+    return cropped(within(queries, data.roi, detector.regions.mask), data.crop)
 
 
 def findings_of(detector: Detector, queries: Images, what: str = "", first: int = 0) -> Iterator[Finding]:

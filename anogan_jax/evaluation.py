@@ -2,9 +2,11 @@
 
 import hashlib
 import logging
+import math
 import os
 import tempfile
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -19,17 +21,18 @@ from anogan_jax.baselines import baseline_scores
 from anogan_jax.calibration import alpha_obstacle, map_level, p_values
 from anogan_jax.config import PRESETS, with_preset
 from anogan_jax.data import Images, OneClass, as_array, folder_of, is_readable, load_one_class, read_ahead, to_networks
-from anogan_jax.data.images import from_paths
+from anogan_jax.data.images import file_of, from_paths, name_of_maps, write_maps
 from anogan_jax.detector import Detector, findings_of, in_regions
 from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
-from anogan_jax.files import claim, claimed, locked, remove_leftovers
+from anogan_jax.files import claim, claimed, locked, remove_leftovers, replacing
 from anogan_jax.journal import Journal
 from anogan_jax.queries import Finding, score_queries
 from anogan_jax.report import (
     EMBEDDING,
     REPORT,
     SCORES,
+    VOLUMES,
     print_summary,
     print_table,
     read_names,
@@ -82,7 +85,7 @@ def score_to_folder(
       warning: why they may not be the intended images; it is shown, and written to summary.json.
       baselines: by name, other detectors' scores of the images.
       heatmaps: write heatmaps/<name>.png, each query under its anomaly map.
-      maps: write maps/<name>.npy, each anomaly map (H, W) float32.
+      maps: write maps/<name>.npy, each anomaly map (H, W) float32, and those of a volume in its own format too.
       embedding: write embedding.png, and show it in the report: see ``embed``.
 
     Returns:
@@ -91,14 +94,16 @@ def score_to_folder(
     check_masks(queries)
     queries = in_regions(detector, queries)
     config, calibration = detector.config, detector.calibration
-    warning = "; ".join(filter(None, [warning, alpha_obstacle(len(calibration.scores), config.alpha)]))
+    volumes, count = [row.volume for row in queries.rows or ()], len(calibration.scores)
+    obstacles = [alpha_obstacle(count, config.alpha) or _volume_obstacle(volumes, count, config.alpha)]
+    warning = "; ".join(filter(None, [warning, *obstacles]))
     if warning:
         log.warning("%s", warning)
     level = map_level(calibration, config.alpha)
     made_with = (__version__, config, detector.step, level, origin, heatmaps, maps, queries.stamp, list(queries.names))
     folders = [folder / each if wanted else None for each, wanted in (("heatmaps", heatmaps), ("maps", maps))]
-    names = [*REPORT, *(each.name for each in folders if each), *([EMBEDDING] if embedding else [])]
-    with _writing(folder, names, origin):
+    names = [*REPORT, *([VOLUMES] if any(volumes) else []), *(each.name for each in folders if each)]
+    with _writing(folder, [*names, *([EMBEDDING] if embedding else [])], origin):
         journal = _open_journal(folder, hashlib.sha256(repr(made_with).encode()).hexdigest()) if is_first() else None
         done = int(gather(np.array(journal.count if journal else 0))[0])
         if done:
@@ -109,6 +114,8 @@ def score_to_folder(
         began = time.monotonic()
         record(journal, findings, queries, level, *folders)
         seconds = time.monotonic() - began
+        if maps:
+            _write_maps(folder / "maps", queries)
         facts: dict[str, Any] = {"data": origin} | ({"warning": warning} if warning else {})
         facts["search"] = ", ".join(f"{name} {value}" for name, value in vars(config.search).items())
         if detector.model.segmenter:
@@ -127,6 +134,7 @@ def score_to_folder(
             baselines or {},
             _walk(detector, journal),
             embed(detector, queries) if embedding else None,
+            volumes,
         )
         journal.remove()
     print_summary(f"Results in {folder}", summary)
@@ -141,22 +149,29 @@ def score_contents(detector: Detector, files: Iterable[tuple[str, bytes]]) -> di
       files: the name and the content of each.
 
     Returns:
-      Columns as in scores.csv, (N,) each: name, score and its terms, p_value, is_anomaly. Where a file cannot be read
-      the numbers are NaN, the term is empty and is_anomaly is False.
+      Columns, a row for each picture of a file: file, its name as given; name, ``scan.tif#017`` for one of several; and
+      as in scores.csv score and its terms, p_value, is_anomaly. Where a picture cannot be read the numbers are NaN, the
+      term is empty and is_anomaly is False.
     """
+    data = detector.config.data
     with tempfile.TemporaryDirectory() as folder:
         names, paths = [], list[Path]()
-        for name, content in files:
-            path = Path(folder, f"{len(paths)}{PurePath(name).suffix}")
+        for number, (name, content) in enumerate(files):
+            path = Path(folder, str(number), PurePath(name).name)
+            path.parent.mkdir()
             path.write_bytes(content)
             names.append(name)
             paths.append(path)
-        images = from_paths(paths, Path(folder), detector.config.model.channels)
-        found = [[getattr(each, name) for name in SCORES] for each in findings_of(detector, images)]
-    columns = {name: np.array([row[i] for row in found]) for i, name in enumerate(SCORES)}
+        images = from_paths(paths, Path(folder), detector.config.model.channels, data.window)
+        found = [[getattr(each, name) for name in ("name", *SCORES)] for each in findings_of(detector, images)]
+    columns: dict[str, Any] = {name: np.array([row[i] for row in found]) for i, name in enumerate(SCORES, start=1)}
     p = p_values(columns["score"], detector.calibration.scores)
     p = np.where(np.isnan(columns["score"]), np.nan, p)
-    return {"name": names, **columns, "p_value": p, "is_anomaly": p <= detector.config.alpha}
+    numbers = [int(row[0].partition("/")[0]) for row in found]
+    slices = [row[0].rpartition("/")[2].removeprefix(paths[i].name) for i, row in zip(numbers, found, strict=True)]
+    columns |= {"p_value": p, "is_anomaly": p <= detector.config.alpha}
+    of = [names[i] for i in numbers]
+    return {"file": of, "name": [name + each for name, each in zip(of, slices, strict=True)], **columns}
 
 
 def _walk(detector: Detector, journal: Journal) -> np.ndarray | None:
@@ -165,6 +180,36 @@ def _walk(detector: Detector, journal: Journal) -> np.ndarray | None:
     if not found:
         return None
     return walk(detector, *(np.frombuffer(z, np.float32) for _, z in (min(found), max(found))))
+
+
+def _volume_obstacle(volumes: Sequence[str], held_out: int, alpha: float) -> str:
+    """Return why no volume of the most slices can be called an anomaly, or an empty string if it can."""
+    slices = max(Counter(filter(None, volumes)).values(), default=0)
+    if slices <= alpha * (1 + held_out):
+        return ""
+    needed = math.ceil(slices / alpha) - 1
+    return (
+        f"volumes of {slices} slices: too many for {held_out} held-out images to call one an anomaly; it takes {needed}"
+    )
+
+
+def _write_maps(folder: Path, queries: Images) -> None:
+    """Write the maps of each volume that is one file as a volume of the same format, from the maps of its slices."""
+    parts = defaultdict[Path, dict[int, int]](dict)
+    for i, row in enumerate(queries.rows or ()):
+        if row.depth > 1:
+            parts[row.path][row.number] = i
+    for source, numbers in parts.items():
+        files = {number: folder / f"{queries.names[i]}.npy" for number, i in numbers.items()}
+        written = {number: file for number, file in files.items() if file.is_file()}
+        name = name_of_maps(file_of(queries, min(numbers.values())))
+        if not name or not written:
+            continue
+        missing = np.full_like(np.load(next(iter(written.values()))), np.nan)  # slices that could not be read
+        depth = (queries.rows or ())[min(numbers.values())].depth
+        slices = (np.load(written[k]) if k in written else missing for k in range(depth))
+        with replacing(folder / name) as temporary:
+            write_maps(source, temporary, slices)
 
 
 def origin_of(sources: Sequence[Path]) -> str:
@@ -208,11 +253,16 @@ def _open_journal(folder: Path, made_with: str) -> Journal:
     journal, scores, owned = Journal(folder / ".unfinished.sqlite", made_with), folder / "scores.csv", claimed(folder)
     earlier = set(journal.earlier) | (read_names(scores) if scores.exists() and not journal.count else set())
     removed = 0
-    for subfolder, suffix in (("heatmaps", "png"), ("maps", "npy")):
-        for path in (folder / subfolder / f"{name}.{suffix}" for name in earlier if subfolder in owned["files"]):
-            if path.resolve().is_relative_to((folder / subfolder).resolve()) and path.is_file():
-                path.unlink()
-                removed += 1
+    if VOLUMES in owned["files"] and not journal.count:
+        (folder / VOLUMES).unlink(missing_ok=True)
+    written = [
+        (each, f"{name}.{suffix}") for each, suffix in (("heatmaps", "png"), ("maps", "npy")) for name in earlier
+    ]
+    written += [("maps", name) for name in {name_of_maps(name.rpartition("#")[0]) for name in earlier} if name]
+    for subfolder, path in ((each, folder / each / name) for each, name in written if each in owned["files"]):
+        if path.resolve().is_relative_to((folder / subfolder).resolve()) and path.is_file():
+            path.unlink()
+            removed += 1
     if removed:
         log.info("removed %d heatmaps and maps of an earlier run from %s", removed, folder)
     return journal

@@ -30,7 +30,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=path.suffix, dir=path.parent)
+        suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix  # libraries go by it
+        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary

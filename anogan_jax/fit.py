@@ -96,15 +96,15 @@ def fit(images: Any = None, config: Config | None = None, workdir: str | Path | 
         raise UserError("fit: give images, or a config that names a data set")
     if not isinstance(config, Config | None):
         raise UserError(f"fit: the config must be an anogan_jax.Config, not {type(config).__name__}")
-    config = config or default_config(images)
-    given = None
+    config, given = config or default_config(images), None
     if isinstance(images, str | Path):
         source: Any = "folder" if Path(images).is_dir() else "npz"
         config = replace(config, data=replace(config.data, source=source, dir=str(images)))
     elif images is not None:
-        given = from_user(images, config.model.channels)
         config = replace(config, data=replace(config.data, source="arrays"))
     config = configs.validate(config)
+    if config.data.source == "arrays" and images is not None:
+        given = from_user(images, config.model.channels, config.data.window)
     if workdir is not None:
         return _fit(config, Path(workdir), given)
     with tempfile.TemporaryDirectory() as folder:
@@ -169,6 +169,7 @@ def _fit(config: Config, workdir: Path, given: Images | None) -> Detector:
             with replacing(known) as temporary:
                 temporary.write_text(json.dumps({"sha256": digest}) + "\n")
             configs.save(config, workdir / "config.json")
+        config = replace(config, data=replace(config.data, window=data.window))  # "auto" is known now
         regions = Regions(read_roi(config.data.roi), resized_regions(kept, config))
         detector = _train(config, workdir, images, resized_images(kept, config), regions, mesh)
     log.info(

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 _WALK = "samples/walk.png"
 REPORT = ("scores.csv", "summary.json", "panels.png", "histogram.png", "roc.png", _WALK, "report.html")
 EMBEDDING = "embedding.png"  # where it is asked for
+VOLUMES = "volumes.csv"  # beside them where slices of volumes were scored
+_OF_VOLUMES = ("name", "label", "score", "slice", "slices", "p_value", "is_anomaly")
 SCORES = ("score", "term", "residual", "discrimination", "damage", "rotation", "appearance")
 COLUMNS = ("name", "label", *SCORES, "p_value", "is_anomaly")
 _SHOWN = 8  # most anomalous queries in panels.png, and as many least anomalous ones
@@ -93,8 +95,11 @@ def write_report(
     baselines: Mapping[str, np.ndarray] = MappingProxyType({}),
     walk: np.ndarray | None = None,
     embedding: Embedding | None = None,
+    volumes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the files of REPORT: roc.png with labels of both kinds alone, the walk and the embedding where given.
+
+    With volumes, volumes.csv too.
 
     Args:
       folder: the folder of these files.
@@ -106,6 +111,7 @@ def write_report(
       baselines: by name, other detectors' scores of the queries, for their AUROC.
       walk: (n, S, S, C) images of a latent walk from the least to the most anomalous query.
       embedding: of queries and other images.
+      volumes: the name of the volume that each query is a slice of, empty where of none; nothing for none at all.
 
     Returns:
       The content of summary.json.
@@ -138,6 +144,8 @@ def write_report(
         log.warning("%s", summary["not_measured"])
     if defects := by_defect(journal):
         summary |= defects["all"] | {"defects": defects}
+    if any(volumes):
+        summary |= _write_volumes(folder / VOLUMES, journal, volumes, p, alpha)
     save_histogram(charts["histogram"], scores, known, bound)
     if embedding:
         charts["embedding"] = folder / EMBEDDING
@@ -241,14 +249,50 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]])
 
 def _write_scores(path: Path, journal: Journal, p: np.ndarray, is_anomaly: np.ndarray) -> None:
     def row(entry: Entry, p_value: float, anomaly: bool) -> list[Any]:
-        # "./" changes no path, and keeps a spreadsheet from running a name as a formula.
-        name = f"./{entry.name}" if entry.name.startswith(("=", "+", "-", "@", "\t", "\r")) else entry.name
+        name = _unlike_formula(entry.name)
         label = "" if entry.label < 0 else entry.label
         if not entry.is_readable:
             return [name, label, *[""] * (len(COLUMNS) - 3), "unreadable"]
         return [name, label, *(getattr(entry, term) for term in SCORES), p_value, int(anomaly)]
 
     _write_csv(path, COLUMNS, map(row, journal.entries(), p.tolist(), is_anomaly.tolist()))
+
+
+def _unlike_formula(name: str) -> str:
+    """Return a name that a spreadsheet does not run as a formula; "./" before it changes no path."""
+    return f"./{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
+
+
+def _write_volumes(
+    path: Path, journal: Journal, volumes: Sequence[str], p: np.ndarray, alpha: float
+) -> dict[str, int | float]:
+    """Write a row for each volume: the highest score of its slices, and which slice has it; return a summary.
+
+    The p-value is that slice's times the number of slices, at most 1 (Bonferroni): among normal volumes a share of
+    ``alpha`` at most is called anomalous, however the scores of a volume's slices depend on each other.
+    """
+    slices = defaultdict(list)
+    for entry, volume, p_value in zip(journal.entries(), volumes, p.tolist(), strict=True):
+        if volume:
+            slices[volume].append((entry.score, entry.label, entry.name, p_value))
+    rows, known = [], []
+    for volume, every in slices.items():
+        label = max(label for _, label, _, _ in every)
+        shown: list[Any] = [_unlike_formula(volume), "" if label < 0 else label]
+        readable = [each for each in every if not np.isnan(each[0])]
+        if not readable:
+            rows.append([*shown, "", "", 0, "", "unreadable"])
+            continue
+        score, _, name, p_value = max(readable, key=lambda each: each[0])
+        bound = min(1.0, len(readable) * p_value)
+        rows.append([*shown, score, _unlike_formula(name), len(readable), bound, int(bound <= alpha)])
+        known.append((label, score))
+    _write_csv(path, _OF_VOLUMES, rows)
+    summary: dict[str, int | float] = {"volumes": len(rows), "anomalous_volumes": sum(row[-1] == 1 for row in rows)}
+    labels, scores = np.array(known).T if known else np.zeros((2, 0))
+    if set(labels.tolist()) == {0, 1}:
+        summary["volume_auroc"] = ranking_metrics(labels, scores)["auroc"]
+    return summary
 
 
 def _write_panels(path: Path, journal: Journal, order: list[int], p: np.ndarray, level: float) -> None:

@@ -27,7 +27,12 @@ _OUTPUT = flags.DEFINE_string(
 )
 _PRESET = flags.DEFINE_enum("preset", None, list(PRESETS), "Named search settings; the presets are listed below.")
 _HEATMAPS = flags.DEFINE_bool("heatmaps", False, "Also write heatmaps/<name>.png: each image under its anomaly map.")
-_MAPS = flags.DEFINE_bool("maps", False, "Also write maps/<name>.npy: each anomaly map at the image's size, float32.")
+_MAPS = flags.DEFINE_bool(
+    "maps",
+    False,
+    "Also write maps/<name>.npy: each anomaly map at the image's size, float32; those of a NIfTI, NRRD, MetaImage or "
+    "TIFF file in one file of its format and geometry too.",
+)
 _EMBEDDING = flags.DEFINE_bool(
     "embedding",
     False,
@@ -57,7 +62,7 @@ def main() -> int:
         sources = find_inputs(_INPUT.value)
         output = Path(_OUTPUT.value) if _OUTPUT.value else folder_of_input(workdir, *sources)
         check_apart(output, *sources)
-        queries = read_inputs(sources, config.model.channels)
+        queries = read_inputs(sources, config.model.channels, config.data.window)
         summary = score_to_folder(detector, queries, output, origin_of(sources), **wanted)
     return cli.EXIT_UNREADABLE if summary["unreadable"] else 0
 

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("output", help="folder of the Parquet files, or its URI")
     parser.add_argument("images", nargs="+", help="images and folders of images, or their URIs")
     parser.add_argument("--actors", type=int, help="default: one for each GPU, or for each machine")
-    parser.add_argument("--rows", type=int, default=1_000, help="of each file")
+    parser.add_argument("--batch", type=int, default=256, help="images that an actor takes at a time")
     given = parser.parse_args()
     detector = given.detector.absolute()
     digest = hashlib.sha256((detector / "detector" / "detector.json").read_bytes()).hexdigest()[:16]
@@ -38,20 +38,20 @@ def main() -> None:
     store, folder = fs.FileSystem.from_uri(output)
     store.create_dir(folder)
     earlier, of_it = dataset.dataset(folder, filesystem=store, format="parquet"), dataset.field("detector") == digest
-    done = set(earlier.to_table(["name"], filter=of_it)["name"].to_pylist()) if earlier.files else set()
+    done = set(earlier.to_table(["file"], filter=of_it)["file"].to_pylist()) if earlier.files else set()
 
     def missing(paths: list[str]) -> list[str]:
         found = [path for path in dict.fromkeys(paths) if path.lower().endswith(SUFFIXES) and path not in done]
-        print(f"{len(found)} images to score; {len(done)} were scored before", flush=True)
+        print(f"{len(found)} images to score; {len(set(paths) & done)} were scored before", flush=True)
         return found or parser.exit()
 
     files = ray.data.read_binary_files(given.images, include_paths=True, partition_filter=missing)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     actors = ray.data.ActorPoolStrategy(size=given.actors or gpus or len(ray.nodes()))
-    needs = {"compute": actors, "num_gpus": min(gpus, 1), "num_cpus": 0.5}
-    scored = files.map_batches(Scorer, fn_constructor_args=[detector], batch_format="pandas", **needs)
-    for rows in scored.iter_batches(batch_size=given.rows, batch_format="pandas"):
-        part = hashlib.sha256("".join([digest, *rows["name"]]).encode()).hexdigest()[:32]
+    settings = {"batch_size": given.batch, "batch_format": "pandas", "num_gpus": min(gpus, 1), "num_cpus": 0.5}
+    scored = files.map_batches(Scorer, fn_constructor_args=[detector], compute=actors, **settings)
+    for rows in scored.iter_batches(batch_size=None, batch_format="pandas"):
+        part = hashlib.sha256("".join([digest, *rows["file"]]).encode()).hexdigest()[:32]
         rows.assign(detector=digest).to_parquet(f"{folder}/.{part}", filesystem=store, index=False)
         store.move(f"{folder}/.{part}", f"{folder}/{part}.parquet")  # complete, or not there
 

@@ -8,9 +8,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from anogan_jax.config import Config, DataConfig, ModelConfig, PatchConfig, TrainConfig
+from anogan_jax.config import Config, DataConfig, ModelConfig, PatchConfig, TrainConfig, with_values
 from anogan_jax.data import (
     as_array,
+    cropped,
     from_user,
     load_one_class,
     make_draw,
@@ -25,6 +26,7 @@ from anogan_jax.data import (
 )
 from anogan_jax.data.images import Images, cached, contrast_tables, from_array, read_image, read_mask
 from anogan_jax.errors import UserError
+from configs import celeb_a, oct
 
 RNG = np.random.default_rng(0)
 
@@ -230,7 +232,7 @@ def test_pixels_of_the_transparent_colour_are_black(tmp_path, mode, color):
 def test_large_colour_image_becomes_grey_as_a_small_one(monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 31, 3), np.uint8)
     at_once = from_array(pixels, 1, "image").read(0)
-    monkeypatch.setattr("anogan_jax.data.images._STRIP", 100)
+    monkeypatch.setattr("anogan_jax.data.pixels._STRIP", 100)
     np.testing.assert_array_equal(from_array(pixels, 1, "image").read(0), at_once)
 
 
@@ -334,6 +336,58 @@ def test_tfds_is_read_without_tensorflow(monkeypatch):
     assert images.shape == (40, 8, 8, 1)
     assert images.std() > 0
     assert set(splits.train.labels.tolist()) <= set(range(10))
+
+
+@pytest.mark.parametrize("values", [{}, {"data.attribute": "Eyeglasses", "data.normal": "0"}])
+def test_celeb_a_is_read_one_image_at_a_time_and_cropped(values, monkeypatch):
+    """All faces are normal, or those without an attribute."""
+    monkeypatch.setattr(sources, "tfds_is_prepared", lambda data: True)
+    settings = with_values(celeb_a.get_config(), values)
+    with tfds.testing.mock_data(num_examples=30):
+        rows = tfds.builder("celeb_a").as_data_source(split="train")
+        data = load_one_class(settings)
+        is_normal = [not values or not row["attributes"]["Eyeglasses"] for row in rows]
+        names = [str(i) for i in np.flatnonzero(is_normal)]
+        assert sorted([*data.train.names, *data.held_out.names], key=int) == names
+        for images in (data.train, data.held_out):
+            whole = rows[int(images.names[0])]["image"]
+            np.testing.assert_array_equal(images.read(0), whole[39:179, 19:159])
+        with pytest.raises(UserError, match=r"data\.attribute=Nose.*Bald"):
+            load_one_class(with_values(settings, {"data.attribute": "Nose", "data.normal": "0"}))
+
+
+def test_octmnist_is_read_with_its_keys(tmp_path):
+    sizes, path = {"train": 40, "val": 5, "test": 20}, tmp_path / "octmnist.npz"
+    arrays = {f"{split}_images": RNG.integers(0, 256, (count, 28, 28), np.uint8) for split, count in sizes.items()}
+    labels = {f"{split}_labels": np.arange(count)[:, None] % 4 for split, count in sizes.items()}
+    np.savez(path, **arrays, **{name: each.astype(np.uint8) for name, each in labels.items()})
+    for normal in ("3", "0"):
+        data = load_one_class(with_values(oct.get_config(), {"data.dir": str(path), "data.normal": normal}))
+        assert len(data.train.names) + len(data.held_out.names) == 10
+        np.testing.assert_array_equal(data.test.labels, np.arange(20) % 4 != int(normal))
+
+
+def test_images_masks_and_regions_are_cropped_alike():
+    """The middle of each; sides that are shorter stay; a second time changes nothing."""
+    image = np.arange(11 * 6, dtype=np.uint8).reshape(11, 6, 1)
+    images = Images(
+        ["a"], None, lambda i: image, mask=lambda i: image[..., 0] > 30, region=lambda i, _: image[..., 0] > 9
+    )
+    for size, wanted in ((4, np.s_[3:7, 1:5]), (8, np.s_[1:9, :]), (20, np.s_[:, :])):
+        once = cropped(images, size)
+        for found in (once, cropped(once, size)):
+            np.testing.assert_array_equal(found.read(0), image[wanted])
+            np.testing.assert_array_equal(found.mask(0), image[wanted][..., 0] > 30)
+            np.testing.assert_array_equal(found.region(0, found.read(0)), image[wanted][..., 0] > 9)
+    assert cropped(images, None) is images
+
+
+def test_queries_are_cropped_as_the_training_images(tiny_run):
+    detector = tiny_run.detector._replace(config=with_values(tiny_run.detector.config, {"data.crop": 8}))
+    image = RNG.integers(0, 256, (1, 12, 20), np.uint8)
+    ours, theirs = detector.score(image), tiny_run.detector.score(image[:, 2:10, 6:14])
+    np.testing.assert_array_equal(ours.score, theirs.score)
+    np.testing.assert_array_equal(ours.anomaly_map, theirs.anomaly_map)
 
 
 def test_whole_images_are_resized_and_patches_are_not():

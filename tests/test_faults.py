@@ -487,12 +487,12 @@ def test_few_grey_levels_of_16_bits_are_said_once(tmp_path, caplog):
     for i in range(3):
         Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(tmp_path / f"{i}.png")
         read_image(tmp_path / f"{i}.png", 1)
-    assert caplog.text.count("less than an eighth of the 16-bit range") == 1
+    assert caplog.text.count("less than an eighth of the range of uint16") == 1
     caplog.clear()
     several = from_user(np.full((3, 8, 8), 9, np.uint16), 1)
     for i in range(3):
         several.read(i)
-    assert caplog.text.count("less than an eighth of the 16-bit range") == 1
+    assert caplog.text.count("less than an eighth of the range of uint16") == 1
 
 
 def test_what_a_folder_holds_beside_its_splits_is_said(tmp_path, caplog):

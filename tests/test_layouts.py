@@ -5,14 +5,19 @@ import re
 import shlex
 from functools import partial
 
+import nibabel
 import numpy as np
+import pydicom
 import pytest
+import tensorflow_datasets as tfds
 from conftest import ROOT, rows_of
 from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.uid import generate_uid
 
 from anogan_jax import score, train
 from anogan_jax.config import Config, DataConfig, ModelConfig
-from anogan_jax.data import load_one_class, read_input
+from anogan_jax.data import load_one_class, read_input, sources
 from anogan_jax.data.classes import chosen_normal, is_called_normal
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import score_to_folder
@@ -553,13 +558,39 @@ def build_good_beside_others(folder):
     write_masks(folder, "mask/0.png")
 
 
-def build_arrays(folder, labels):
+def build_arrays(file, labels):
     pixels = np.random.default_rng(0).integers(0, 256, (len(labels), *SIZE), np.uint8)
     splits = {f"{split}_images": pixels for split in ("train", "test")}
-    np.savez(folder.parent / "arrays.npz", **splits, train_labels=labels, test_labels=labels)
+    np.savez(file, **splits, train_labels=labels, test_labels=labels)
 
 
-# The rows of the README's table: what builds the layout, and how many normal images each of the commands trains on.
+def build_12_bits(folder):
+    for i in range(6):
+        Image.fromarray(np.random.default_rng(i).integers(0, 4096, SIZE).astype(np.uint16)).save(folder / f"{i}.png")
+
+
+def build_pages(folder):
+    pages = [Image.fromarray(np.random.default_rng(i).integers(0, 256, SIZE, np.uint8)) for i in range(4)]
+    for i in range(3):
+        pages[0].save(folder / f"{i}.tif", save_all=True, append_images=pages[1:])
+
+
+def build_dicom(folder):
+    """Write six series of one slice, from one that pydicom ships."""
+    dataset = pydicom.dcmread(get_testdata_file("CT_small.dcm", download=False))
+    for i in range(6):
+        dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[str(i)])
+        dataset.save_as(folder / f"{i}.dcm")
+
+
+def build_nifti(folder):
+    for i in range(3):
+        volume = np.random.default_rng(i).integers(0, 4000, (8, 6, 4)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), folder / f"{i}.nii.gz")
+
+
+# The rows of the README's table: what builds the layout, and how many normal images each of the commands trains on;
+# where it is -1, the command is refused for want of data.normal, and None stands for an unknown number.
 ROWS = (
     (lambda folder: write(folder, *numbered("{}.png", 6)), [6]),
     (build_good_beside_others, [8]),
@@ -570,23 +601,30 @@ ROWS = (
     (write_visa, [8]),
     (build_visa_with_its_split, [9]),
     (build_kolektor, [5]),
-    (build_csv, [None, 5]),
+    (build_csv, [-1, 5]),
     (partial(build_arrays, labels=np.arange(40) % 10), [4, 12]),
     (partial(build_arrays, labels=np.array(["ok", "ng"] * 8)), [8]),
+    (build_12_bits, [6, 6]),
+    (build_pages, [12]),
+    (build_dicom, [6]),
+    (build_nifti, [12]),
+    (partial(build_arrays, labels=np.arange(40) % 4), [10]),
+    (lambda folder: None, [20, None]),  # CelebA, mocked
 )
 
 
 def commands_of(row):
-    """Return the flags of each command of a row: the first, and those that change its last value or add a flag."""
-    first, *others = [shlex.split(text) for text in re.findall("`(.+?)`", row)]
+    """Return the flags of each command of a row: the first, and those that change its last value or add flags."""
+    texts = [shlex.split(text) for text in re.findall("`(.+?)`", row)]
+    first, *others = [text for text in texts if text[0] != "pip"]
     value = first[-1].rpartition("=")[-1]
     changed = [[*first[:-1], first[-1].removesuffix(value) + other[0]] for other in others if other[0][0] != "-"]
-    return [first, *changed, *([*other, *first] for other in others if other[0][0] == "-")]
+    configs = [[*other, *first] for other in others if other[0] == "--config"]  # before the fields that they set
+    return [first, *changed, *configs, *([*first, *other] for other in others if other[0].startswith("--config."))]
 
 
-README_ROWS = re.search(r"what you type after.*\n\|---.*\n((?:\|.*\n)+)", (ROOT / "README.md").read_text())[
-    1
-].splitlines()
+TEXT = (ROOT / "README.md").read_text()
+README_ROWS = re.search(r"what you type after.*\n\|---.*\n((?:\|.*\n)+)", TEXT)[1].splitlines()
 TINY = {"model.image_size": 8, "model.channels": 1, "model.width": 4, "model.latent_size": 4, "segmenter.steps": 0}
 TINY |= {"train.steps": 2, "train.batch_size": 4, "bank.size": 16, "bank.inverted": 0, "search.starts": 1}
 TINY |= {"search.steps": 0, "data.held_out": 0.2}
@@ -596,22 +634,26 @@ TINY |= {"search.steps": 0, "data.held_out": 0.2}
 def test_commands_of_the_readme_train(run_main, tmp_path, monkeypatch, number):
     """Each command of the table of layouts, as it stands there, trains to the end on the images that it should."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sources, "tfds_is_prepared", lambda data: True)
     build, counts = ROWS[number]
-    for command, count in zip(commands_of(README_ROWS[number].split("|")[-2]), counts, strict=True):
+    commands = commands_of(README_ROWS[number].split("|")[-2])
+    for i, (command, count) in enumerate(zip(commands, counts, strict=True)):
         config = [] if "--config" in command else ["--config", "configs/folder.py"]
         flags = [flag.replace("configs/", f"{ROOT}/configs/") for flag in [*config, *command]]
-        if not any("data.dir" in flag for flag in flags):
+        if not any("data.dir" in flag for flag in flags) and "celeb_a" not in " ".join(flags):
             flags += ["--config.data.source=npz", "--config.data.dir=arrays.npz"]
-        (place,) = [flag.rpartition("=")[-1] for flag in flags if "data.dir" in flag]
-        build(tmp_path / place)
+        place = tmp_path / next((flag.rpartition("=")[-1] for flag in flags if "data.dir" in flag), "")
+        (place.parent if place.suffix else place).mkdir(parents=True, exist_ok=True)
+        build(place)
         tiny = [f"--config.{name}={value}" for name, value in TINY.items()]
-        done = run_main(train.main, *flags, *tiny, f"--workdir=run{len(list(tmp_path.glob('run*')))}")
-        if count is None:
+        with tfds.testing.mock_data(num_examples=20):
+            done = run_main(train.main, *flags, *tiny, f"--workdir=run{i}")
+        if count == -1:
             assert (done.code, "--config.data.normal=NAME" in done.errors) == (1, True)
             continue
         assert done.code == 0, done.errors
         trained, held_out = re.search(r"training on (\d+) normal images .*; (\d+) held out", done.errors).groups()
-        assert int(trained) + int(held_out) == count
+        assert count in (int(trained) + int(held_out), None)
         assert "finished" in done.errors
 
 

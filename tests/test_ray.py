@@ -68,6 +68,17 @@ def test_rows_of_contents_are_those_of_scores_csv(tiny_run, images, expected):
         assert_same(rows, images, expected)
 
 
+def test_pages_of_a_file_are_rows_of_it(tiny_run, tmp_path):
+    pages = [Image.fromarray(np.full((16, 16), 60 * i, np.uint8)) for i in range(4)]
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:3])
+    pages[3].save(tmp_path / "a.png")
+    files = [(f"s3://bucket/{path.name}", path.read_bytes()) for path in (tmp_path / "scan.tif", tmp_path / "a.png")]
+    rows = score_contents(tiny_run.detector, files)
+    assert rows["file"] == ["s3://bucket/scan.tif"] * 3 + ["s3://bucket/a.png"]
+    assert rows["name"] == [f"s3://bucket/scan.tif#{i:03}" for i in range(3)] + ["s3://bucket/a.png"]
+    np.testing.assert_array_equal(rows["score"], tiny_run.detector.score(np.stack(pages)).score)
+
+
 def test_function_for_spark_scores_tables_of_files(tiny_run, images, expected):
     """That of docs/clusters.md, with the columns that it declares; a table may be empty."""
     text = (ROOT / "docs" / "clusters.md").read_text()
@@ -91,7 +102,15 @@ def test_a_killed_run_is_completed_and_none_is_scored_twice(tiny_run, images, ex
     """By two actors; the killed process leaves whole files of rows alone."""
     pytest.importorskip("ray")
     output, environment = tmp_path / "scores", {**os.environ, "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"}
-    command = [sys.executable, str(EXAMPLE), str(tiny_run.workdir), str(output), str(images), "--actors=2", "--rows=50"]
+    command = [
+        sys.executable,
+        str(EXAMPLE),
+        str(tiny_run.workdir),
+        str(output),
+        str(images),
+        "--actors=2",
+        "--batch=50",
+    ]
     killed = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )

@@ -16,7 +16,7 @@ from anogan_jax.data.images import (
 )
 from anogan_jax.data.one_class import OneClass, load_one_class
 from anogan_jax.data.pseudo import make_pseudo_draw, to_batch
-from anogan_jax.data.regions import apply_region, is_folder_of_masks, read_roi, resize_region, within
+from anogan_jax.data.regions import apply_region, cropped, is_folder_of_masks, read_roi, resize_region, within
 from anogan_jax.data.views import (
     as_array,
     has_content,

@@ -1,8 +1,8 @@
 """Reading images of any kind as uint8, on demand.
 
 The pixels of every source are converted alike:
-  - 16-bit grey is divided by 257; other integers must lie in 0..255; floats in [0, 1] are multiplied by 255.
-  - A file with several pictures (animations, pages) is refused.
+  - ``data.window`` says what becomes black and what white; without it the type of the pixels does (``pixels.py``).
+  - A file of several pictures (pages, frames, slices) is a volume: each is an image, ``scan.tif#017``, counted from 0.
   - Palettes, CMYK and other colour spaces become RGB; transparency is composited over black.
   - A one-channel model sees colours as grey (ITU-R 601 luma); a three-channel model sees grey as RGB.
   - The camera's orientation tag is applied.
@@ -15,34 +15,46 @@ import logging
 import os
 import re
 import threading
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeVar
 
 import cachetools
 import numpy as np
-from PIL import Image, ImageOps, features
+from PIL import Image, features
 
+from anogan_jax.config import Window
+from anogan_jax.data import volumes
+from anogan_jax.data.pictures import PAGED, count_pictures, read_picture, write_pages
+from anogan_jax.data.pixels import to_grey_levels
+from anogan_jax.data.volumes import Contents
 from anogan_jax.errors import UserError
 
 log = logging.getLogger(__name__)
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _CONTRASTS_IN_RANGE = np.float32(8)  # mean absolute deviations from the mean to the end of the range
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601
-_STRIP = 2**22  # values converted at a time, which takes less memory
 _THREADS = min(8, os.cpu_count() or 1)
-MAX_PIXELS = 2**26  # of an image file; scoring takes about 12 bytes for each, of colour 20
 _LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".avif", ".webp")
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
     *(".pgm", ".ppm", ".pnm"),
     *([".jp2"] if features.check("jpg_2000") else []),
     *([".avif"] if features.check("avif") else []),
+    *volumes.SUFFIXES,
 )
+
+
+class Row(NamedTuple):
+    """Where an image in a file is."""
+
+    path: Path
+    number: int  # of the picture in the file, from 0
+    depth: int  # number of pictures in the file
+    volume: str  # name of the volume that it is a slice of, a file or a series of files; empty: of none
 
 
 class Images(NamedTuple):
@@ -56,10 +68,12 @@ class Images(NamedTuple):
     stamp: str = ""  # changes when a file changes: digest of sizes and times of modification
     region: Callable[[int, np.ndarray], np.ndarray] | None = None  # of interest, (H, W) bool, of image i and its pixels
     folder: str | None = None  # of the names in their data set, such as "train"; None: the names are numbers
+    raw: Callable[[int], tuple[np.ndarray, str]] | None = None  # image i, (H, W, any) of any type, and where it is
+    rows: Sequence[Row] | None = None  # where each is; None: not in image files
 
     def take(self, indices: np.ndarray) -> "Images":
         """Return the images at these indices."""
-        read, mask, region = self.read, self.mask, self.region
+        read, mask, region, raw = self.read, self.mask, self.region, self.raw
         return Images(
             names=[self.names[i] for i in indices],
             labels=None if self.labels is None else self.labels[indices],
@@ -69,7 +83,16 @@ class Images(NamedTuple):
             stamp=self.stamp,
             region=None if region is None else lambda i, image: region(indices[i], image),
             folder=self.folder,
+            raw=None if raw is None else lambda i: raw(indices[i]),
+            rows=None if self.rows is None else [self.rows[i] for i in indices],
         )
+
+
+def read_as(images: Images, channels: int, window: Window) -> Images:
+    """Return images that have the field ``raw``, their pixels read in this way."""
+    assert images.raw is not None
+    raw = images.raw
+    return images._replace(read=lambda i: to_grey_levels(*raw(i), channels, window))
 
 
 def to_model_range(images: np.ndarray, normalize_contrast: bool = False) -> np.ndarray:
@@ -128,20 +151,20 @@ def check_model_range(images: np.ndarray) -> None:
         )
 
 
-def from_user(images: Any, channels: int) -> Images:
+def from_user(images: Any, channels: int, window: Window = None) -> Images:
     """Return the images passed by a Python caller.
 
     Args:
       images: a path that ``read_input`` reads, an array (N, H, W) or (N, H, W, C), or a list of arrays (H, W) or
-        (H, W, C) of any sizes. Arrays are uint8, or floats in [-1, 1], which are rounded to 256 grey levels; floats in
-        a file lie in [0, 1].
+        (H, W, C) of any sizes. Without a window floats in arrays lie in [-1, 1], and those in a file in [0, 1].
       channels: number of channels of the model.
+      window: as ``data.window``.
 
     Raises:
       UserError: another type or shape, no image at all, or floats outside [-1, 1].
     """
     if isinstance(images, str | Path):
-        return read_input(Path(images), channels)
+        return read_input(Path(images), channels, window)
     array = [np.asarray(image) for image in images] if isinstance(images, list | tuple) else np.asarray(images)
     if not (len(array) if isinstance(array, list) else array.size):
         raise UserError("images: empty; give at least one")
@@ -149,14 +172,18 @@ def from_user(images: Any, channels: int) -> Images:
         raise UserError(f"images: {type(images).__name__}; give an array (N, H, W[, C]), a list of images, or a path")
     try:
         if isinstance(array, list):
-            return from_list([_from_model_range(image) for image in array], channels, "images")
+            return from_list([_from_model_range(image, window) for image in array], channels, "images", window=window)
         _check_layout(array.shape, "images")
-        return from_array(_from_model_range(array), channels, "images")
+        return from_array(_from_model_range(array, window), channels, "images", window=window)
     except ValueError as error:
-        raise UserError(f"images: {str(error).removeprefix('images ')}") from error
+        raise UserError(
+            f"images: {str(error).removeprefix('images ')}; data.window says what other values mean"
+        ) from error
 
 
-def from_array(array: np.ndarray, channels: int, where: str, labels: np.ndarray | None = None) -> Images:
+def from_array(
+    array: np.ndarray, channels: int, where: str, labels: np.ndarray | None = None, window: Window = None
+) -> Images:
     """Return the images of an array (N, H, W) or (N, H, W, C), or of one colour image (H, W, 3).
 
     Raise UserError if the shape is another or the number of labels differs; pixels are checked when they are read.
@@ -168,19 +195,40 @@ def from_array(array: np.ndarray, channels: int, where: str, labels: np.ndarray 
         raise UserError(f"{where}: shape {array.shape} holds no pixel")
     if labels is not None and labels.shape != (len(array),):
         raise UserError(f"{where}: {len(array)} images but labels of shape {labels.shape}; (N,) is needed")
-    return from_list(array, channels, where, labels)
+    return from_list(array, channels, where, labels, window)
 
 
 def from_list(
-    arrays: Sequence[np.ndarray] | np.ndarray, channels: int, where: str, labels: np.ndarray | None = None
+    arrays: Sequence[np.ndarray] | np.ndarray,
+    channels: int,
+    where: str,
+    labels: np.ndarray | None = None,
+    window: Window = None,
 ) -> Images:
     """Return the images of arrays (H, W) or (H, W, C) of any sizes; raise UserError if a shape is another."""
     for i, array in enumerate(arrays):
         if array.ndim not in (2, 3) or not array.size:
             raise UserError(f"{where}, image {i}: shape {array.shape} is not (H, W) or (H, W, C)")
         _check_layout((1, *array.shape), f"{where}, image {i}")
-    names = [str(i) for i in range(len(arrays))]
-    return Images(names, labels, lambda i: _convert(np.atleast_3d(arrays[i]), channels, f"{where}, image {i}"))
+
+    return from_function(len(arrays), arrays.__getitem__, channels, where, labels, window)
+
+
+def from_function(
+    count: int,
+    get: Callable[[int], np.ndarray],
+    channels: int,
+    where: str,
+    labels: np.ndarray | None = None,
+    window: Window = None,
+) -> Images:
+    """Return the images (H, W) or (H, W, C) of any types that a function returns by their numbers, on demand."""
+
+    def raw(i: int) -> tuple[np.ndarray, str]:
+        return np.atleast_3d(get(i)), f"{where}, image {i}"
+
+    names = [str(i) for i in range(count)]
+    return Images(names, labels, lambda i: to_grey_levels(*raw(i), channels, window), raw=raw)
 
 
 class Listing(NamedTuple):
@@ -222,7 +270,7 @@ def list_images(folder: Path, without: Path | None = None) -> Listing:
                 leave_out(path, "of macOS")
             elif path.name.startswith("."):
                 leave_out(path, "hidden")
-            elif path.suffix.lower() not in SUFFIXES:
+            elif not is_image(path):
                 leave_out(path, path.suffix.lower() or "without a suffix")
             elif path.is_file() and not (apart and path.resolve() == apart):
                 paths.append(path)
@@ -233,18 +281,102 @@ def list_images(folder: Path, without: Path | None = None) -> Listing:
     return found
 
 
-def from_folder(folder: Path, channels: int) -> Images:
+def from_folder(folder: Path, channels: int, window: Window = None) -> Images:
     """Return all images below a folder, sorted and named by their path in it; raise UserError if there are none."""
     found = list_images(folder)
     if told := found.told():
         log.info("%s: left out: %s", folder, ", ".join(told))
-    return from_paths(found.paths, folder, channels)
+    return from_paths(found.paths, folder, channels, window)
 
 
-def from_paths(paths: Sequence[Path], folder: Path, channels: int) -> Images:
-    """Return the images of files in a folder, named by their paths in it."""
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    return Images(names, None, lambda i: read_image(paths[i], channels), stamp=stamp_of(paths), folder="")
+def is_image(path: Path) -> bool:
+    """Return whether a file is an image, by its suffix; DICOM needs none."""
+    return path.suffix.lower() in SUFFIXES or volumes.is_volume(path)
+
+
+def without_suffix(path: AnyPath) -> AnyPath:
+    """Return a path without the suffix of an image; ``.nii.gz`` is one.
+
+    >>> without_suffix(Path("a/scan.1.nii.gz")).as_posix()
+    'a/scan.1'
+    """
+    return path.with_name(path.name[:-7]) if path.name.lower().endswith(".nii.gz") else path.with_suffix("")
+
+
+def file_of(images: Images, i: int) -> str:
+    """Return the name of the file that image i is in."""
+    name = images.names[i]
+    return name.rpartition("#")[0] if images.rows and images.rows[i].depth > 1 else name
+
+
+def from_paths(paths: Sequence[Path], folder: Path, channels: int, window: Window = None) -> Images:
+    """Return the images of files in a folder, named by their paths in it; each picture of a file is an image."""
+    rows = _rows_of(paths, folder)
+    names = []
+    for row in rows:
+        name, digits = row.path.relative_to(folder).as_posix(), max(3, len(str(row.depth - 1)))
+        names.append(name if row.depth == 1 else f"{name}#{row.number:0{digits}}")
+    if slices := [row.volume for row in rows if row.volume]:
+        log.info("%s: %d volumes with %d slices", folder, len(set(slices)), len(slices))
+
+    def raw(i: int) -> tuple[np.ndarray, str]:
+        row = rows[i]
+        pixels, where = read_raw(row.path, window is not None, row.number if row.depth > 1 else None)
+        return pixels, where if row.depth == 1 else f"{where}#{row.number}"
+
+    def read(i: int) -> np.ndarray:
+        return to_grey_levels(*raw(i), channels, window)
+
+    return Images(names, None, read, stamp=stamp_of(paths), folder="", raw=raw, rows=rows)
+
+
+def _rows_of(paths: Sequence[Path], folder: Path) -> list[Row]:
+    """Return where each picture of these files is. DICOM files of one series in a folder are a volume."""
+    found = [contents_of(path) for path in paths]
+    series = Counter((path.parent, each.series) for path, each in zip(paths, found, strict=True) if each.depth == 1)
+    several = Counter(parent for (parent, name), count in series.items() if name and count > 1)
+    rows = []
+    for path, (depth, name) in zip(paths, found, strict=True):
+        place = path.parent.relative_to(folder).as_posix()
+        if depth > 1:
+            volume = path.relative_to(folder).as_posix()
+        elif name and series[path.parent, name] > 1:
+            place = folder.name if place == "." else place
+            volume = place if several[path.parent] == 1 else f"{place}/{name}"
+        else:
+            volume = ""
+        rows += [Row(path, number, depth, volume) for number in range(depth)]
+    return rows
+
+
+def name_of_maps(name: str) -> str | None:
+    """Return the name of the file with the maps of a volume of this name; None where its format holds no floats.
+
+    >>> [name_of_maps(name) for name in ("a/scan.nii.gz", "scan.tif", "moving.gif", "scan.dcm", "photo")]
+    ['a/scan.nii.gz', 'scan.tif', 'moving.gif.tif', None, None]
+    """
+    if name.lower().endswith(PAGED):
+        return name if name.lower().endswith((".tif", ".tiff")) else f"{name}.tif"
+    return volumes.name_of_maps(name)
+
+
+def write_maps(source: Path, target: Path, maps: Iterable[np.ndarray]) -> None:
+    """Write the maps of a volume's slices, each (H, W) float32, in its format and geometry, or as pages of a TIFF.
+
+    Args:
+      source: the file of the volume.
+      target: is written; by its suffix it is of the name that ``name_of_maps`` gives.
+      maps: one for each slice, in order.
+    """
+    if volumes.is_volume(source):
+        volumes.write_maps(source, target, maps)
+    else:
+        write_pages(target, maps)
+
+
+def contents_of(path: Path) -> Contents:
+    """Return how many pictures an image file holds, and the series that it is of; one if it cannot be read."""
+    return volumes.contents_of(path) if volumes.is_volume(path) else Contents(count_pictures(path))
 
 
 def stamp_of(paths: Sequence[Path]) -> str:
@@ -253,42 +385,45 @@ def stamp_of(paths: Sequence[Path]) -> str:
     return hashlib.sha256(repr([(stat.st_size, stat.st_mtime_ns) for stat in stats]).encode()).hexdigest()
 
 
-def read_image(path: Path, channels: int) -> np.ndarray:
-    """Read an image file as (H, W, C) uint8; raise UserError if it cannot be read or holds several pictures."""
+def read_image(path: Path, channels: int, window: Window = None) -> np.ndarray:
+    """Read the one picture of an image file as (H, W, C) uint8; raise UserError if it cannot be read."""
+    return to_grey_levels(*read_raw(path, window is not None), channels, window)
+
+
+def read_raw(path: Path, exactly: bool, number: int | None = None) -> tuple[np.ndarray, str]:
+    """Return a picture of an image file, (H, W, any) of any type, and the file's path as text; see ``read_picture``."""
     _check_is_file(path)
-    try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise UserError(f"{path}: {opened.width}x{opened.height} pixels, at most {MAX_PIXELS:,} are read")
-            if (count := getattr(opened, "n_frames", 1)) > 1 and opened.format != "MPO":  # a photo and its previews
-                raise UserError(f"{path}: holds {count} pictures; save each as a file of its own")
-            ImageOps.exif_transpose(opened, in_place=True)
-            if opened.mode.startswith("I;16"):
-                array = np.asarray(opened).astype(np.uint16)
-            elif opened.has_transparency_data:
-                black = Image.new("RGBA", opened.size, (0, 0, 0, 255))
-                array = np.asarray(Image.alpha_composite(black, opened.convert("RGBA")).convert("RGB"))
-            else:
-                array = np.asarray(opened if opened.mode in ("L", "F", "I", "RGB") else opened.convert("RGB"))
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file makes Pillow raise many types; it must cost this file only
-        if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-            raise UserError(f"{path}: too large, at most {MAX_PIXELS:,} pixels are read") from error
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a readable image"
-        raise UserError(f"{path}: {reason} ({type(error).__name__})") from error
-    return _convert(np.atleast_3d(array), channels, str(path))
+    if not volumes.is_volume(path):
+        return np.atleast_3d(read_picture(path, exactly, number)), str(path)
+    if number is None and (depth := contents_of(path).depth) > 1:
+        raise UserError(f"{path}: holds {depth} slices, and one is needed here")
+    return np.atleast_3d(volumes.read_slice(path, number or 0)), str(path)
 
 
-def read_mask(path: Path, any_value: bool = False) -> np.ndarray:
+def read_grey(path: Path, of: Row | None = None) -> np.ndarray:
+    """Read an image file as (H, W) of the type that its pixels have; colours become grey, uint8.
+
+    Args:
+      path: the file.
+      of: where the image is that it belongs to, as its mask; of a file with as many pictures the same one is read.
+
+    Raises:
+      UserError: the file cannot be read, or holds several pictures and not one for each of the image's file.
+    """
+    depth = contents_of(path).depth if of and of.depth > 1 else 1
+    pixels, where = read_raw(path, exactly=False, number=of.number if of and depth == of.depth > 1 else None)
+    return (pixels if pixels.shape[-1] == 1 else to_grey_levels(pixels, where, 1, None))[..., 0]
+
+
+def read_mask(path: Path, any_value: bool = False, of: Row | None = None) -> np.ndarray:
     """Read a mask file as (H, W) bool: black is False, the one other value, or with ``any_value`` any other, True.
 
     In a format that may lose detail, such as JPEG, True is what is brighter than half of the range.
-    Raise UserError if it cannot be read or has more than two values.
+    Raise UserError if it cannot be read or has more than two values; see ``read_grey`` for ``of``.
     """
-    pixels = read_image(path, 1)[..., 0]
+    pixels = read_grey(path, of)
     if path.suffix.lower() in _LOSSY:
-        return pixels > 127
+        return pixels > 127  # of 255
     if any_value:
         return pixels > 0
     values = np.unique(pixels)
@@ -324,30 +459,30 @@ def read_arrays(path: Path, keys: Collection[str] | None = None) -> dict[str, np
     return arrays
 
 
-def read_input(path: Path, channels: int) -> Images:
+def read_input(path: Path, channels: int, window: Window = None) -> Images:
     """Read the images to score: an image file, a folder of images, an .npy, or an .npz with the key "images".
 
     Raise UserError if there is no image at the path, or none can be read.
     """
     if path.is_dir():
-        images = from_folder(path, channels)
+        images = from_folder(path, channels, window)
     elif path.suffix.lower() in (".npy", ".npz"):
-        images = from_array(read_arrays(path, ("images",))["images"], channels, str(path))
+        images = from_array(read_arrays(path, ("images",))["images"], channels, str(path), window=window)
         images = images._replace(stamp=stamp_of([path]))
     else:
         _check_is_file(path)
-        images = Images([path.name], None, lambda _: read_image(path, channels), stamp=stamp_of([path]), folder="")
+        images = from_paths([path], path.parent, channels, window)
     return _any_readable(images, str(path))
 
 
-def read_inputs(paths: Sequence[Path], channels: int) -> Images:
+def read_inputs(paths: Sequence[Path], channels: int, window: Window = None) -> Images:
     """Read the images to score of one path, as ``read_input``, or of several files and folders of images.
 
     The images of several are named by their paths in the folder that all lie in; each is read once.
     Raise UserError if one is missing, or is an array beside others, or none can be read.
     """
     if len(paths) == 1:
-        return read_input(paths[0], channels)
+        return read_input(paths[0], channels, window)
     files = []
     for path in paths:
         if path.suffix.lower() in (".npy", ".npz") and path.is_file():
@@ -356,7 +491,7 @@ def read_inputs(paths: Sequence[Path], channels: int) -> Images:
             _check_is_file(path)
         files += list_images(path).paths if path.is_dir() else [path]
     files = list(dict.fromkeys(Path(os.path.abspath(file)) for file in files))
-    return _any_readable(from_paths(files, folder_of(files), channels), f"{paths[0]} and others")
+    return _any_readable(from_paths(files, folder_of(files), channels, window), f"{paths[0]} and others")
 
 
 def find_inputs(given: Iterable[str]) -> list[Path]:
@@ -370,7 +505,7 @@ def find_inputs(given: Iterable[str]) -> list[Path]:
             found.append(Path(text))
             continue
         paths = [Path(path) for path in sorted(glob.glob(text, recursive=True))]
-        images = [path for path in paths if path.suffix.lower() in SUFFIXES or (path.is_dir() and "**" not in text)]
+        images = [path for path in paths if is_image(path) or (path.is_dir() and "**" not in text)]
         if not images:
             raise UserError(f"{text}: finds no image ({', '.join(SUFFIXES)})")
         if others := [path for path in paths if path not in images and path.is_file()]:
@@ -472,9 +607,9 @@ def _check_layout(shape: tuple[int, ...], where: str) -> None:
         raise UserError(f"{where}: ({seems}) seems to be (C, H, W), channels first; give np.moveaxis(images, -3, -1)")
 
 
-def _from_model_range(array: np.ndarray) -> np.ndarray:
-    """Return floats in [-1, 1] as uint8, other dtypes unchanged; ``from_array`` checks them."""
-    if array.dtype.kind != "f":
+def _from_model_range(array: np.ndarray, window: Window) -> np.ndarray:
+    """Return floats in [-1, 1] as uint8 unless a window says what they are, other dtypes unchanged."""
+    if array.dtype.kind != "f" or window is not None:
         return array
     check_model_range(array)
     return to_pixels(array, array)
@@ -485,49 +620,3 @@ def _contrast(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = images.mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
     deviation = np.abs(images - mean).mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
     return mean, np.maximum(deviation, np.float32(1))
-
-
-def _convert(array: np.ndarray, channels: int, where: str) -> np.ndarray:
-    """Convert an image (H, W, any) of any dtype to (H, W, channels) uint8."""
-    pixels = _to_uint8(array, where)
-    if pixels.shape[-1] == 4 and channels in (1, 3):  # RGBA over black
-        pixels = np.rint(pixels[..., :3] * (pixels[..., 3:] / 255.0)).astype(np.uint8)
-    have = pixels.shape[-1]
-    if have == channels:
-        return pixels
-    if (have, channels) == (3, 1):
-        strips = np.array_split(pixels, 1 + pixels.size // _STRIP)
-        return np.concatenate([np.rint(strip @ _LUMA).astype(np.uint8) for strip in strips])[..., None]
-    if (have, channels) == (1, 3):
-        return np.repeat(pixels, 3, axis=-1)
-    raise UserError(f"{where}: images of {have} channels, but model.channels={channels}")
-
-
-@cache
-def _warn_of_dark_images(where: str) -> None:
-    """Warn once for each folder or file."""
-    log.warning("%s: uses less than an eighth of the 16-bit range, few grey levels are left; scale it first", where)
-
-
-def _to_uint8(array: np.ndarray, where: str) -> np.ndarray:
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * 255
-    if array.dtype == np.uint16:
-        if array.max() < 2**13:
-            source = where.partition(", image ")[0]
-            _warn_of_dark_images(os.path.dirname(source) or source)
-        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if array.dtype.kind not in "iuf":
-        raise UserError(f"{where}: pixels of type {array.dtype}; uint8, uint16 or float is needed")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise UserError(f"{where}: has pixels that are not finite (NaN or infinite)")
-    top = 1 if array.dtype.kind == "f" else 255
-    if array.min() < 0 or array.max() > top:
-        raise UserError(
-            f"{where}: {array.dtype} pixels must lie in [0, {top}], found {array.min():g} to {array.max():g}; "
-            "scale them, or save uint8"
-        )
-    return np.rint(array * (255 // top)).astype(np.uint8)

@@ -27,7 +27,7 @@ import numpy as np
 
 from anogan_jax.config import DataConfig
 from anogan_jax.data.classes import chosen_normal, is_called_normal, plain, shown
-from anogan_jax.data.images import list_images, read_mask
+from anogan_jax.data.images import Row, contents_of, list_images, read_mask, without_suffix
 from anogan_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -91,11 +91,11 @@ def read_layout(folder: Path, data: DataConfig) -> Layout:
     return layout
 
 
-def read_masks(file: File, shape: tuple[int, int]) -> np.ndarray | None:
+def read_masks(file: File, shape: tuple[int, int], row: Row) -> np.ndarray | None:
     """Return the defective pixels (H, W) bool of an image of this shape; None if it is anomalous and has no mask.
 
     Raises:
-      UserError: a mask cannot be read, has another size than the image, or is all black.
+      UserError: a mask cannot be read, has another size than the image, or is all black; that of a slice may be.
     """
     if file.kind == GOOD:
         return np.zeros(shape, bool)
@@ -103,12 +103,12 @@ def read_masks(file: File, shape: tuple[int, int]) -> np.ndarray | None:
         return None
     found = np.zeros(shape, bool)
     for path in file.masks:
-        mask = _read_mask(path)
+        mask = _read_mask(path, row)
         if mask.shape != shape:
             size = f"{mask.shape[1]}x{mask.shape[0]}"
             raise UserError(f"{path}: {size} pixels, but its image {file.name} has {shape[1]}x{shape[0]}")
         found |= mask
-    if not found.any():
+    if not found.any() and row.depth == 1:
         raise UserError(f"{file.masks[0]}: is all black, but its image {file.name} is said to have a defect")
     return found
 
@@ -119,8 +119,14 @@ def role_of(name: str) -> str | None:
     return _ROLES.get(plain(name))
 
 
-def _read_mask(path: Path) -> np.ndarray:
-    return read_mask(path, any_value="/data/masks/" in path.as_posix().lower())  # VisA numbers its kinds of defects
+def _read_mask(path: Path, of: Row | None = None) -> np.ndarray:
+    return read_mask(path, "/data/masks/" in path.as_posix().lower(), of)  # VisA numbers its kinds of defects
+
+
+def _is_black(mask: Path) -> bool:
+    """Return whether all pictures of a mask file are black."""
+    depth = contents_of(mask).depth
+    return not any(_read_mask(mask, Row(mask, number, depth, "")).any() for number in range(depth))
 
 
 def _refuse_other_layouts(folder: Path, images: Iterable[PurePath]) -> None:
@@ -160,9 +166,10 @@ class _Masks:
         self._by_name: dict[tuple[str, ...], list[Path]] = defaultdict(list)
         self._by_folder: dict[tuple[str, ...], list[Path]] = defaultdict(list)
         self._beside: dict[PurePath, list[Path]] = defaultdict(list)
-        stems = {file.with_suffix("") for file in files}
+        stems = {without_suffix(file) for file in files}
         for file in files:
-            stem = _OF_MASK.sub("", file.stem)
+            whole = without_suffix(file).name
+            stem = _OF_MASK.sub("", whole)
             roles = [role_of(part) for part in file.parts[:-1]]
             if "mask" in roles:
                 self.places["/".join(file.parts[: roles.index("mask") + 1])] += 1
@@ -170,7 +177,7 @@ class _Masks:
                 self._by_folder[tuple(above)].append(folder / file)
                 for name in {key[-1], stem.lower()}:
                     self._by_name[*above, name].append(folder / file)
-            elif stem != file.stem and file.with_name(stem) in stems:
+            elif stem != whole and file.with_name(stem) in stems:
                 self.places["beside the images"] += 1
                 self._beside[file.with_name(stem)].append(folder / file)
             else:
@@ -181,7 +188,7 @@ class _Masks:
         image = PurePath(name)
         key = _key(image)
         ends = [key[i:] for i in range(1 if whole_path else len(key))]
-        found = [self._beside.get(image.with_suffix(""))]
+        found = [self._beside.get(without_suffix(image))]
         found += [where.get(end) for where in (self._by_name, self._by_folder) for end in ends]
         return tuple(next(filter(None, found), ()))
 
@@ -189,7 +196,7 @@ class _Masks:
 def _key(file: PurePath) -> tuple[str, ...]:
     """Return the path of an image or a mask that both have in common, in lower case."""
     above = (part for part in file.parts[:-1] if role_of(part) not in ("mask", "wrapper"))
-    return tuple(part.lower() for part in (*above, file.stem))
+    return tuple(part.lower() for part in (*above, without_suffix(file).name))
 
 
 def _told_apart(folder: Path, files: list[File], masks: _Masks, data: DataConfig, table: Path | None) -> Layout:
@@ -263,7 +270,7 @@ def _by_masks(files: list[File], masks: _Masks) -> list[File]:
     if without := [file.name for file in found if not file.masks]:
         shares = f"{len(without)} of {len(found)}"
         log.warning("%s: %s images have no mask, such as %s, and count as normal", masks.folder, shares, without[0])
-    is_black = {mask: not _read_mask(mask).any() for file in found for mask in file.masks}
+    is_black = {mask: _is_black(mask) for file in found for mask in file.masks}
     kinds = [GOOD if all(is_black[mask] for mask in file.masks) else _DEFECT for file in found]
     places = [f"{file.split or 'images'} by their masks" for file in found]
     return [file._replace(kind=k, place=place) for file, k, place in zip(found, kinds, places, strict=True)]
@@ -343,7 +350,7 @@ def _of_table(table: Path, folder: Path, images: Sequence[Path]) -> list[File]:
     known = {image.as_posix(): image.as_posix() for image in images}
     by_end = defaultdict[str, list[str]](list)  # by the file's name alone, with and without its suffix
     for image in images:
-        for end in {image.name, image.stem}:
+        for end in {image.name, without_suffix(image).name}:
             by_end[end].append(image.as_posix())
 
     def find(text: str) -> str | None:

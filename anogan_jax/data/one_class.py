@@ -1,15 +1,22 @@
 """One-class protocols: the normal class, and the normal images held out of training."""
 
+import logging
+from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from anogan_jax.config import Config, DataConfig
+from anogan_jax.config import Config, DataConfig, Window
 from anogan_jax.data.classes import chosen_normal, shown
-from anogan_jax.data.images import Images
-from anogan_jax.data.regions import within
+from anogan_jax.data.images import Images, read_ahead, read_as
+from anogan_jax.data.pixels import find_window
+from anogan_jax.data.regions import cropped, within
 from anogan_jax.data.sources import load_splits
 from anogan_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+_LOOKED_AT = 1_024  # training images, at most, whose pixels data.window=auto looks at
 
 
 class OneClass(NamedTuple):
@@ -20,6 +27,7 @@ class OneClass(NamedTuple):
     test: Images | None
     origin: str  # the data set and its location, as text
     warning: str  # why it may not be the intended data set
+    window: Window = None  # as data.window, found where that is "auto"
 
 
 def load_one_class(config: Config, given: Images | None = None, roi_mask: np.ndarray | None = None) -> OneClass:
@@ -35,7 +43,6 @@ def load_one_class(config: Config, given: Images | None = None, roi_mask: np.nda
     """
     data = config.data
     whole, test, origin, warning, is_one_class = load_splits(data, config.model, given)
-    whole = within(whole, data.roi, roi_mask)
     labels, tested = whole.labels, None if test is None else test.labels
     if not is_one_class:
         labels, tested = _anomalous(labels, tested, data, origin)
@@ -46,20 +53,57 @@ def load_one_class(config: Config, given: Images | None = None, roi_mask: np.nda
         what = "" if whole.labels is None else "normal images "
         raise UserError(f"{origin}: {len(normal)} {what}to train on; at least 2 are needed")
     order = np.random.default_rng(config.seed).permutation(normal)
-    count = max(1, round(data.held_out * len(normal)))
+    held_out, kept = _held_out(order, max(1, round(data.held_out * len(normal))), whole)
     share = data.contamination
-    mixed_in = round(share / (1 - share) * (len(order) - count))
+    mixed_in = round(share / (1 - share) * len(kept))
     if len(anomalous) < mixed_in:
         raise UserError(
             f"data.contamination={share}: takes {mixed_in} anomalous training images; {origin} has {len(anomalous)}"
         )
     contaminants = np.random.default_rng([config.seed, 1]).choice(anomalous, mixed_in, replace=False)
-    train = whole.take(np.sort(np.concatenate([order[count:], contaminants])))
+    trained, window = np.sort(np.concatenate([kept, contaminants])), data.window
+    if window == "auto":
+        window = find_window(_some_pixels(whole.take(trained), config.seed), config.seed)
+        log.info("data.window=auto: %g to %g", *window)
+        how = config.model.channels, window
+        whole, test = read_as(whole, *how), test and read_as(test, *how)
+    whole = cropped(within(whole, data.roi, roi_mask), data.crop)
     if test is not None:
-        test = within(test, data.roi, roi_mask)._replace(labels=tested)
+        test = cropped(within(test, data.roi, roi_mask), data.crop)._replace(labels=tested)
         if data.test_limit is not None and data.test_limit < len(test.names):
             test = test.take(np.sort(np.random.default_rng(0).permutation(len(test.names))[: data.test_limit]))
-    return OneClass(train, whole.take(np.sort(order[:count])), test, origin, warning)
+    return OneClass(whole.take(trained), whole.take(np.sort(held_out)), test, origin, warning, window)
+
+
+def _held_out(order: np.ndarray, count: int, images: Images) -> tuple[np.ndarray, np.ndarray]:
+    """Divide the numbers of normal images, in random order, into ``count`` that are held out and the others.
+
+    Slices of one volume resemble each other, so whole volumes are held out, with more slices than ``count`` if need be;
+    of a single volume its slices are.
+    """
+    volumes = [images.rows[i].volume or i for i in order] if images.rows else order.tolist()
+    sizes = Counter(volumes)
+    if len(sizes) == 1:
+        log.warning(
+            "slices of one volume alone: others' p-values are too small, for held-out slices resemble trained ones"
+        )
+        return order[:count], order[count:]
+    chosen, number = set(), 0
+    for volume in list(sizes)[:-1]:
+        if number < count:
+            chosen.add(volume)
+            number += sizes[volume]
+    is_held_out = np.array([volume in chosen for volume in volumes])
+    return order[is_held_out], order[~is_held_out]
+
+
+def _some_pixels(images: Images, seed: int) -> Iterator[np.ndarray]:
+    """Yield the pixels of a random part of the images, as they are in their files; those that can be read."""
+    assert images.raw is not None
+    chosen = np.random.default_rng([seed, 5]).permutation(len(images.names))[:_LOOKED_AT]
+    for found in read_ahead(images.raw, chosen.tolist(), ahead=16):
+        if not isinstance(found, UserError):
+            yield found[0]
 
 
 def _anomalous(

@@ -9,12 +9,12 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from anogan_jax.data.images import SUFFIXES, Images, read_image, stamp_of
+from anogan_jax.data.images import SUFFIXES, Images, Row, file_of, is_image, read_grey, stamp_of, without_suffix
 from anogan_jax.errors import UserError
 
 _THRESHOLD = "threshold:"
@@ -45,7 +45,7 @@ def within(images: Images, roi: str, mask: np.ndarray | None = None) -> Images:
         paths = _paths(images, Path(roi))
         found = [path for path in paths if isinstance(path, Path)]
         images = images._replace(stamp=hashlib.sha256(f"{images.stamp}{stamp_of(found)}".encode()).hexdigest())
-        find = _one_for_each(paths)
+        find = _one_for_each(paths, images.rows)
 
     def read(i: int) -> np.ndarray:
         image = images.read(i)
@@ -53,6 +53,27 @@ def within(images: Images, roi: str, mask: np.ndarray | None = None) -> Images:
         return np.where(region[..., None], image, np.rint(image[region].mean(axis=0)).astype(np.uint8))
 
     return images._replace(read=read, region=find)
+
+
+def cropped(images: Images, size: int | None) -> Images:
+    """Return the middle of images, masks and regions, (size, size); shorter sides stay as they are."""
+    if size is None:
+        return images
+    read, mask, region = images.read, images.mask, images.region
+
+    def crop(image: np.ndarray) -> np.ndarray:
+        first = [max(0, (length - size) // 2) for length in image.shape[:2]]
+        return image[first[0] : first[0] + size, first[1] : first[1] + size]
+
+    def crop_mask(i: int) -> np.ndarray | None:
+        found = mask(i) if mask else None
+        return None if found is None else crop(found)
+
+    return images._replace(
+        read=lambda i: crop(read(i)),
+        mask=crop_mask if mask else None,
+        region=(lambda i, _: crop(region(i, read(i)))) if region else None,
+    )
 
 
 def read_roi(roi: str) -> np.ndarray | None:
@@ -139,14 +160,14 @@ def _one_for_all(mask: np.ndarray) -> Callable[[int, np.ndarray], np.ndarray]:
     return lambda _, image: resize_region(mask, *image.shape[:2])
 
 
-def _one_for_each(paths: list[Path | str]) -> Callable[[int, np.ndarray], np.ndarray]:
+def _one_for_each(paths: list[Path | str], rows: Sequence[Row] | None) -> Callable[[int, np.ndarray], np.ndarray]:
     """Return the regions in these files; a text in the place of a path says why there is none."""
 
     def find(i: int, image: np.ndarray) -> np.ndarray:
         path = paths[i]
         if isinstance(path, str):
             raise UserError(path)
-        return resize_region(_read(path), *image.shape[:2])
+        return resize_region(_read(path, rows[i] if rows else None), *image.shape[:2])
 
     return find
 
@@ -156,19 +177,19 @@ def _paths(images: Images, folder: Path) -> list[Path | str]:
     if images.folder is None:
         raise UserError(f"data.roi={folder}: images of an array have no names to find their masks by; give one mask")
     known: dict[Path, Path] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
-        if (other := known.setdefault(path.relative_to(folder).with_suffix(""), path)) != path:
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and is_image(path)):
+        if (other := known.setdefault(without_suffix(path.relative_to(folder)), path)) != path:
             raise UserError(f"{path}: is a mask of the same images as {other.name}; remove one of them")
     found: list[Path | str] = []
-    for name in (Path(name).with_suffix("") for name in images.names):
+    for name in (without_suffix(Path(file_of(images, i))) for i in range(len(images.names))):
         places = [base / each for base in (Path(images.folder), Path()) for each in (name, Path(f"{name}_mask"))]
         missing = f"{folder / name}: no mask of this name ({', '.join(SUFFIXES)}); every image needs its own"
         found.append(next((known[place] for place in places if place in known), missing))
     return found
 
 
-def _read(path: Path) -> np.ndarray:
-    region = read_image(path, 1)[..., 0] > 0
+def _read(path: Path, of: Row | None = None) -> np.ndarray:
+    region = read_grey(path, of) > 0
     if not region.any():
         raise UserError(f"{path}: is all black; a region of interest needs pixels that are not")
     return region

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anogan_jax.config import DataConfig, ModelConfig
-from anogan_jax.data.images import Images, from_array, from_list, from_paths, read_arrays, stamp_of
+from anogan_jax.config import DataConfig, ModelConfig, Window
+from anogan_jax.data.classes import shown
+from anogan_jax.data.images import Images, from_array, from_function, from_paths, read_arrays, stamp_of
 from anogan_jax.data.layouts import GOOD, File, read_layout, read_masks, role_of
 from anogan_jax.errors import UserError
 
@@ -77,13 +78,27 @@ def load_tfds(data: DataConfig, model: ModelConfig) -> Splits:
             builder.download_and_prepare(file_format="array_record")
 
     def read(split: str) -> Images:
-        rows = list(builder.as_data_source(split=split))
-        labels = np.array([row["label"] for row in rows]) if "label" in rows[0] else None
-        return from_list([row["image"] for row in rows], model.channels, f"{data.name}/{split}", labels)
+        rows, where = builder.as_data_source(split=split), f"{data.name}/{split}"
+        labels = _tfds_labels(rows, data) if data.attribute or "label" in builder.info.features else None
+
+        def get(i: int) -> np.ndarray:
+            with _one_line(f"{where}, image {i}: cannot be read"):
+                return rows[i]["image"]
+
+        return from_function(len(rows), get, model.channels, where, labels, data.window)
 
     with _one_line(f"data.name={data.name}: TFDS cannot read it as an image data set"):
         train, test = read("train"), read("test") if "test" in builder.info.splits else None
     return Splits(train, test, f"TFDS {builder.info.full_name} in {builder.data_dir}")
+
+
+def _tfds_labels(rows: Any, data: DataConfig) -> np.ndarray:
+    """Return the class of each row, (N,) int: its label, or its attribute."""
+    name, first = data.attribute or "label", rows[0] | rows[0].get("attributes", {})
+    known = [key for key, value in first.items() if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biu"]
+    if name not in known:
+        raise UserError(f"data.attribute={name}: {data.name} has no such attribute; it has {shown(known)}")
+    return np.array([int((row | row.get("attributes", {}))[name]) for row in rows])
 
 
 def load_idx(data: DataConfig, model: ModelConfig) -> Splits:
@@ -94,7 +109,7 @@ def load_idx(data: DataConfig, model: ModelConfig) -> Splits:
 
     def read(images: str, labels: str) -> Images:
         array, classes = _read_idx(folder, images), _read_idx(folder, labels)
-        found = from_array(array, model.channels, str(folder / images), classes.astype(int))
+        found = from_array(array, model.channels, str(folder / images), classes.astype(int), data.window)
         return found._replace(stamp=stamp_of([path for name in (images, labels) if (path := _idx_file(folder, name))]))
 
     train = read(*_IDX_TRAIN)
@@ -111,7 +126,7 @@ def load_npz(data: DataConfig, model: ModelConfig) -> Splits:
     def read(split: str) -> Images:
         labels, where = arrays.get(f"{split}_labels"), f"{path}: {split}_"
         classes = None if labels is None else _classes(labels, f"{where}labels")
-        images = from_array(arrays[f"{split}_images"], model.channels, f"{where}images", classes)
+        images = from_array(arrays[f"{split}_images"], model.channels, f"{where}images", classes, data.window)
         return images._replace(stamp=stamp_of([path]))
 
     return Splits(read("train"), read("test") if "test_images" in arrays else None, f"arrays in {path}")
@@ -127,9 +142,9 @@ def load_folder(data: DataConfig, model: ModelConfig) -> Splits:
     if data.roi and roi.exists() and roi.resolve().is_relative_to(trained.resolve()):
         raise UserError(f"data.roi={data.roi}: lies in {trained}, so it would be trained on; move it out of there")
     layout = read_layout(folder, data)
-    train, test = _of_files(folder, layout.train, model.channels), None
+    train, test = _of_files(folder, layout.train, model.channels, data.window), None
     if layout.test is not None:
-        test = _of_files(folder, layout.test, model.channels)
+        test = _of_files(folder, layout.test, model.channels, data.window)
         if layout.has_labels:
             test = _with_masks(folder, layout.test, test, layout.table)
         else:
@@ -143,7 +158,7 @@ def load_packaged(data: DataConfig, model: ModelConfig) -> Splits:
         raise UserError(f"data.name={data.name!r}: no package holds it; there are {', '.join(_PACKAGED)}")
     array, labels, origin = _PACKAGED[data.name]()
     rank = np.array([np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)])
-    whole = from_array(array, model.channels, origin, labels)
+    whole = from_array(array, model.channels, origin, labels, data.window)
     is_test = rank % 5 == 4
     return Splits(whole.take(np.flatnonzero(~is_test)), whole.take(np.flatnonzero(is_test)), origin)
 
@@ -201,16 +216,20 @@ def _classes(labels: np.ndarray, where: str) -> np.ndarray:
     raise UserError(f"{where}: {labels.dtype} of shape {labels.shape}; (N,) whole numbers or texts are needed")
 
 
-def _of_files(folder: Path, files: Sequence[File], channels: int) -> Images:
+def _of_files(folder: Path, files: Sequence[File], channels: int, window: Window) -> Images:
     """Return the images of a layout, named by their paths in the folder of their split, if they lie in one."""
     tops = {file.name.partition("/")[0] for file in files}
     split = min((top for top in tops if role_of(top) == "train" or role_of(top) == "test"), default="")
-    found = from_paths([folder / file.name for file in files], folder, channels)
+    found = from_paths([folder / file.name for file in files], folder, channels, window)
+    assert found.rows is not None
+    kinds = {folder / file.name: file.kind for file in files}
+    kinds_of_rows = [kinds[row.path] for row in found.rows]
     return found._replace(
         names=[name.removeprefix(f"{split}/") for name in found.names],
-        labels=np.array([int(file.kind != GOOD) for file in files]),
-        kinds=[file.kind for file in files],
+        labels=np.array([int(kind != GOOD) for kind in kinds_of_rows]),
+        kinds=kinds_of_rows,
         folder=split,
+        rows=[row._replace(volume=row.volume.removeprefix(f"{split}/")) for row in found.rows],
     )
 
 
@@ -220,7 +239,9 @@ def _with_masks(folder: Path, files: Sequence[File], test: Images, table: Path |
     test = test._replace(stamp=stamp_of([*paths, *([table] if table else [])]))
     if not any(file.masks for file in files):
         return test
-    return test._replace(mask=lambda i: read_masks(files[i], test.read(i).shape[:2]))
+    assert test.rows is not None
+    of_rows, rows = {folder / file.name: file for file in files}, test.rows
+    return test._replace(mask=lambda i: read_masks(of_rows[rows[i].path], test.read(i).shape[:2], rows[i]))
 
 
 def _idx_file(folder: Path, name: str) -> Path | None:

@@ -1,0 +1,117 @@
+"""From the pixels of a file or an array, of any type, to the grey levels of a model: uint8.
+
+Pixels become grey levels by ``data.window``, (low, high): low becomes 0, high 255, what lies outside the nearer one.
+Without a window they do by their type: uint16 is divided by 257, bool multiplied by 255, floats in [0, 1] likewise, and
+other integers must lie in 0..255. Nothing wraps; what has no grey level by these rules is refused.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from anogan_jax.config import Window
+from anogan_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+MAX_PIXELS = 2**26  # of an image file; scoring takes about 12 bytes for each, of colour 20
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601
+_STRIP = 2**22  # values converted at a time, which takes less memory
+_TAILS = (0.001, 0.999)  # quantiles that data.window=auto takes
+_PER_IMAGE = 4_096  # pixels of an image, at random, that auto looks at
+_HINT = "give --config.data.window=LOW,HIGH or auto, which say what becomes black and what white"
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Raise UserError if an image has more pixels than are read."""
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{path}: {width}x{height} pixels, at most {MAX_PIXELS:,} are read")
+
+
+def to_grey_levels(array: np.ndarray, where: str, channels: int, window: Window) -> np.ndarray:
+    """Convert an image (H, W, any) of any type to (H, W, channels) uint8.
+
+    Transparency is composited over black; colours become grey by their luma, grey becomes colours, as the model needs.
+
+    Raises:
+      UserError: it begins with ``where``; the pixels have no grey level, or the channels do not fit.
+    """
+    if array.shape[-1] == 4 and channels in (1, 3):  # RGBA over black; a window is of the colours
+        colours, opaque = _by_window(array[..., :3], window, where), _by_window(array[..., 3:], None, where)
+        pixels = np.rint(colours * (opaque / 255.0)).astype(np.uint8)
+    else:
+        pixels = _by_window(array, window, where)
+    have = pixels.shape[-1]
+    if have == channels:
+        return pixels
+    if (have, channels) == (3, 1):
+        return _in_strips(lambda strip: strip @ _LUMA, pixels)[..., None]
+    if (have, channels) == (1, 3):
+        return np.repeat(pixels, 3, axis=-1)
+    raise UserError(f"{where}: images of {have} channels, but model.channels={channels}")
+
+
+def find_window(images: Iterable[np.ndarray], seed: int) -> tuple[float, float]:
+    """Return the window that ``auto`` stands for: from the 0.1 % to the 99.9 % quantile of the images' pixels.
+
+    Args:
+      images: each (H, W, C) of any type; 4,096 pixels of each count, drawn at random.
+      seed: of what is drawn.
+
+    Raises:
+      UserError: the pixels have one value.
+    """
+    rng, drawn = np.random.default_rng([seed, 4]), []
+    for image in images:
+        pixels = image.ravel()
+        chosen = pixels if pixels.size <= _PER_IMAGE else pixels[rng.integers(pixels.size, size=_PER_IMAGE)]
+        drawn.append(chosen.astype(np.float64))
+    low, high = np.quantile(np.concatenate(drawn), _TAILS).tolist()
+    if not low < high:
+        raise UserError(f"data.window=auto: nearly all pixels of the training images are {low:g}; give LOW,HIGH")
+    return low, high
+
+
+def _by_window(array: np.ndarray, window: Window, where: str) -> np.ndarray:
+    """Convert pixels of any type to uint8, see the module."""
+    assert window != "auto", "read before the window is known"
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    kind = array.dtype.kind
+    if kind not in "biuf":
+        raise UserError(f"{where}: pixels of type {array.dtype}; integers, floats or bool are needed")
+    if kind == "f" and not np.isfinite(array).all():
+        raise UserError(f"{where}: has pixels that are not finite (NaN or infinite)")
+    if window is not None:
+        low, high = window
+        return _in_strips(lambda strip: np.clip((strip.astype(np.float64) - low) / (high - low), 0, 1) * 255, array)
+    if array.dtype == np.uint8:
+        return array
+    if kind == "b":
+        return array.astype(np.uint8) * 255
+    lowest, highest = array.min(), array.max()
+    top = {"uint16": 65_535}.get(array.dtype.name, 1 if kind == "f" else 255)
+    if lowest < 0 or highest > top:
+        raise UserError(
+            f"{where}: {array.dtype} pixels must lie in [0, {top}], found {lowest:g} to {highest:g}; {_HINT}"
+        )
+    if top != 255 and float(highest) - float(lowest) < top / 8:
+        source = where.partition(", image ")[0]
+        _warn_of_few_levels(os.path.dirname(source) or source, array.dtype.name)
+    if array.dtype == np.uint16:
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.rint(array * (255 // top)).astype(np.uint8)
+
+
+def _in_strips(convert: Callable[[np.ndarray], np.ndarray], array: np.ndarray) -> np.ndarray:
+    """Return ``convert`` of an array, rounded to uint8, by some rows at a time."""
+    strips = np.array_split(array, min(len(array), 1 + array.size // _STRIP))
+    return np.concatenate([np.rint(convert(strip)).astype(np.uint8) for strip in strips])
+
+
+@cache
+def _warn_of_few_levels(where: str, of: str) -> None:
+    """Warn once for each folder or file."""
+    log.warning("%s: uses less than an eighth of the range of %s, few grey levels are left; %s", where, of, _HINT)
