@@ -1,6 +1,6 @@
 """AnoGAN in JAX and Flax: anomaly detection learnt from normal images alone (Schlegl et al. 2017)."""
 
-from anogan_jax.appearance import Appearance, fit_appearance, make_judge
+from anogan_jax.appearance import fit_appearance
 from anogan_jax.auxiliary import (
     NetworkState,
     init_network_state,
@@ -10,9 +10,8 @@ from anogan_jax.auxiliary import (
     make_segmenter_loss,
 )
 from anogan_jax.bank import Bank, Index, Neighbours, draw_bank, make_index, make_neighbours, retrieve
-from anogan_jax.calibration import Calibration, p_values, threshold
+from anogan_jax.calibration import Calibration, threshold
 from anogan_jax.config import PRESETS, Config, with_preset
-from anogan_jax.data import to_model_range
 from anogan_jax.detector import Detector, Result, load
 from anogan_jax.devices import keep_compiled_programs, make_mesh
 from anogan_jax.errors import UserError
@@ -43,7 +42,8 @@ from anogan_jax.models import (
     make_segmenter,
     sample_latent,
 )
-from anogan_jax.scoring import Model, Score, Segmentation, make_scorer, score_images
+from anogan_jax.runtime import Appearance, Score, make_judge, p_values, to_model_range
+from anogan_jax.scoring import Model, Segmentation, make_program, make_scorer, score_images
 from anogan_jax.search import Found, make_search
 from anogan_jax.training import TrainState, inference_weights, init_state, make_optimizer, make_train_step
 from anogan_jax.version import __version__

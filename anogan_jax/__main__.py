@@ -1,9 +1,9 @@
-"""Run a program of the package: python -m anogan_jax train|score FLAGS; --help after its name lists its flags."""
+"""Run a program of the package: python -m anogan_jax train|score|export FLAGS; --help after its name lists them."""
 
 import importlib
 import sys
 
-PROGRAMS = ("train", "score")
+PROGRAMS = ("train", "score", "export")
 
 
 def main() -> None:

@@ -37,26 +37,6 @@ def rotation_scale(scores: np.ndarray, rotation: np.ndarray, accuracy: float) ->
     return float(kappa * scores.std() / rotation.std())
 
 
-def p_values(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """Return the conformal p-value of each score (Vovk et al. 2005; Bates et al. 2023, eq. 1).
-
-    (1 + the number of held-out scores at or above it) / (1 + the number of held-out scores): for a
-    normal image, P(p <= alpha) <= alpha, whatever the distribution of the scores.
-
-    Args:
-      scores: (N,), higher is more anomalous.
-      held_out: (M,) scores of normal images that training never saw.
-
-    Returns:
-      (N,), in [1 / (M + 1), 1].
-
-    >>> p_values(np.array([0.5, 9.0]), held_out=np.array([0.1, 0.2, 0.7])).tolist()
-    [0.5, 0.25]
-    """
-    above = len(held_out) - np.searchsorted(np.sort(held_out), scores, side="left")
-    return (1 + above) / (1 + len(held_out))
-
-
 def threshold(held_out: np.ndarray, alpha: float) -> float:
     """Return the score above which an image is called an anomaly, that is, has a p-value <= alpha.
 

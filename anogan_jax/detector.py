@@ -17,11 +17,20 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from anogan_jax import config as configs
-from anogan_jax.appearance import Appearance, combine, make_judge
+from anogan_jax.appearance import tree_of
 from anogan_jax.bank import Bank, make_index, make_neighbours
-from anogan_jax.calibration import Calibration, map_level, p_values, rotation_scale
+from anogan_jax.calibration import Calibration, map_level, rotation_scale
 from anogan_jax.config import Config, SearchConfig
-from anogan_jax.data import Images, cropped, from_user, is_folder_of_masks, to_networks, within
+from anogan_jax.data import (
+    Images,
+    cropped,
+    from_user,
+    is_folder_of_masks,
+    parse_threshold,
+    to_networks,
+    view_of,
+    within,
+)
 from anogan_jax.data.images import from_list, read_arrays
 from anogan_jax.devices import make_mesh
 from anogan_jax.errors import UserError
@@ -29,8 +38,19 @@ from anogan_jax.features import make_features
 from anogan_jax.figures import captioned, strip
 from anogan_jax.files import digest
 from anogan_jax.models import GAN, Weights, make_encoder, make_gan, make_rotation_network, make_segmenter
+from anogan_jax.portable import export_program
 from anogan_jax.queries import Finding, score_queries
-from anogan_jax.scoring import Model, Score, Segmentation, make_scorer
+from anogan_jax.runtime import (
+    Appearance,
+    Score,
+    combine,
+    make_judge,
+    p_values,
+    pack_appearance,
+    stacked,
+    unpack_appearance,
+)
+from anogan_jax.scoring import Model, Segmentation, make_program, make_scorer
 from anogan_jax.search import make_search
 from anogan_jax.version import __version__
 
@@ -128,7 +148,7 @@ class Detector(NamedTuple):
             if not finding.is_readable:
                 queries.read(number)  # raises the reason
         fields = [name for name in Result._fields if name in Finding._fields and name != "term"]
-        values = {name: _stacked([getattr(finding, name) for finding in findings]) for name in fields}
+        values = {name: stacked([getattr(finding, name) for finding in findings]) for name in fields}
         p = p_values(values["score"], self.calibration.scores)
         spoke = np.array([finding.term for finding in findings])
         level = np.full(len(p), map_level(self.calibration, self.config.alpha))
@@ -195,6 +215,29 @@ class Detector(NamedTuple):
         except OSError as error:
             raise UserError(f"{target}: cannot be written: {error.strerror or error}") from error
 
+    def export(self, path: str | Path) -> None:
+        """Write the detector, under its settings, as one file that ``anogan_jax/runtime.py`` scores with by itself.
+
+        Raises:
+          UserError: the file exists already, or cannot be written, or the extra ``export`` is not installed.
+        """
+        roi = self.config.data.roi
+        region: Any = None
+        if is_folder_of_masks(roi, self.regions.mask):
+            region = "masks"
+        elif roi and self.regions.mask is None:
+            region = parse_threshold(roi)
+        arrays = {"held_out": self.calibration.scores} | pack_appearance(self.appearance)
+        if self.regions.mask is not None:
+            arrays["mask"] = self.regions.mask
+        facts = {
+            "view": view_of(self.config)._asdict(),
+            "alpha": self.config.alpha,
+            "levels": _levels(self.calibration),
+            "region": region,
+        }
+        export_program(Path(path), make_program(**_settings(self)), self.model, facts, arrays)
+
 
 def make_detector(
     config: Config,
@@ -254,7 +297,7 @@ def load(folder: str | Path) -> Detector:
     config = configs.from_json(json.dumps(facts["config"]), f"{path / 'detector.json'}: ")
     weights = Weights(variables["generator"], variables["discriminator"])
     model = Model(weights, **{name: variables.get(name) for name in _NETWORKS})
-    calibration, appearance = Calibration(**arrays["calibration.npz"]), _appearance(arrays["appearance.npz"])
+    calibration, appearance = Calibration(**arrays["calibration.npz"]), unpack_appearance(arrays["appearance.npz"])
     bank, references = Bank(**arrays["bank.npz"]), arrays.get("references.npz", {}).get("pixels")
     return make_detector(config, model, bank, references, appearance, facts["step"], held_out, regions, calibration)
 
@@ -266,26 +309,7 @@ def gan_of(config: Config) -> GAN:
 
 def scorer_of(detector: Detector) -> Callable[[Iterable[np.ndarray]], Iterator[Score]]:
     """Return the detector's scorer of images of the model's size, on all devices of this process."""
-    gan, config, of = detector.gan, detector.config, detector.config.search
-    features = make_features(of.features, config.model.image_size, config.model.channels)
-    names = ("steps", "optimizer", "learning_rate", "discrimination", "discrimination_weight", "feature_layer")
-    segmentation = None
-    if detector.model.segmenter and config.segmenter.weight:
-        segmentation = Segmentation(
-            make_segmenter(gan), config.segmenter.weight, config.train.flip, config.pooling.share
-        )
-    scorer = make_scorer(
-        gan,
-        make_search(gan, features, **{name: getattr(of, name) for name in names}),
-        of.start,
-        of.starts,
-        reference_weight=of.reference_weight,
-        encoder=make_encoder(gan),
-        segmentation=segmentation,
-        rotation=make_rotation_network(gan) if _rotates(detector) else None,
-        seed=config.seed,
-        mesh=make_mesh(jax.local_devices()),
-    )
+    scorer = make_scorer(**_settings(detector), mesh=make_mesh(jax.local_devices()))
     return partial(scorer, detector.model)
 
 
@@ -302,9 +326,12 @@ def in_regions(detector: Detector, queries: Images) -> Images:
 def findings_of(detector: Detector, queries: Images, what: str = "", first: int = 0) -> Iterator[Finding]:
     """Yield the finding of each query from number ``first`` on, as the detector scores it; see ``score_queries``."""
     queries = in_regions(detector, queries)
-    judge, calibration = make_judge(detector.appearance), detector.calibration
-    levels = (float(calibration.level), float(calibration.rotation_factor))
+    judge, levels = make_judge(detector.appearance, tree_of), _levels(detector.calibration)
     return score_queries(scorer_of(detector), queries, detector.config, what, first, judge, *levels)
+
+
+def _levels(calibration: Calibration) -> tuple[float, float]:
+    return float(calibration.level), float(calibration.rotation_factor)
 
 
 def held_out_images(detector: Detector) -> tuple[Images, Config]:
@@ -319,6 +346,29 @@ def held_out_images(detector: Detector) -> tuple[Images, Config]:
 def _rotates(detector: Detector) -> bool:
     """Return whether the detector has a rotation network that takes part in its scores."""
     return bool(detector.model.rotation and detector.config.rotation.weight)
+
+
+def _settings(detector: Detector) -> dict[str, Any]:
+    """Return the arguments of ``make_program`` for a detector."""
+    gan, config, of = detector.gan, detector.config, detector.config.search
+    features = make_features(of.features, config.model.image_size, config.model.channels)
+    names = ("steps", "optimizer", "learning_rate", "discrimination", "discrimination_weight", "feature_layer")
+    segmentation = None
+    if detector.model.segmenter and config.segmenter.weight:
+        segmentation = Segmentation(
+            make_segmenter(gan), config.segmenter.weight, config.train.flip, config.pooling.share
+        )
+    return {
+        "gan": gan,
+        "search": make_search(gan, features, **{name: getattr(of, name) for name in names}),
+        "start": of.start,
+        "starts": of.starts,
+        "reference_weight": of.reference_weight,
+        "encoder": make_encoder(gan),
+        "segmentation": segmentation,
+        "rotation": make_rotation_network(gan) if _rotates(detector) else None,
+        "seed": config.seed,
+    }
 
 
 def _configured(detector: Detector, config: Config) -> Detector:
@@ -375,7 +425,7 @@ def _write(detector: Detector, folder: Path) -> None:
     files = {
         "weights.npz": flatten_dict(jax.tree.map(np.asarray, variables), sep="/"),
         "bank.npz": detector.bank._asdict(),
-        "appearance.npz": _flat(detector.appearance),
+        "appearance.npz": pack_appearance(detector.appearance),
         "calibration.npz": detector.calibration._asdict(),
     }
     if detector.references is not None:
@@ -413,17 +463,6 @@ def _parted(found: dict[str, np.ndarray]) -> list[np.ndarray]:
     return [part.reshape(shape) for part, shape in zip(parts, found["shapes"], strict=True)]
 
 
-def _flat(appearance: Appearance) -> dict[str, np.ndarray]:
-    """Return an appearance as named arrays; ``_appearance`` is the inverse."""
-    values, windows = appearance._asdict(), appearance.windows
-    return values | {"windows": np.concatenate(windows), "counts": np.array([len(each) for each in windows])}
-
-
-def _appearance(arrays: dict[str, np.ndarray]) -> Appearance:
-    windows = np.split(arrays["windows"], np.cumsum(arrays["counts"])[:-1])
-    return Appearance._make([*(arrays[name] for name in Appearance._fields[:-1]), windows])
-
-
 def _facts(path: Path) -> dict[str, Any]:
     """Return the description of a saved detector; raise UserError if it is damaged or of another format."""
     try:
@@ -440,7 +479,3 @@ def _facts(path: Path) -> dict[str, Any]:
 
 def _digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _stacked(values: list[Any]) -> Any:
-    return np.array(values) if len({np.shape(value) for value in values}) == 1 else values

@@ -20,7 +20,7 @@ from jax.tree_util import Partial
 from tqdm.auto import tqdm
 
 from anogan_jax import config as configs
-from anogan_jax.appearance import Appearance, fit_appearance
+from anogan_jax.appearance import fit_appearance
 from anogan_jax.auxiliary import (
     init_network_state,
     make_encoder_loss,
@@ -38,7 +38,6 @@ from anogan_jax.data import (
     make_draw,
     make_pseudo_draw,
     make_resize,
-    pad_to,
     read_ahead,
     read_roi,
     resized_images,
@@ -63,7 +62,8 @@ from anogan_jax.models import (
     make_rotation_network,
     make_segmenter,
 )
-from anogan_jax.scoring import Model, Score, make_scorer
+from anogan_jax.runtime import Appearance, Score, pad_to
+from anogan_jax.scoring import Model, make_scorer
 from anogan_jax.search import make_search
 from anogan_jax.training import TrainState, inference_weights, init_state, make_optimizer, make_train_step
 

@@ -19,6 +19,8 @@ from jax.typing import DTypeLike
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _THIN = 16  # with fewer input channels or features, gathering patches is cheaper than minimal filtering
+# with without_layouts(True): programs are traced with the same values and no layouts, which ``jax.export`` refuses.
+without_layouts = jax.make_user_context(False)
 native_down = partial(lax.conv_general_dilated, window_strides=(2, 2), padding="SAME", dimension_numbers=_NHWC)
 native_up = partial(lax.conv_transpose, strides=(2, 2), padding="SAME", dimension_numbers=_NHWC)
 
@@ -90,7 +92,8 @@ def materialize(array: Array) -> Array:
     Otherwise XLA fuses it into each of its readers and computes it once for each, and a loop that also reshapes is
     several times slower than two separate loops.
     """
-    return lax.platform_dependent(array, cpu=_in_row_order, default=lambda array: array)
+    on_cpu = lax.optimization_barrier if without_layouts.value else _in_row_order
+    return lax.platform_dependent(array, cpu=on_cpu, default=lambda array: array)
 
 
 @jax.jit  # JAX refuses layouts outside of compiled programs

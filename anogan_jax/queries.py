@@ -6,7 +6,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -14,51 +14,41 @@ import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from anogan_jax.appearance import Judge, combine
 from anogan_jax.config import Config
-from anogan_jax.data import (
-    Images,
-    apply_region,
-    contrast_tables,
-    has_content,
-    make_resize,
-    pad_to,
-    read_ahead,
-    resize_region,
-    to_networks,
-    to_pixels,
-)
+from anogan_jax.data import Images, read_ahead, view_of
 from anogan_jax.data.images import resize
 from anogan_jax.devices import gather, hides_bars
 from anogan_jax.errors import UserError
-from anogan_jax.scoring import Score
-from anogan_jax.tiles import Mosaic, cut_tiles, pool
+from anogan_jax.runtime import Judge, Measured, Query, Score
 
 log = logging.getLogger(__name__)
 _ARRAYS = ("image", "reconstruction", "anomaly_map", "z")  # of a finding
-TERMS = ("reconstruction", "appearance", "detail")  # what a score can be of
 _READ_AHEAD = 8  # images
 _EXCHANGED = 32  # results that each process sends at a time
 
 
+_NO_IMAGE, _NO_MAP, _NAN = np.zeros((0, 0, 1), np.uint8), np.zeros((0, 0), np.float32), math.nan
+_UNREADABLE = Measured(_NO_IMAGE, _NO_IMAGE, _NO_MAP, _NO_MAP.ravel(), _NAN, _NAN, "", *[_NAN] * 5)
+
+
 class Finding(NamedTuple):
-    """The result of one query, at the query's own size."""
+    """The result of one query: its metadata, and the fields of ``Measured``, empty and NaN if it is unreadable."""
 
     name: str
     label: int | None  # 0 normal, 1 anomalous
     kind: str | None  # kind of defect, such as "crack"
-    image: np.ndarray  # (H, W, C) uint8 the query; the arrays of an unreadable query are empty, its numbers NaN
-    reconstruction: np.ndarray  # (H, W, C) uint8
-    anomaly_map: np.ndarray  # (H, W) float32 where the query differs from what was found, at least 0
-    z: np.ndarray  # (latent,) float32 of G(z), the reconstruction; with patches of the tile with the largest R(x)
-    score: float  # A(x), with patches pooled from the map, with T(x)'s part; raised where ``appearance`` is above 1
-    appearance: float  # how far brightness, contrast, noise or colour are from normal images', in units of the limit
-    term: str  # of TERMS
-    residual: float  # R(x); with patches the mean over tiles
-    discrimination: float  # D(x); with patches the mean over tiles
-    damage: float  # S(x) of the segmenter, 0 without one; with patches the largest of a tile
-    rotation: float  # T(x) of the rotation network, 0 without one
-    told: float  # share of the four quarter turns that the rotation network tells
+    image: np.ndarray
+    reconstruction: np.ndarray
+    anomaly_map: np.ndarray
+    z: np.ndarray
+    score: float
+    appearance: float
+    term: str
+    residual: float
+    discrimination: float
+    damage: float
+    rotation: float
+    told: float
 
     @property
     def is_readable(self) -> bool:
@@ -109,14 +99,14 @@ def read_tiles(queries: Images, config: Config, number: int) -> np.ndarray:
       UserError: it cannot be read.
     """
     size, channels = config.model.image_size, config.model.channels
-    tiles = _begin(queries, config, number).tiles  # none where all of an image is empty
-    return to_networks(np.array(tiles, np.uint8).reshape(-1, size, size, channels), config)
+    tiles = list(_begin(queries, config, number).inputs())  # none where all of an image is empty
+    return np.array(tiles, np.float32).reshape(-1, size, size, channels)
 
 
-def _begin(queries: Images, config: Config, number: int) -> "_Query":
+def _begin(queries: Images, config: Config, number: int) -> Query:
     """Read a query and cut it; raise UserError if it cannot be read."""
     image = queries.read(number)
-    return _Query(image, queries.region(number, image) if queries.region else None, config)
+    return Query(image, queries.region(number, image) if queries.region else None, view_of(config), resize)
 
 
 def _findings(
@@ -129,110 +119,36 @@ def _findings(
     chosen: Iterable[int],
 ) -> Iterator[Finding]:
     """Yield the findings of the chosen queries, in their order."""
-    waiting: deque[tuple[int, _Query]] = deque()  # read, and not yet yielded
+    waiting: deque[tuple[int, Query | None]] = deque()  # read or unreadable, and not yet yielded
 
     def tiles() -> Iterator[np.ndarray]:
         for i, query in zip(chosen, read_ahead(partial(_begin, queries, config), chosen, _READ_AHEAD), strict=True):
             if isinstance(query, UserError):
                 log.warning("skipped %s", query)
-                query = _Query(None, None, config)
-            waiting.append((i, query))
-            for tile in query.tiles:
-                yield to_networks(tile[None], config)[0]
+                waiting.append((i, None))
+            else:
+                waiting.append((i, query))
+                yield from query.inputs()
 
     def done() -> Iterator[Finding]:
-        unjudged = [query for _, query in waiting if query.appearance is None]
+        unjudged = [query for _, query in waiting if query and query.appearance is None]
         if judge and unjudged:  # many at a time, which takes less time
             for query, judged in zip(unjudged, judge([query.padded for query in unjudged]), strict=True):
                 query.appearance = judged
-        while waiting and waiting[0][1].is_done():
-            i = waiting[0][0]
+        while waiting and (waiting[0][1] is None or waiting[0][1].is_done()):
+            i, ended = waiting.popleft()
             label = None if queries.labels is None else int(queries.labels[i])
             kind = None if queries.kinds is None else queries.kinds[i]
-            yield waiting.popleft()[1].finding(queries.names[i], label, kind, level, rotation_factor)
+            measured = ended.measure(level, rotation_factor) if ended else _UNREADABLE
+            yield Finding(queries.names[i], label, kind, *measured)
 
     for result in score(tiles()):
         yield from done()  # queries without a tile, which stand before this tile's query
-        waiting[0][1].add(result)
+        current = waiting[0][1]
+        assert current is not None
+        current.add(result)
         yield from done()
     yield from done()
-
-
-class _Query:
-    """A query in progress: its tiles, and the results of those that are scored."""
-
-    def __init__(self, image: np.ndarray | None, region: np.ndarray | None, config: Config) -> None:
-        self.appearance: tuple[float, str] | None = (0.0, "")  # None until it is judged
-        self.tiles: list[np.ndarray] = []  # with content; a whole image is one tile
-        self._image, self._region = image, region
-        self._config = config
-        self._corners: list[tuple[int, int]] = []
-        self._terms: list[tuple[float, ...]] = []
-        self._z, self._largest = np.zeros(0, np.float32), -math.inf
-        if image is None:
-            return
-        resized, size = make_resize(config)(image), config.model.image_size
-        self._resized_shape = resized.shape
-        within = self._resized_region = None if region is None else resize_region(region, *resized.shape[:2])
-        self.appearance, self.padded = None, pad_to(resized, size)
-        seen, self._inverse = self.padded, None  # the networks see patches without their image's contrast
-        if config.patches.enabled and config.data.normalize_contrast:
-            table, self._inverse = contrast_tables(self.padded)
-            seen = table[self.padded]
-        for row, column, tile in cut_tiles(seen, size, config.pooling.stride or size // 2):
-            here = np.s_[row : row + size, column : column + size]
-            is_outside = within is not None and not within[here].any()
-            is_seen = not is_outside and has_content(self.padded[here], config.patches.min_contrast)
-            if is_seen or not config.patches.enabled:
-                self.tiles.append(tile)
-                self._corners.append((row, column))
-
-    @cached_property
-    def _mosaic(self) -> Mosaic:
-        height, width, channels = self.padded.shape
-        return Mosaic(height, width, channels, self._config.model.image_size)
-
-    def is_done(self) -> bool:
-        return len(self._terms) == len(self.tiles)
-
-    def add(self, result: Score) -> None:
-        """Take the result of the next tile."""
-        number = len(self._terms)
-        tile, by_itself = self.tiles[number], self._config.data.normalize_contrast and self._inverse is None
-        reconstruction = to_pixels(result.reconstruction[None], tile[None], by_itself)[0]
-        if self._inverse is not None:
-            reconstruction = self._inverse[reconstruction]
-        self._mosaic.add(reconstruction, result.anomaly_map, *self._corners[number])
-        terms = (result.score, result.residual, result.discrimination, result.rotation, result.told, result.damage)
-        self._terms.append(tuple(float(term) for term in terms))
-        if result.residual > self._largest:
-            self._z, self._largest = result.z[0], float(result.residual)
-
-    def finding(self, name: str, label: int | None, kind: str | None, level: float, rotation_factor: float) -> Finding:
-        if self._image is None:
-            empty, nan = np.zeros((0, 0, 1), np.uint8), float("nan")
-            no_map = np.zeros((0, 0), np.float32)
-            return Finding(name, label, kind, empty, empty, no_map, self._z, nan, nan, "", *[nan] * 5)
-        terms = np.array(self._terms or [(0.0,) * 6])
-        score, residual, discrimination, rotation, told, _ = terms.mean(axis=0).tolist()
-        damage = float(terms[:, -1].max())
-        height, width = self._resized_shape[:2]
-        reconstruction, anomaly_map = (each[:height, :width] for each in self._mosaic.blended())
-        if self._resized_region is not None:
-            anomaly_map = apply_region(anomaly_map, self._resized_region)
-        if self._config.patches.enabled:
-            counted = anomaly_map if self._resized_region is None else anomaly_map[self._resized_region]
-            score = pool(counted, self._config.pooling.share)
-        score += rotation_factor * rotation
-        appearance, term = self.appearance or (0.0, "")
-        combined = float(combine(score, appearance, level))
-        term = term if combined > score else TERMS[0]
-        shape = self._image.shape[:2]
-        shown = (resize(reconstruction, *shape), resize(anomaly_map[..., None], *shape)[..., 0])
-        if self._region is not None:
-            shown = (apply_region(shown[0], self._region), apply_region(shown[1], self._region))
-        values = (residual, discrimination, damage, rotation, told)
-        return Finding(name, label, kind, self._image, *shown, self._z, combined, appearance, term, *values)
 
 
 def _gathered(mine: Iterator[Finding], count: int) -> Iterator[Finding]:

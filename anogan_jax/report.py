@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anogan_jax.calibration import p_values, threshold
+from anogan_jax.calibration import threshold
 from anogan_jax.data import Images
 from anogan_jax.errors import UserError, printable
 from anogan_jax.figures import (
@@ -33,7 +33,8 @@ from anogan_jax.figures import (
 from anogan_jax.files import replacing
 from anogan_jax.journal import Entry, Journal
 from anogan_jax.metrics import count_pixels, decision_metrics, pixel_metrics, ranking_metrics
-from anogan_jax.queries import TERMS, Finding
+from anogan_jax.queries import Finding
+from anogan_jax.runtime import TERMS, p_values
 from anogan_jax.spaces import Embedding
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
-from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -18,23 +17,10 @@ from anogan_jax.errors import UserError
 from anogan_jax.features import Features
 from anogan_jax.losses import cross_entropy_loss, rotation_loss
 from anogan_jax.models import GAN, Encoder, Segmenter, Variables, Weights, quarter_turns, sample_latent
-from anogan_jax.search import Search, Start, project
+from anogan_jax.runtime import Score, blocks
+from anogan_jax.search import Found, Search, Start, project
 
 _NEAREST = 8  # references that a query is compared with
-
-
-class Score(NamedTuple):
-    """Scores of one image; of N images each field gains a leading axis. Higher is more anomalous."""
-
-    score: np.ndarray  # () A(x) = (1 - lambda) R(x) + lambda D(x)
-    residual: np.ndarray  # () R(x), the distance in the feature space to the reconstruction and to the references
-    discrimination: np.ndarray  # () D(x); 0 where lambda is 0
-    damage: np.ndarray  # () S(x) of the segmenter; 0 without one
-    rotation: np.ndarray  # () T(x) of the rotation network, which is no part of A(x); 0 without one
-    told: np.ndarray  # () share of the image's four quarter turns that this network tells
-    reconstruction: np.ndarray  # (S, S, C) in [-1, 1] G(z) where the best search ended
-    anomaly_map: np.ndarray  # (S, S) where x differs from what was found, at least 0
-    z: np.ndarray  # (starts, latent) where the searches ended, the best one first
 
 
 class Model(NamedTuple):
@@ -57,6 +43,7 @@ class Segmentation(NamedTuple):
     share: float = 0.01  # of its map, the highest values whose mean is S(x)
 
 
+Program = Callable[[Model, Array], tuple[Array, ...]]  # of images (n, S, S, C) in [-1, 1], to the fields of Score
 Scorer = Callable[[Model, Iterable[np.ndarray]], Iterator[Score]]  # of images (S, S, C) in [-1, 1], in their order
 
 
@@ -69,8 +56,7 @@ def slots_of(mesh: Mesh) -> int:
     return 64 if mesh.devices.flat[0].platform == "cpu" else 512
 
 
-@lru_cache(maxsize=16)
-def make_scorer(
+def make_program(
     gan: GAN,
     search: Search,
     start: Start,
@@ -81,9 +67,8 @@ def make_scorer(
     segmentation: Segmentation | None = None,
     rotation: Encoder | None = None,
     seed: int = 0,
-    mesh: Mesh | None = None,
-) -> Scorer:
-    """Bind ``score(model, images)``: start, search, reconstruct and compare, compiled once.
+) -> Program:
+    """Bind ``program(model, images)``, a pure function: start, search, reconstruct and compare.
 
     Each image's z is optimised independently from each of its starts. A(x) = (1 - lambda) R(x) + lambda D(x) (Schlegl
     et al. 2017, eq. 7), where R is the distance between the query's features and the mean features of the images found
@@ -104,19 +89,15 @@ def make_scorer(
       segmentation: a network that marks damage, and its part; None: there is none.
       rotation: a network that tells quarter turns, whose ``rotation_loss`` is T(x); None: there is none.
       seed: of random starts.
-      mesh: the devices of this process to score on, by default one; scores are the same up to rounding.
     """
-    mesh = mesh or make_mesh()
     features, weight = search.features, search.discrimination_weight
-    slots = slots_of(mesh)
     find_starts = _make_starts(gan, start, starts, features, encoder, seed)
-    reconstruct = _make_reconstruct(search, slots)
+    reconstruct = _make_reconstruct(search)
 
-    @jax.jit
-    @partial(jax.shard_map, mesh=mesh, in_specs=(REPLICATED, SHARDED), out_specs=SHARDED, check_vma=False)
     def score_block(model: Model, images: Array) -> tuple[Array, ...]:
         reconstruction, described, discrimination, z = reconstruct(model, images, *find_starts(model, images))
-        queries, damage = jax.vmap(features.describe)(images), jnp.zeros(len(images))
+        nothing = jnp.zeros(images.shape[0])  # not len(images), here and below: exported, their number is a symbol
+        queries, damage = jax.vmap(features.describe)(images), nothing
         residual, anomaly_map = _compare(features, queries, described)
         if reference_weight and model.references is not None:
             nearest = model.references.features[retrieve(model.references, queries, _NEAREST)]
@@ -126,12 +107,33 @@ def make_scorer(
         if segmentation:
             damage, damage_map = _find_damage(segmentation, model, images)
             score, anomaly_map = _mixed((score, anomaly_map), (damage, damage_map), segmentation.weight)
-        turns = _tell_turns(rotation, model, images) if rotation else (jnp.zeros(len(images)),) * 2
+        turns = _tell_turns(rotation, model, images) if rotation else (nothing, nothing)
         return score, residual, discrimination, damage, *turns, reconstruction, anomaly_map, z
+
+    return score_block
+
+
+@lru_cache(maxsize=16)
+def make_scorer(
+    gan: GAN, search: Search, start: Start, starts: int = 1, *, mesh: Mesh | None = None, **others: Any
+) -> Scorer:
+    """Bind ``score(model, images)``: the program of ``make_program``, compiled once.
+
+    Args:
+      gan: the model.
+      search: the search from one start.
+      start: where searches start, see ``make_program``.
+      starts: number of starts for each image.
+      mesh: the devices of this process to score on, by default one; scores are the same up to rounding.
+      others: what else ``make_program`` takes, such as ``reference_weight``.
+    """
+    mesh, program = mesh or make_mesh(), make_program(gan, search, start, starts, **others)
+    in_specs = (REPLICATED, SHARDED)
+    score_block = jax.jit(jax.shard_map(program, mesh=mesh, in_specs=in_specs, out_specs=SHARDED, check_vma=False))
 
     def score(model: Model, images: Iterable[np.ndarray]) -> Iterator[Score]:
         model = jax.device_put(model, replicated(mesh))
-        for block, padded in _blocks(images, slots * mesh.size):
+        for block, padded in blocks(images, slots_of(mesh) * mesh.size):
             placed = jax.block_until_ready(jax.device_put(padded, sharded(mesh)))  # see cli.keep_memory
             found = Score(*jax.device_get(score_block(model, placed)))
             _check_finite(found.score, found.rotation, found.anomaly_map)
@@ -153,7 +155,7 @@ def make_discriminator_scorer(gan: GAN, mesh: Mesh | None = None) -> Scorer:
 
     def score(model: Model, images: Iterable[np.ndarray]) -> Iterator[Score]:
         weights = jax.device_put(model.weights, replicated(mesh))
-        for block, padded in _blocks(images, slots_of(mesh) * mesh.size):
+        for block, padded in blocks(images, slots_of(mesh) * mesh.size):
             found = np.asarray(losses(weights, padded))
             _check_finite(found)
             for image, loss in zip(block, found, strict=False):
@@ -201,7 +203,7 @@ def _make_starts(
     return find_starts
 
 
-def _make_reconstruct(search: Search, slots: int) -> Callable[..., tuple[Array, Array, Array, Array]]:
+def _make_reconstruct(search: Search) -> Callable[..., tuple[Array, Array, Array, Array]]:
     """Return ``reconstruct(model, images, z, places)``, which searches from each start.
 
     It returns the best image (n, S, S, C), mean features (n, F) and mean discrimination (n,) of each query, and z
@@ -213,18 +215,17 @@ def _make_reconstruct(search: Search, slots: int) -> Callable[..., tuple[Array, 
         if places is not None and not search.steps and not search.discrimination_weight:
             assert model.bank_index is not None
             nearest, described = model.bank_index.images[places[:, 0]], model.bank_index.neighbours.features[places]
-            return nearest, described.mean(axis=1), jnp.zeros(len(images)), z
-        count, each = z.shape[:2]
-        pairs = (jnp.repeat(images, each, axis=0), z.reshape(count * each, -1))
-        found = lax.map(lambda pair: search.run(model.weights, *pair), pairs, batch_size=slots)
-        found_features = lax.map(search.features.describe, found.image, batch_size=slots)
+            return nearest, described.mean(axis=1), jnp.zeros(images.shape[0]), z
 
-        def by_start(values: Array) -> Array:
-            return values.reshape(count, each, *values.shape[1:])
+        def from_one_start(z: Array) -> tuple[Found, Array]:
+            found = jax.vmap(partial(search.run, model.weights))(images, z)
+            return found, jax.vmap(search.features.describe)(found.image)
 
-        order, rows = jnp.argsort(by_start(found.loss), axis=1), jnp.arange(count)[:, None]
-        best, z = by_start(found.image)[rows[:, 0], order[:, 0]], by_start(found.z)[rows, order]
-        return best, by_start(found_features).mean(axis=1), by_start(found.discrimination).mean(axis=1), z
+        found, described = lax.map(from_one_start, jnp.swapaxes(z, 0, 1))  # (starts, n, ...)
+        order = jnp.argsort(found.loss, axis=0)
+        best = jnp.take_along_axis(found.image, order[:1, :, None, None, None], axis=0)[0]
+        z = jnp.take_along_axis(found.z, order[..., None], axis=0)
+        return best, described.mean(axis=0), found.discrimination.mean(axis=0), jnp.swapaxes(z, 0, 1)
 
     return reconstruct
 
@@ -245,7 +246,7 @@ def _find_damage(segmentation: Segmentation, model: Model, images: Array) -> tup
 
     reflections: list[tuple[int, ...]] = [(), (1,), (2,), (1, 2)] if segmentation.mirrored else [()]
     maps = jax.nn.softplus(jnp.mean(jnp.stack([segment(axes) for axes in reflections]), axis=0))
-    values = maps.reshape(len(images), -1)
+    values = maps.reshape(images.shape[0], -1)
     highest, _ = lax.top_k(values, max(1, round(segmentation.share * values.shape[1])))
     return highest.mean(axis=1), jax.image.resize(maps, images.shape[:3], "linear")
 
@@ -271,13 +272,6 @@ def _check_finite(*arrays: np.ndarray) -> None:
 
 def _digests(images: Array) -> Array:
     """Return a number (n,) uint32 for each image (n, S, S, C), made of all its pixels."""
-    bits = lax.bitcast_convert_type(images, jnp.uint32).reshape(len(images), -1)
+    bits = lax.bitcast_convert_type(images, jnp.uint32).reshape(images.shape[0], -1)
     factors = np.random.default_rng(0).integers(0, 2**31, bits.shape[1], np.uint32) * np.uint32(2) + np.uint32(1)
     return jnp.sum((bits ^ (bits >> 15)) * factors[None], axis=1, dtype=jnp.uint32)
-
-
-def _blocks(images: Iterable[np.ndarray], width: int) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
-    """Yield up to ``width`` images at a time, and the same as an array of exactly that many, padded with the first."""
-    remaining = iter(images)
-    while block := list(islice(remaining, width)):
-        yield block, np.stack([*block, *[block[0]] * (width - len(block))]).astype(np.float32)

@@ -42,9 +42,9 @@ from anogan_jax.errors import UserError
 from anogan_jax.evaluation import bank_of_images
 from anogan_jax.files import replacing
 from anogan_jax.journal import Journal
-from anogan_jax.queries import TERMS, Finding, score_queries
+from anogan_jax.queries import Finding, score_queries
 from anogan_jax.report import by_defect, record
-from anogan_jax.scoring import Score
+from anogan_jax.runtime import TERMS, Score
 from benchmarks.classes import with_neighbours
 from benchmarks.one_class_table import RESULTS
 

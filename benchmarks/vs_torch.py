@@ -44,8 +44,8 @@ from anogan_jax import (
 )
 from anogan_jax.appearance import fit_appearance
 from anogan_jax.config import ModelConfig, SearchConfig
-from anogan_jax.data import to_pixels
 from anogan_jax.detector import Regions, gan_of, scorer_of
+from anogan_jax.runtime import to_pixels
 
 _QUICK = flags.DEFINE_bool("quick", False, "The smallest size alone, no search step, a quarter of the queries; scaled.")
 _JSON = flags.DEFINE_string("json", None, "File of the rows.")

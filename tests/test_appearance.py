@@ -9,10 +9,11 @@ import pytest
 from conftest import ROOT
 from scipy import ndimage
 
-from anogan_jax.appearance import combine, describe, fit_appearance, make_judge, windows_of
+from anogan_jax.appearance import fit_appearance
 from anogan_jax.config import DataConfig
 from anogan_jax.data import from_user, make_resize
 from anogan_jax.fit import make_appearance
+from anogan_jax.runtime import combine, describe, make_judge, windows_of
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 RNG = np.random.default_rng(0)

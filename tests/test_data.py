@@ -16,16 +16,14 @@ from anogan_jax.data import (
     load_one_class,
     make_draw,
     make_resize,
-    pad_to,
     read_ahead,
     read_input,
     sources,
-    to_model_range,
     to_networks,
-    to_pixels,
 )
-from anogan_jax.data.images import Images, cached, contrast_tables, from_array, read_image, read_mask
+from anogan_jax.data.images import Images, cached, from_array, read_image, read_mask
 from anogan_jax.errors import UserError
+from anogan_jax.runtime import contrast_tables, pad_to, to_model_range, to_pixels
 from configs import celeb_a, oct
 
 RNG = np.random.default_rng(0)
@@ -232,7 +230,7 @@ def test_pixels_of_the_transparent_colour_are_black(tmp_path, mode, color):
 def test_large_colour_image_becomes_grey_as_a_small_one(monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 31, 3), np.uint8)
     at_once = from_array(pixels, 1, "image").read(0)
-    monkeypatch.setattr("anogan_jax.data.pixels._STRIP", 100)
+    monkeypatch.setattr("anogan_jax.runtime._CONVERTED", 100)
     np.testing.assert_array_equal(from_array(pixels, 1, "image").read(0), at_once)
 
 

@@ -23,11 +23,12 @@ from anogan_jax import Config, default_config, draw_bank, fit, loop, make_mesh
 from anogan_jax.auxiliary import make_network_step
 from anogan_jax.checkpoint import restore_state, save_state, saved_steps
 from anogan_jax.config import BankConfig, DataConfig, ModelConfig
-from anogan_jax.data import from_user, load_one_class, make_draw, to_model_range, to_pixels
+from anogan_jax.data import from_user, load_one_class, make_draw
 from anogan_jax.errors import UserError
 from anogan_jax.files import locked
 from anogan_jax.fit import invert, make_bank, train_gan
 from anogan_jax.loop import Stopped, restored
+from anogan_jax.runtime import to_model_range, to_pixels
 from anogan_jax.training import make_train_step
 
 fit_module = importlib.import_module("anogan_jax.fit")  # the package's attribute of this name is the function

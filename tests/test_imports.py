@@ -24,7 +24,8 @@ SCORING = (
     "journal",
     "figures",
     "spaces",
-    "tiles",
+    "runtime",
+    "portable",
 )
 TRAINING = {"fit", "loop", "training", "auxiliary", "checkpoint"}
 

@@ -113,7 +113,7 @@ def test_colours_are_windowed_before_they_become_grey():
 def test_large_images_are_windowed_in_strips(channels, monkeypatch):
     array = RNG.integers(-2000, 2000, (31, 9, channels), np.int16)
     at_once = grey(array, (-500, 900))
-    monkeypatch.setattr("anogan_jax.data.pixels._STRIP", 50)
+    monkeypatch.setattr("anogan_jax.runtime._CONVERTED", 50)
     np.testing.assert_array_equal(grey(array, (-500, 900)), at_once)
 
 

@@ -7,12 +7,12 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from anogan_jax.appearance import fit_appearance, make_judge
+from anogan_jax.appearance import fit_appearance
 from anogan_jax.config import Config, ModelConfig, PatchConfig, PoolingConfig
 from anogan_jax.data import Images
 from anogan_jax.errors import UserError
 from anogan_jax.queries import _packed, _unpacked, score_queries
-from anogan_jax.scoring import Score
+from anogan_jax.runtime import Score, make_judge
 
 RNG = np.random.default_rng(0)
 

@@ -11,11 +11,11 @@ from scipy import ndimage
 
 from anogan_jax import fit, load
 from anogan_jax.config import Config, DataConfig, ModelConfig, PatchConfig, with_values
-from anogan_jax.data import from_user, load_one_class, make_draw, read_input, resize_region, within
-from anogan_jax.data.regions import largest_parts
+from anogan_jax.data import from_user, load_one_class, make_draw, read_input, within
 from anogan_jax.detector import findings_of
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import score_to_folder
+from anogan_jax.runtime import largest_parts, resize_region
 
 RNG = np.random.default_rng(0)
 KINDS = ("mask", "folder", "threshold")

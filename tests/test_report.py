@@ -14,8 +14,9 @@ from PIL import Image
 from anogan_jax.data import from_user
 from anogan_jax.figures import PARTS, overlay, strip
 from anogan_jax.journal import Entry, Journal
-from anogan_jax.queries import TERMS, Finding
+from anogan_jax.queries import Finding
 from anogan_jax.report import record, write_comparison, write_report
+from anogan_jax.runtime import TERMS
 from anogan_jax.spaces import Embedding
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -9,8 +9,8 @@ from conftest import discriminate, generate
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from anogan_jax import evaluation, spaces
-from anogan_jax.data import from_user, to_model_range, to_networks
+from anogan_jax import evaluation, spaces, to_model_range
+from anogan_jax.data import from_user, to_networks
 from anogan_jax.detector import findings_of
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import score_to_folder

@@ -31,12 +31,12 @@ from anogan_jax.data.pictures import PAGED, count_pictures, read_picture, write_
 from anogan_jax.data.pixels import to_grey_levels
 from anogan_jax.data.volumes import Contents
 from anogan_jax.errors import UserError
+from anogan_jax.runtime import to_pixels
 
 log = logging.getLogger(__name__)
 AnyPath = TypeVar("AnyPath", bound=PurePath)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_CONTRASTS_IN_RANGE = np.float32(8)  # mean absolute deviations from the mean to the end of the range
 _THREADS = min(8, os.cpu_count() or 1)
 _LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".avif", ".webp")
 SUFFIXES = (
@@ -93,46 +93,6 @@ def read_as(images: Images, channels: int, window: Window) -> Images:
     assert images.raw is not None
     raw = images.raw
     return images._replace(read=lambda i: to_grey_levels(*raw(i), channels, window))
-
-
-def to_model_range(images: np.ndarray, normalize_contrast: bool = False) -> np.ndarray:
-    """Convert images (N, S, S, C) uint8 to float32 in [-1, 1], the networks' range.
-
-    With ``normalize_contrast``, each image is normalised by its own mean and mean absolute deviation (global contrast
-    normalisation under the L1 norm, as in Ruff et al. 2018), so that a thin stroke weighs as much as a thick one. The
-    result is divided by 8 and clipped to [-1, 1]; an image without contrast becomes zero.
-
-    >>> to_model_range(np.array([[[[0]], [[255]]]], np.uint8)).ravel().tolist()
-    [-1.0, 1.0]
-    """
-    if not normalize_contrast:
-        return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
-    mean, contrast = _contrast(images)
-    return np.clip((images - mean) / (_CONTRASTS_IN_RANGE * contrast), -1, 1)
-
-
-def to_pixels(generated: np.ndarray, queries: np.ndarray, normalize_contrast: bool = False) -> np.ndarray:
-    """Convert images (N, S, S, C) from the networks' range to uint8, with the mean and contrast of ``queries``."""
-    if normalize_contrast:
-        mean, contrast = _contrast(queries)
-        pixels = generated * (_CONTRASTS_IN_RANGE * contrast) + mean
-    else:
-        pixels = (generated + 1) * 127.5
-    return np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
-
-
-def contrast_tables(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return grey levels (256,) uint8 without an image's own mean and contrast, and the inverse of that table.
-
-    ``to_model_range`` of ``table[image]`` is, up to rounding, that of the image with ``normalize_contrast``. A patch
-    keeps its brightness in comparison with the rest of the image (H, W, C) uint8.
-    """
-    levels = np.arange(256.0)
-    counts = sum(np.bincount(row.ravel(), minlength=256) for row in image)
-    mean = np.average(levels, weights=counts)
-    scale = _CONTRASTS_IN_RANGE * max(np.average(np.abs(levels - mean), weights=counts), 1.0)
-    table, inverse = 127.5 + 127.5 * (levels - mean) / scale, (levels - 127.5) / 127.5 * scale + mean
-    return tuple(np.rint(np.clip(each, 0, 255)).astype(np.uint8) for each in (table, inverse))
 
 
 def check_model_range(images: np.ndarray) -> None:
@@ -572,12 +532,17 @@ def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], ahead: int
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize an image (H, W, C), uint8 or float32, to (height, width, C), each channel separately."""
+    """Resize an image (H, W, C), uint8 or float32, to (height, width, C), each channel separately.
+
+    First the rows, then the columns, as ``resize`` of runtime.py: which comes first decides on the last bit, and
+    Pillow, asked for both at once, chooses it by version and size.
+    """
     if image.shape[:2] == (height, width):
         return image
 
     def resized(plane: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
+        rows = Image.fromarray(plane).resize((width, len(plane)), Image.Resampling.BILINEAR)
+        return np.asarray(rows.resize((width, height), Image.Resampling.BILINEAR))
 
     return np.stack([resized(plane) for plane in np.moveaxis(image, -1, 0)], axis=-1)
 
@@ -613,10 +578,3 @@ def _from_model_range(array: np.ndarray, window: Window) -> np.ndarray:
         return array
     check_model_range(array)
     return to_pixels(array, array)
-
-
-def _contrast(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each image's mean and mean absolute deviation (at least one grey level), (N, 1, 1, 1) float32."""
-    mean = images.mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
-    deviation = np.abs(images - mean).mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
-    return mean, np.maximum(deviation, np.float32(1))

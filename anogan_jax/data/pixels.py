@@ -7,7 +7,7 @@ other integers must lie in 0..255. Nothing wraps; what has no grey level by thes
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -15,11 +15,10 @@ import numpy as np
 
 from anogan_jax.config import Window
 from anogan_jax.errors import UserError
+from anogan_jax.runtime import by_window, to_channels
 
 log = logging.getLogger(__name__)
 MAX_PIXELS = 2**26  # of an image file; scoring takes about 12 bytes for each, of colour 20
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601
-_STRIP = 2**22  # values converted at a time, which takes less memory
 _TAILS = (0.001, 0.999)  # quantiles that data.window=auto takes
 _PER_IMAGE = 4_096  # pixels of an image, at random, that auto looks at
 _HINT = "give --config.data.window=LOW,HIGH or auto, which say what becomes black and what white"
@@ -39,19 +38,15 @@ def to_grey_levels(array: np.ndarray, where: str, channels: int, window: Window)
     Raises:
       UserError: it begins with ``where``; the pixels have no grey level, or the channels do not fit.
     """
-    if array.shape[-1] == 4 and channels in (1, 3):  # RGBA over black; a window is of the colours
-        colours, opaque = _by_window(array[..., :3], window, where), _by_window(array[..., 3:], None, where)
-        pixels = np.rint(colours * (opaque / 255.0)).astype(np.uint8)
+    if array.shape[-1] == 4 and window is not None:  # a window is of the colours
+        parts = (_by_window(array[..., :3], window, where), _by_window(array[..., 3:], None, where))
+        pixels = np.concatenate(parts, axis=-1)
     else:
         pixels = _by_window(array, window, where)
-    have = pixels.shape[-1]
-    if have == channels:
-        return pixels
-    if (have, channels) == (3, 1):
-        return _in_strips(lambda strip: strip @ _LUMA, pixels)[..., None]
-    if (have, channels) == (1, 3):
-        return np.repeat(pixels, 3, axis=-1)
-    raise UserError(f"{where}: images of {have} channels, but model.channels={channels}")
+    try:
+        return to_channels(pixels, channels)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def find_window(images: Iterable[np.ndarray], seed: int) -> tuple[float, float]:
@@ -85,8 +80,7 @@ def _by_window(array: np.ndarray, window: Window, where: str) -> np.ndarray:
     if kind == "f" and not np.isfinite(array).all():
         raise UserError(f"{where}: has pixels that are not finite (NaN or infinite)")
     if window is not None:
-        low, high = window
-        return _in_strips(lambda strip: np.clip((strip.astype(np.float64) - low) / (high - low), 0, 1) * 255, array)
+        return by_window(array, window)
     if array.dtype == np.uint8:
         return array
     if kind == "b":
@@ -103,12 +97,6 @@ def _by_window(array: np.ndarray, window: Window, where: str) -> np.ndarray:
     if array.dtype == np.uint16:
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return np.rint(array * (255 // top)).astype(np.uint8)
-
-
-def _in_strips(convert: Callable[[np.ndarray], np.ndarray], array: np.ndarray) -> np.ndarray:
-    """Return ``convert`` of an array, rounded to uint8, by some rows at a time."""
-    strips = np.array_split(array, min(len(array), 1 + array.size // _STRIP))
-    return np.concatenate([np.rint(convert(strip)).astype(np.uint8) for strip in strips])
 
 
 @cache

@@ -16,8 +16,9 @@ import numpy as np
 
 from anogan_jax.data.images import SUFFIXES, Images, Row, file_of, is_image, read_grey, stamp_of, without_suffix
 from anogan_jax.errors import UserError
+from anogan_jax.runtime import fill_outside, largest_parts, middle, resize_region
 
-_THRESHOLD = "threshold:"
+THRESHOLD = "threshold:"
 
 
 def within(images: Images, roi: str, mask: np.ndarray | None = None) -> Images:
@@ -37,8 +38,8 @@ def within(images: Images, roi: str, mask: np.ndarray | None = None) -> Images:
     """
     if not roi or images.region:
         return images
-    if roi.startswith(_THRESHOLD):
-        find = _above(*_parse_threshold(roi), images)
+    if roi.startswith(THRESHOLD):
+        find = _above(*parse_threshold(roi), images)
     elif mask is not None or (mask := read_roi(roi)) is not None:
         find = _one_for_all(mask)
     else:
@@ -49,8 +50,7 @@ def within(images: Images, roi: str, mask: np.ndarray | None = None) -> Images:
 
     def read(i: int) -> np.ndarray:
         image = images.read(i)
-        region = find(i, image)
-        return np.where(region[..., None], image, np.rint(image[region].mean(axis=0)).astype(np.uint8))
+        return fill_outside(image, find(i, image))
 
     return images._replace(read=read, region=find)
 
@@ -61,18 +61,14 @@ def cropped(images: Images, size: int | None) -> Images:
         return images
     read, mask, region = images.read, images.mask, images.region
 
-    def crop(image: np.ndarray) -> np.ndarray:
-        first = [max(0, (length - size) // 2) for length in image.shape[:2]]
-        return image[first[0] : first[0] + size, first[1] : first[1] + size]
-
     def crop_mask(i: int) -> np.ndarray | None:
         found = mask(i) if mask else None
-        return None if found is None else crop(found)
+        return None if found is None else middle(found, size)
 
     return images._replace(
-        read=lambda i: crop(read(i)),
+        read=lambda i: middle(read(i), size),
         mask=crop_mask if mask else None,
-        region=(lambda i, _: crop(region(i, read(i)))) if region else None,
+        region=(lambda i, _: middle(region(i, read(i)), size)) if region else None,
     )
 
 
@@ -82,7 +78,7 @@ def read_roi(roi: str) -> np.ndarray | None:
     Raises:
       UserError: the mask cannot be read, or is all black.
     """
-    if not roi or roi.startswith(_THRESHOLD) or Path(roi).is_dir():
+    if not roi or roi.startswith(THRESHOLD) or Path(roi).is_dir():
         return None
     if not Path(roi).exists():
         raise UserError(f"data.roi={roi}: no such file or folder; give a mask, or the folder of these images' masks")
@@ -91,49 +87,12 @@ def read_roi(roi: str) -> np.ndarray | None:
 
 def is_folder_of_masks(roi: str, mask: np.ndarray | None) -> bool:
     """Return whether ``data.roi``, with the one mask that ``read_roi`` read or None, says a mask for each image."""
-    return bool(roi) and mask is None and not roi.startswith(_THRESHOLD)
+    return bool(roi) and mask is None and not roi.startswith(THRESHOLD)
 
 
-def apply_region(values: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Return a reconstruction (H, W, C), or a map (H, W), that is 0 outside the region (H, W) bool.
-
-    >>> apply_region(np.array([[7, 8, 9]]), np.array([[True, False, True]])).tolist()
-    [[7, 0, 9]]
-    """
-    return values * (region if values.ndim == 2 else region[..., None])
-
-
-def resize_region(region: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize a region (H, W) bool to (height, width).
-
-    By the nearest neighbour where it grows; where it shrinks a pixel counts if any does that it covers, so that none is
-    lost.
-
-    >>> resize_region(np.array([[False, False, False, True]]), 2, 2).tolist()
-    [[False, True], [False, True]]
-    """
-    if region.shape == (height, width):
-        return region
-    rows, columns = (np.arange(to) * of // to for of, to in zip(region.shape, (height, width), strict=True))
-    return np.logical_or.reduceat(np.logical_or.reduceat(region, rows, axis=0), columns, axis=1)
-
-
-def largest_parts(image: np.ndarray, level: float, parts: int) -> np.ndarray:
-    """Return the largest connected parts (H, W) bool of the pixels of an image (H, W, C) brighter than a grey level.
-
-    Holes are filled. Neighbours share a side; of equally large parts the upper one counts.
-    """
-    from scipy import ndimage  # slow to import
-
-    labels, count = ndimage.label(image.sum(axis=-1, dtype=np.uint16) > level * image.shape[-1])
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    is_chosen = np.zeros(count + 1, bool)
-    is_chosen[1 + np.argsort(-sizes, kind="stable")[:parts]] = True
-    return ndimage.binary_fill_holes(is_chosen[labels])
-
-
-def _parse_threshold(roi: str) -> tuple[float, int]:
-    level, _, parts = roi.removeprefix(_THRESHOLD).partition(":")
+def parse_threshold(roi: str) -> tuple[float, int]:
+    """Return level and number of parts of ``threshold:LEVEL:PARTS``; raise UserError if it is malformed."""
+    level, _, parts = roi.removeprefix(THRESHOLD).partition(":")
     try:
         found = float(level), int(parts or 1)
     except ValueError:

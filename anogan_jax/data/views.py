@@ -6,31 +6,34 @@ from functools import lru_cache
 import numpy as np
 
 from anogan_jax.config import Config, TrainConfig
-from anogan_jax.data.images import Images, cached, contrast_tables, read_ahead, resize, to_model_range
-from anogan_jax.data.regions import resize_region
+from anogan_jax.data.images import Images, cached, read_ahead, resize
 from anogan_jax.errors import UserError
+from anogan_jax.runtime import View, contrast_tables, has_content, pad_to, resize_region, to_model_range
 
 _DRAWS = 20  # attempts to draw a patch with enough contrast; the last one is taken in any case
 
 
+def view_of(config: Config) -> View:
+    """Return how the networks see an image."""
+    model, patches, pooling = config.model, config.patches, config.pooling
+    return View(
+        image_size=model.image_size,
+        channels=model.channels,
+        patches=patches.enabled,
+        scale=patches.scale,
+        min_contrast=patches.min_contrast,
+        normalize_contrast=config.data.normalize_contrast,
+        stride=pooling.stride or model.image_size // 2,
+        share=pooling.share,
+        window=config.data.window if isinstance(config.data.window, tuple) else None,  # "auto" until it is known
+        crop=config.data.crop,
+    )
+
+
 def make_resize(config: Config) -> Callable[[np.ndarray], np.ndarray]:
     """Return ``resize(image)`` for (H, W, C) uint8: to (S, S, C), or for patches by the factor ``patches.scale``."""
-    size, patches = config.model.image_size, config.patches
-
-    def resize_image(image: np.ndarray) -> np.ndarray:
-        if not patches.enabled:
-            return resize(image, size, size)
-        return resize(image, *(max(1, round(patches.scale * length)) for length in image.shape[:2]))
-
-    return resize_image
-
-
-def pad_to(image: np.ndarray, size: int) -> np.ndarray:
-    """Pad an image at its lower and right edge, by mirroring, to at least (size, size, C)."""
-    missing = ((0, max(0, size - image.shape[0])), (0, max(0, size - image.shape[1])), (0, 0))
-    if not np.any(missing):
-        return image
-    return np.pad(image, missing, mode="symmetric")
+    view = view_of(config)
+    return lambda image: resize(image, *view.size_of(image))
 
 
 def make_draw(images: Images, config: Config) -> Callable[[int], np.ndarray]:
@@ -107,11 +110,6 @@ def _resized_region(images: Images, config: Config, i: int) -> np.ndarray:
 def _places(region: np.ndarray) -> np.ndarray:
     """Return the places (n,) int32 of a region's pixels, counted row by row."""
     return np.flatnonzero(region).astype(np.int32)
-
-
-def has_content(patch: np.ndarray, min_contrast: float) -> bool:
-    """Return whether the standard deviation of a patch's grey levels reaches the minimum."""
-    return min_contrast == 0 or float(patch.std()) >= min_contrast
 
 
 def _random_patch(
