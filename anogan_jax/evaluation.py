@@ -4,23 +4,24 @@ import hashlib
 import logging
 import math
 import os
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from anogan_jax.bank import Bank
 from anogan_jax.baselines import baseline_scores
-from anogan_jax.calibration import alpha_obstacle, map_level
+from anogan_jax.calibration import alpha_obstacle, map_level, p_values
 from anogan_jax.config import PRESETS, with_preset
 from anogan_jax.data import Images, OneClass, as_array, folder_of, is_readable, load_one_class, read_ahead, to_networks
-from anogan_jax.data.images import file_of, name_of_maps, write_maps
+from anogan_jax.data.images import file_of, from_paths, name_of_maps, write_maps
 from anogan_jax.detector import Detector, findings_of, in_regions
 from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
@@ -30,6 +31,7 @@ from anogan_jax.queries import Finding, score_queries
 from anogan_jax.report import (
     EMBEDDING,
     REPORT,
+    SCORES,
     VOLUMES,
     print_summary,
     print_table,
@@ -137,6 +139,39 @@ def score_to_folder(
         journal.remove()
     print_summary(f"Results in {folder}", summary)
     return summary
+
+
+def score_contents(detector: Detector, files: Iterable[tuple[str, bytes]]) -> dict[str, Any]:
+    """Score image files whose contents are at hand, wherever they were read; for clusters that divide the work.
+
+    Args:
+      detector: the trained detector.
+      files: the name and the content of each.
+
+    Returns:
+      Columns, a row for each picture of a file: file, its name as given; name, ``scan.tif#017`` for one of several; and
+      as in scores.csv score and its terms, p_value, is_anomaly. Where a picture cannot be read the numbers are NaN, the
+      term is empty and is_anomaly is False.
+    """
+    data = detector.config.data
+    with tempfile.TemporaryDirectory() as folder:
+        names, paths = [], list[Path]()
+        for number, (name, content) in enumerate(files):
+            path = Path(folder, str(number), PurePath(name).name)
+            path.parent.mkdir()
+            path.write_bytes(content)
+            names.append(name)
+            paths.append(path)
+        images = from_paths(paths, Path(folder), detector.config.model.channels, data.window)
+        found = [[getattr(each, name) for name in ("name", *SCORES)] for each in findings_of(detector, images)]
+    columns: dict[str, Any] = {name: np.array([row[i] for row in found]) for i, name in enumerate(SCORES, start=1)}
+    p = p_values(columns["score"], detector.calibration.scores)
+    p = np.where(np.isnan(columns["score"]), np.nan, p)
+    numbers = [int(row[0].partition("/")[0]) for row in found]
+    slices = [row[0].rpartition("/")[2].removeprefix(paths[i].name) for i, row in zip(numbers, found, strict=True)]
+    columns |= {"p_value": p, "is_anomaly": p <= detector.config.alpha}
+    of = [names[i] for i in numbers]
+    return {"file": of, "name": [name + each for name, each in zip(of, slices, strict=True)], **columns}
 
 
 def _walk(detector: Detector, journal: Journal) -> np.ndarray | None:

@@ -119,7 +119,8 @@ def default_config(images: Any) -> Config:
     """
     size, channels = 64, 1
     if not isinstance(images, str | Path):
-        arrays = [np.asarray(image) for image in images]
+        given = images if isinstance(images, list | tuple) else np.atleast_1d(np.asarray(images))
+        arrays = [np.asarray(image) for image in given]
         longest = max((max(array.shape[:2]) for array in arrays if array.ndim >= 2), default=64)
         size = next(size for size in (8, 16, 32, 64) if longest <= size or size == 64)
         channels = 3 if arrays and arrays[0].ndim == 3 and arrays[0].shape[-1] in (3, 4) else 1

@@ -43,8 +43,8 @@ REPORT = ("scores.csv", "summary.json", "panels.png", "histogram.png", "roc.png"
 EMBEDDING = "embedding.png"  # where it is asked for
 VOLUMES = "volumes.csv"  # beside them where slices of volumes were scored
 _OF_VOLUMES = ("name", "label", "score", "slice", "slices", "p_value", "is_anomaly")
-_TERMS = ("score", "term", "residual", "discrimination", "damage", "rotation", "appearance")
-COLUMNS = ("name", "label", *_TERMS, "p_value", "is_anomaly")
+SCORES = ("score", "term", "residual", "discrimination", "damage", "rotation", "appearance")
+COLUMNS = ("name", "label", *SCORES, "p_value", "is_anomaly")
 _SHOWN = 8  # most anomalous queries in panels.png, and as many least anomalous ones
 _IN_GALLERY = 10_000  # most anomalous queries in report.html
 _FEW, _THUMBNAIL = 1_000, 96  # of more queries than these, pictures are this small: the page holds them all
@@ -81,7 +81,7 @@ def record(
             mask = queries.mask(number) if queries.mask else None
             pixels = None if mask is None else count_pixels(found.anomaly_map, mask)
         label, kind = -1 if found.label is None else found.label, printable(found.kind or "")
-        terms = {name: getattr(found, name) for name in _TERMS}
+        terms = {name: getattr(found, name) for name in SCORES}
         journal.add(Entry(found.name, label, kind, **terms, z=z, picture=picture), pixels)
     journal.flush()
 
@@ -254,7 +254,7 @@ def _write_scores(path: Path, journal: Journal, p: np.ndarray, is_anomaly: np.nd
         label = "" if entry.label < 0 else entry.label
         if not entry.is_readable:
             return [name, label, *[""] * (len(COLUMNS) - 3), "unreadable"]
-        return [name, label, *(getattr(entry, term) for term in _TERMS), p_value, int(anomaly)]
+        return [name, label, *(getattr(entry, term) for term in SCORES), p_value, int(anomaly)]
 
     _write_csv(path, COLUMNS, map(row, journal.entries(), p.tolist(), is_anomaly.tolist()))
 

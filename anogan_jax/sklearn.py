@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from anogan_jax.calibration import threshold
 from anogan_jax.config import Config, with_preset, with_values
 from anogan_jax.detector import Detector, Result, load
+from anogan_jax.errors import UserError
 from anogan_jax.fit import default_config, fit
 
 
@@ -59,6 +60,8 @@ class AnoGAN(OutlierMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train on normal images; y is not looked at."""
+        if X is None:
+            raise UserError("X: None; give an array of images, a list of them, or a path")
         config, seed = self.config or default_config(X), self.random_state
         if seed is not None:
             seed = int(seed) if isinstance(seed, Integral) else int(check_random_state(seed).randint(2**31))

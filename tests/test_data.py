@@ -526,13 +526,67 @@ def test_the_advice_about_channels_first_gives_the_images(first):
 
 @pytest.mark.parametrize(
     "labels",
-    [np.arange(20).astype(str), np.full(20, 0.5), np.full(20, np.inf), np.full(20, np.nan), np.eye(20), np.arange(3)],
+    [
+        *(np.full(20, 0.5), np.full(20, 1e300), np.full(20, np.inf), np.full(20, np.nan), np.full(20, 2.0**63)),
+        *(np.eye(20), np.arange(3), np.array(["ok"] * 3), np.full((20, 2), "ok"), np.array(3), np.zeros(20, complex)),
+        *(np.zeros(20, "datetime64[s]"), np.array(["ok"] * 19 + [""]), np.array([b"\xff"] * 20)),
+    ],
+    ids=lambda labels: f"{labels.dtype}{labels.shape}",
 )
-def test_labels_that_are_not_one_whole_number_an_image_are_refused(labels, tmp_path):
+def test_labels_that_are_not_one_whole_number_or_text_an_image_are_refused(labels, tmp_path):
     path = tmp_path / "file.npz"
     np.savez(path, train_images=np.zeros((20, 8, 8), np.uint8), train_labels=labels)
-    with pytest.raises(UserError, match=r"file\.npz: train_(labels|images).*\(N,\)"):
+    with pytest.raises(UserError, match=r"file\.npz: train_(labels|images).*(\(N,\)|image 19 .* empty|as text)"):
         load_one_class(config(source="npz", dir=str(path), normal=0))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "normal"),
+    [
+        (np.array(["ok", "ng"] * 10), np.array(["ng", "ok"] * 10), "ok"),
+        (np.array([["OK"], ["ng"]] * 10), np.array(["scratch", "OK"] * 10), "ok"),
+        (np.array([b"ok", b"ng"] * 10), np.array([b"dent", b"ok"] * 10), "ok"),
+        (np.array(["cat", "dog"] * 10), np.array(["cow", "bird"] * 10), "cat,bird"),
+        (np.array([True, False] * 10), np.array([2.0, 1.0] * 10), 1),
+        (np.array(["0", "1"] * 10), np.array([1, 0] * 10, np.uint8), 0),
+        (None, np.array(["ng", "ok"] * 10), "ok"),
+    ],
+)
+def test_labels_may_be_texts_or_numbers(train, test, normal, tmp_path):
+    """Images of the normal class alone are trained on, of both splits the same class."""
+    arrays = {f"{split}_images": np.full((20, 8, 8), 9, np.uint8) for split in ("train", "test")}
+    labels = {"test_labels": test} | ({} if train is None else {"train_labels": train})
+    np.savez(tmp_path / "a.npz", **arrays, **labels)
+    data = load_one_class(config(source="npz", dir=str(tmp_path / "a.npz"), normal=normal))
+    used = sorted(map(int, [*data.train.names, *data.held_out.names]))
+    assert used == list(range(0, 20, 1 if train is None else 2))
+    assert data.test.labels.tolist() == [1, 0] * 10
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "classes"), [("ok", "ng", "ng, ok"), (0, 2, "0, 2"), (None, "ok", "ok"), ("0", 7, "0, 7")]
+)
+def test_without_a_normal_class_labels_are_0_and_1(train, test, classes, tmp_path):
+    arrays = {f"{split}_images": np.full((20, 8, 8), 9, np.uint8) for split in ("train", "test")}
+    path, trained = tmp_path / "a.npz", {} if train is None else {"train_labels": np.full(20, train)}
+    np.savez(path, **arrays, **trained, test_labels=np.full(20, test))
+    with pytest.raises(UserError, match=rf"data\.normal: say which class is normal; .*a\.npz has {classes}$"):
+        load_one_class(config(source="npz", dir=str(path)))
+    np.savez(path, **arrays, train_labels=np.zeros(20), test_labels=np.arange(20) % 2)
+    assert load_one_class(config(source="npz", dir=str(path))).test.labels.tolist() == [0, 1] * 10
+
+
+def test_arrays_of_python_objects_are_refused_with_advice(tmp_path):
+    """Such as the column of a table, or a list of images of several sizes."""
+    path, images = tmp_path / "a.npz", np.zeros((4, 8, 8), np.uint8)
+    np.savez(path, train_images=images, train_labels=np.array(["ok"] * 4, object))
+    with pytest.raises(UserError, match=r"a\.npz: holds Python objects.*labels\.astype\(str\)"):
+        load_one_class(config(source="npz", dir=str(path), normal="ok"))
+    for name in ("b.npy", "c.npz"):
+        objects = np.array([images[0], images[0, :4]], object)
+        np.save(tmp_path / name, objects) if name == "b.npy" else np.savez(tmp_path / name, images=objects)
+        with pytest.raises(UserError, match="holds Python objects"):
+            read_input(tmp_path / name, 1)
 
 
 def test_narrow_grey_images_are_not_taken_for_colour_images():
@@ -562,8 +616,10 @@ def test_paths_from_python_are_read_as_input(tmp_path):
         (np.zeros((5, 64), np.float32), "images.reshape"),
         (np.zeros((5, 3, 8, 8), np.uint8), r"np\.moveaxis\(images, -3, -1\)"),
         ([np.zeros((3, 8, 9), np.uint8)], r"\(3, 8, 9\) seems to be \(C, H, W\)"),
-        (np.array(5), r"shape \(\)"),
-        ({"images": 3}, r"shape \(\)"),
+        (np.array(5), "ndarray; give an array"),
+        ({"images": 3}, r"dict; give an array \(N, H, W\[, C\]\), a list of images, or a path"),
+        ((image for image in [np.zeros((8, 8))]), "generator; give"),
+        (None, "NoneType; give"),
         (np.zeros((2, 8, 8, 5), np.uint8), "5 channels"),
         (np.full((2, 8, 8), 300), r"\[0, 255\]"),
         (np.full((2, 8, 8), "a"), "type"),

@@ -1,15 +1,23 @@
 """Layouts of folders: what each image is taken for, which mask belongs to it, and where it cannot be told."""
 
 import csv
+import re
+import shlex
+from functools import partial
 
+import nibabel
 import numpy as np
+import pydicom
 import pytest
-from conftest import rows_of
+import tensorflow_datasets as tfds
+from conftest import ROOT, rows_of
 from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.uid import generate_uid
 
-from anogan_jax import score
+from anogan_jax import score, train
 from anogan_jax.config import Config, DataConfig, ModelConfig
-from anogan_jax.data import load_one_class, read_input
+from anogan_jax.data import load_one_class, read_input, sources
 from anogan_jax.data.classes import chosen_normal, is_called_normal
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import score_to_folder
@@ -508,6 +516,149 @@ def test_metrics_of_pixels_leave_out_images_without_a_mask(tiny_run, tmp_path):
     for kind in ("all", "crack"):
         for metric in ("pixel_auroc", "pixel_ap", "pro"):
             assert found[kind][metric] == without[kind][metric]
+
+
+def build_class_folders(folder):
+    for each in ("cat", "dog", "cow"):
+        write(folder, *numbered(f"train/{each}/{{}}.png", 6), f"test/{each}/0.png")
+
+
+def build_csv(folder):
+    write(folder, *numbered("{}.png", 8))
+    write_csv(folder / "labels.csv", ("file", "label"), *((f"{i}.png", "NAME" if i < 6 else "other") for i in range(8)))
+
+
+def build_visa_with_its_split(folder):
+    write_visa(folder)
+    images = "candle/Data/Images"
+    rows = [("candle", "test" if i == 9 else "train", "normal", f"{images}/Normal/{i:04}.JPG", "") for i in range(10)]
+    rows.append(("candle", "test", "anomaly", f"{images}/Anomaly/000.JPG", "candle/Data/Masks/Anomaly/000.png"))
+    write_csv(folder.parent / "split_csv/1cls.csv", ("object", "split", "label", "image", "mask"), *rows)
+
+
+def build_kolektor(folder):
+    for i in range(6):
+        write(folder, f"kos{i:02}/Part1.jpg", f"kos{i:02}/Part2.jpg")
+        write(folder, f"kos{i:02}/Part1_label.bmp", value=0)
+        write_masks(folder, f"kos{i:02}/Part2_label.bmp")
+
+
+def build_mvtec(folder, good="good", bad="crack", mask="crack/0_mask.png"):
+    write(folder, *numbered(f"train/{good}/{{}}.png", 6), f"test/{good}/0.png", f"test/{bad}/0.png")
+    write_masks(folder, f"ground_truth/{mask}")
+
+
+def build_loco(folder):
+    build_mvtec(folder, bad="logical_anomalies", mask="logical_anomalies/0/000.png")
+    write(folder, *numbered("validation/good/{}.png", 2))
+
+
+def build_good_beside_others(folder):
+    write(folder, *numbered("good/{}.png", 10), *numbered("crack/{}.png", 2))
+    write_masks(folder, "mask/0.png")
+
+
+def build_arrays(file, labels):
+    pixels = np.random.default_rng(0).integers(0, 256, (len(labels), *SIZE), np.uint8)
+    splits = {f"{split}_images": pixels for split in ("train", "test")}
+    np.savez(file, **splits, train_labels=labels, test_labels=labels)
+
+
+def build_12_bits(folder):
+    for i in range(6):
+        Image.fromarray(np.random.default_rng(i).integers(0, 4096, SIZE).astype(np.uint16)).save(folder / f"{i}.png")
+
+
+def build_pages(folder):
+    pages = [Image.fromarray(np.random.default_rng(i).integers(0, 256, SIZE, np.uint8)) for i in range(4)]
+    for i in range(3):
+        pages[0].save(folder / f"{i}.tif", save_all=True, append_images=pages[1:])
+
+
+def build_dicom(folder):
+    """Write six series of one slice, from one that pydicom ships."""
+    dataset = pydicom.dcmread(get_testdata_file("CT_small.dcm", download=False))
+    for i in range(6):
+        dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[str(i)])
+        dataset.save_as(folder / f"{i}.dcm")
+
+
+def build_nifti(folder):
+    for i in range(3):
+        volume = np.random.default_rng(i).integers(0, 4000, (8, 6, 4)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), folder / f"{i}.nii.gz")
+
+
+# The rows of the README's table: what builds the layout, and how many normal images each of the commands trains on;
+# where it is -1, the command is refused for want of data.normal, and None stands for an unknown number.
+ROWS = (
+    (lambda folder: write(folder, *numbered("{}.png", 6)), [6]),
+    (build_good_beside_others, [8]),
+    (build_class_folders, [6, 12, 18]),
+    (build_mvtec, [6, 6]),
+    (build_loco, [8]),
+    (lambda folder: build_mvtec(folder, "ok", "ko", "ko/0.png"), [6]),
+    (write_visa, [8]),
+    (build_visa_with_its_split, [9]),
+    (build_kolektor, [5]),
+    (build_csv, [-1, 5]),
+    (partial(build_arrays, labels=np.arange(40) % 10), [4, 12]),
+    (partial(build_arrays, labels=np.array(["ok", "ng"] * 8)), [8]),
+    (build_12_bits, [6, 6]),
+    (build_pages, [12]),
+    (build_dicom, [6]),
+    (build_nifti, [12]),
+    (partial(build_arrays, labels=np.arange(40) % 4), [10]),
+    (lambda folder: None, [20, None]),  # CelebA, mocked
+)
+
+
+def commands_of(row):
+    """Return the flags of each command of a row: the first, and those that change its last value or add flags."""
+    texts = [shlex.split(text) for text in re.findall("`(.+?)`", row)]
+    first, *others = [text for text in texts if text[0] != "pip"]
+    value = first[-1].rpartition("=")[-1]
+    changed = [[*first[:-1], first[-1].removesuffix(value) + other[0]] for other in others if other[0][0] != "-"]
+    configs = [[*other, *first] for other in others if other[0] == "--config"]  # before the fields that they set
+    return [first, *changed, *configs, *([*first, *other] for other in others if other[0].startswith("--config."))]
+
+
+TEXT = (ROOT / "README.md").read_text()
+README_ROWS = re.search(r"what you type after.*\n\|---.*\n((?:\|.*\n)+)", TEXT)[1].splitlines()
+TINY = {"model.image_size": 8, "model.channels": 1, "model.width": 4, "model.latent_size": 4, "segmenter.steps": 0}
+TINY |= {"train.steps": 2, "train.batch_size": 4, "bank.size": 16, "bank.inverted": 0, "search.starts": 1}
+TINY |= {"search.steps": 0, "data.held_out": 0.2}
+
+
+@pytest.mark.parametrize("number", range(len(README_ROWS)), ids=[row.split("|")[1][:20] for row in README_ROWS])
+def test_commands_of_the_readme_train(run_main, tmp_path, monkeypatch, number):
+    """Each command of the table of layouts, as it stands there, trains to the end on the images that it should."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sources, "tfds_is_prepared", lambda data: True)
+    build, counts = ROWS[number]
+    commands = commands_of(README_ROWS[number].split("|")[-2])
+    for i, (command, count) in enumerate(zip(commands, counts, strict=True)):
+        config = [] if "--config" in command else ["--config", "configs/folder.py"]
+        flags = [flag.replace("configs/", f"{ROOT}/configs/") for flag in [*config, *command]]
+        if not any("data.dir" in flag for flag in flags) and "celeb_a" not in " ".join(flags):
+            flags += ["--config.data.source=npz", "--config.data.dir=arrays.npz"]
+        place = tmp_path / next((flag.rpartition("=")[-1] for flag in flags if "data.dir" in flag), "")
+        (place.parent if place.suffix else place).mkdir(parents=True, exist_ok=True)
+        build(place)
+        tiny = [f"--config.{name}={value}" for name, value in TINY.items()]
+        with tfds.testing.mock_data(num_examples=20):
+            done = run_main(train.main, *flags, *tiny, f"--workdir=run{i}")
+        if count == -1:
+            assert (done.code, "--config.data.normal=NAME" in done.errors) == (1, True)
+            continue
+        assert done.code == 0, done.errors
+        trained, held_out = re.search(r"training on (\d+) normal images .*; (\d+) held out", done.errors).groups()
+        assert count in (int(trained) + int(held_out), None)
+        assert "finished" in done.errors
+
+
+def test_table_of_the_readme_is_tested_as_a_whole():
+    assert len(README_ROWS) == len(ROWS)
 
 
 def test_several_inputs_are_scored_alike(tiny_run, run_main, tmp_path, monkeypatch):

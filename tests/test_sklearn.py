@@ -141,3 +141,6 @@ def test_mistakes_in_images_and_parameters_are_named(fitted):
         fitted.predict(NEW.reshape(10, -1))
     with pytest.raises(UserError, match=r"train\.steps=0"):
         AnoGAN(TINY, steps=0).fit(IMAGES)
+    for given in (None, 5, iter(IMAGES)):  # without a config, whose defaults depend on the images
+        with pytest.raises(UserError, match="give an array"):
+            AnoGAN().fit(given)

@@ -13,6 +13,7 @@ import glob
 import hashlib
 import logging
 import os
+import re
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -127,6 +128,8 @@ def from_user(images: Any, channels: int, window: Window = None) -> Images:
     array = [np.asarray(image) for image in images] if isinstance(images, list | tuple) else np.asarray(images)
     if not (len(array) if isinstance(array, list) else array.size):
         raise UserError("images: empty; give at least one")
+    if not isinstance(array, list) and not array.ndim:
+        raise UserError(f"images: {type(images).__name__}; give an array (N, H, W[, C]), a list of images, or a path")
     try:
         if isinstance(array, list):
             return from_list([_from_model_range(image, window) for image in array], channels, "images", window=window)
@@ -407,6 +410,9 @@ def read_arrays(path: Path, keys: Collection[str] | None = None) -> dict[str, np
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or 'not a NumPy file'}") from error
     except Exception as error:  # zipfile and NumPy raise many types for a damaged file
+        if re.match("Object arrays|.*Python objects", str(error)):
+            advice = "save images of one size as one array, labels as numbers or as text, labels.astype(str)"
+            raise UserError(f"{path}: holds Python objects, which are not read; {advice}") from error
         raise UserError(f"{path}: not a readable .npy or .npz file ({type(error).__name__})") from error
     if keys and first not in arrays:
         raise UserError(f"{path}: has no array {first!r} (it has: {', '.join(names) or 'none'})")

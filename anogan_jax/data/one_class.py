@@ -45,11 +45,9 @@ def load_one_class(config: Config, given: Images | None = None, roi_mask: np.nda
     whole, test, origin, warning, is_one_class = load_splits(data, config.model, given)
     labels, tested = whole.labels, None if test is None else test.labels
     if not is_one_class:
-        labels, tested = _anomalous(labels, tested, data)
+        labels, tested = _anomalous(labels, tested, data, origin)
     if labels is None:
         labels = np.zeros(len(whole.names), int)
-    if labels.any() and not is_one_class and data.normal is None and data.anomalous is None:
-        raise UserError(f"data.normal: say which class is normal; {origin} has {shown({str(c) for c in labels})}")
     normal, anomalous = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
     if len(normal) < 2:
         what = "" if whole.labels is None else "normal images "
@@ -109,15 +107,22 @@ def _some_pixels(images: Images, seed: int) -> Iterator[np.ndarray]:
 
 
 def _anomalous(
-    labels: np.ndarray | None, tested: np.ndarray | None, data: DataConfig
+    labels: np.ndarray | None, tested: np.ndarray | None, data: DataConfig, origin: str
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Map the class labels of both splits to 0 normal, 1 anomalous; without a protocol they are returned unchanged."""
-    known = [each.astype(str) for each in (labels, tested) if each is not None]
-    normal = chosen_normal(set(np.concatenate(known).tolist()), data) if known else None
-    if normal is None:
-        return labels, tested
+    """Map the class labels of both splits to 0 normal, 1 anomalous; without a protocol they have to be these.
+
+    Raises:
+      UserError: they are other classes, and nothing says which are normal; or a class is named that is none.
+    """
+    trained, scored = (set() if each is None else set(each.astype(str).tolist()) for each in (labels, tested))
+    if not trained | scored:
+        return None, None
+    normal = chosen_normal(trained | scored, data)
+    if normal is None and (trained - {"0"} or scored - {"0", "1"}):
+        raise UserError(f"data.normal: say which class is normal; {origin} has {shown(trained | scored)}")
+    chosen = sorted({"0"} if normal is None else normal)
 
     def is_anomalous(of: np.ndarray | None) -> np.ndarray | None:
-        return None if of is None else (~np.isin(of.astype(str), sorted(normal))).astype(int)
+        return None if of is None else (~np.isin(of.astype(str), chosen)).astype(int)
 
     return is_anomalous(labels), is_anomalous(tested)

@@ -124,16 +124,9 @@ def load_npz(data: DataConfig, model: ModelConfig) -> Splits:
     arrays = read_arrays(path, [f"{split}_{what}" for split in ("train", "test") for what in ("images", "labels")])
 
     def read(split: str) -> Images:
-        where, labels = f"{path}: {split}_labels", arrays.get(f"{split}_labels")
-        if labels is not None:
-            labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-            is_whole = labels.dtype.kind in "iub" or (
-                labels.dtype.kind == "f" and (np.isfinite(labels) & (np.floor(labels) == labels)).all()
-            )
-            if labels.ndim != 1 or not is_whole:
-                raise UserError(f"{where}: {labels.dtype} of shape {labels.shape}; (N,) whole numbers are needed")
-            labels = labels.astype(int)
-        images = from_array(arrays[f"{split}_images"], model.channels, f"{path}: {split}_images", labels, data.window)
+        labels, where = arrays.get(f"{split}_labels"), f"{path}: {split}_"
+        classes = None if labels is None else _classes(labels, f"{where}labels")
+        images = from_array(arrays[f"{split}_images"], model.channels, f"{where}images", classes, data.window)
         return images._replace(stamp=stamp_of([path]))
 
     return Splits(read("train"), read("test") if "test_images" in arrays else None, f"arrays in {path}")
@@ -204,6 +197,23 @@ def _tfds_builder(data: DataConfig) -> Any:
     import tensorflow_datasets as tfds
 
     return tfds.builder(data.name, data_dir=data.dir or None)
+
+
+def _classes(labels: np.ndarray, where: str) -> np.ndarray:
+    """Return labels (N,) or (N, 1) as whole numbers or text, (N,); raise UserError if they are neither."""
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.ndim == 1 and labels.dtype.kind in "US":
+        with _one_line(f"{where}: not readable as text"):
+            labels = labels.astype(str)
+        if (labels == "").any():
+            raise UserError(f"{where}: image {np.argmax(labels == '')} has an empty label")
+        return labels
+    if labels.ndim == 1 and labels.dtype.kind in "iubf":
+        with np.errstate(invalid="ignore"):
+            whole = labels.astype(int)
+        if np.array_equal(whole, labels):
+            return whole
+    raise UserError(f"{where}: {labels.dtype} of shape {labels.shape}; (N,) whole numbers or texts are needed")
 
 
 def _of_files(folder: Path, files: Sequence[File], channels: int, window: Window) -> Images:
