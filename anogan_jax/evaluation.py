@@ -18,7 +18,7 @@ import numpy as np
 
 from anogan_jax.bank import Bank
 from anogan_jax.baselines import baseline_scores
-from anogan_jax.calibration import alpha_obstacle, map_level, p_values
+from anogan_jax.calibration import alpha_obstacle, map_level
 from anogan_jax.config import PRESETS, with_preset
 from anogan_jax.data import Images, OneClass, as_array, folder_of, is_readable, load_one_class, read_ahead, to_networks
 from anogan_jax.data.images import file_of, from_paths, name_of_maps, write_maps
@@ -40,6 +40,7 @@ from anogan_jax.report import (
     write_comparison,
     write_report,
 )
+from anogan_jax.runtime import p_values
 from anogan_jax.scoring import make_discriminator_scorer
 from anogan_jax.spaces import embed, walk
 from anogan_jax.version import __version__

@@ -44,7 +44,8 @@ def interpolate(prior: Prior, first: np.ndarray, second: np.ndarray, shares: np.
     (White 2016, arXiv 1609.04468) and the norm changes evenly: the straight way is nearer to the origin, where a prior
     of many dimensions has no mass.
 
-    >>> interpolate("normal", np.array([2.0, 0.0]), np.array([0.0, 2.0]), np.array([0.5])).astype(float).round(3).tolist()
+    >>> half = interpolate("normal", np.array([2.0, 0.0]), np.array([0.0, 2.0]), np.array([0.5]))
+    >>> half.astype(float).round(3).tolist()
     [[1.414, 1.414]]
     """
     first, second, shares = first.astype(np.float64), second.astype(np.float64), shares[:, None]
