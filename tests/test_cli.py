@@ -148,7 +148,7 @@ def test_installed_commands_and_the_package_run_the_programs_of_the_scripts(monk
     with pytest.raises(SystemExit) as ended:
         programs.main()
     assert ended.value.code == 2
-    assert "train, score, not 'test'" in capsys.readouterr().err
+    assert "train, score, export, not 'test'" in capsys.readouterr().err
 
 
 def test_preset_alpha_and_search_overrides_are_obeyed(tiny_run, run_main, tmp_path):

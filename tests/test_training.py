@@ -61,7 +61,7 @@ def test_step_equals_the_two_dcgan_updates_one_by_one(gan, fresh, blobs):
 
 
 def test_step_compiles_once(gan, fresh, blobs, caplog):
-    step = make_train_step(gan, make_optimizer())
+    step = make_train_step(gan, make_optimizer(), ema_decay=0.9)  # of settings that no other test has
     state = fresh
     with jax.log_compiles(), caplog.at_level("WARNING"):
         for _ in range(3):
