@@ -217,15 +217,20 @@ def _make_reconstruct(search: Search) -> Callable[..., tuple[Array, Array, Array
             nearest, described = model.bank_index.images[places[:, 0]], model.bank_index.neighbours.features[places]
             return nearest, described.mean(axis=1), jnp.zeros(images.shape[0]), z
 
-        def from_one_start(z: Array) -> tuple[Found, Array]:
-            found = jax.vmap(partial(search.run, model.weights))(images, z)
+        count, each = z.shape[:2]
+        pairs = (jnp.repeat(images, each, axis=0), z.reshape(count * each, -1))
+        rounds = jax.tree.map(lambda part: part.reshape(each, count, *part.shape[1:]), pairs)  # of n pairs each
+
+        def run(pair: tuple[Array, Array]) -> tuple[Found, Array]:
+            found = jax.vmap(partial(search.run, model.weights))(*pair)
             return found, jax.vmap(search.features.describe)(found.image)
 
-        found, described = lax.map(from_one_start, jnp.swapaxes(z, 0, 1))  # (starts, n, ...)
-        order = jnp.argsort(found.loss, axis=0)
-        best = jnp.take_along_axis(found.image, order[:1, :, None, None, None], axis=0)[0]
-        z = jnp.take_along_axis(found.z, order[..., None], axis=0)
-        return best, described.mean(axis=0), found.discrimination.mean(axis=0), jnp.swapaxes(z, 0, 1)
+        of_pairs = jax.tree.map(lambda part: part.reshape(count, each, *part.shape[2:]), lax.map(run, rounds))
+        found, described = of_pairs  # (n, starts, ...)
+        order = jnp.argsort(found.loss, axis=1)
+        best = jnp.take_along_axis(found.image, order[:, :1, None, None, None], axis=1)[:, 0]
+        z = jnp.take_along_axis(found.z, order[..., None], axis=1)
+        return best, described.mean(axis=1), found.discrimination.mean(axis=1), z
 
     return reconstruct
 

@@ -48,7 +48,7 @@ def test_scores_are_the_same_on_any_number_of_devices(results, name):
         one, two, eight = (results[f"{name} {count} {field}"] for count in COUNTS)
         np.testing.assert_array_equal(two, eight)
         if SCORERS[name][0]:  # steps
-            np.testing.assert_allclose(two, one, rtol=1e-3, atol=1e-3 if field in ("reconstruction", "z") else 1e-5)
+            np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
         else:
             np.testing.assert_array_equal(two, one)
 
