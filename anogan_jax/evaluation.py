@@ -94,13 +94,12 @@ def score_to_folder(
     """
     check_masks(queries)
     queries = in_regions(detector, queries)
-    config, calibration = detector.config, detector.calibration
-    volumes, count = [row.volume for row in queries.rows or ()], len(calibration.scores)
-    obstacles = [alpha_obstacle(count, config.alpha) or _volume_obstacle(volumes, count, config.alpha)]
-    warning = "; ".join(filter(None, [warning, *obstacles]))
-    if warning:
+    config, held_out = detector.config, detector.calibration.scores
+    volumes = [row.volume for row in queries.rows or ()]
+    obstacle = alpha_obstacle(len(held_out), config.alpha) or _volume_obstacle(volumes, len(held_out), config.alpha)
+    if warning := "; ".join(filter(None, [warning, obstacle])):
         log.warning("%s", warning)
-    level = map_level(calibration, config.alpha)
+    level = map_level(detector.calibration, config.alpha)
     made_with = (__version__, config, detector.step, level, origin, heatmaps, maps, queries.stamp, list(queries.names))
     folders = [folder / each if wanted else None for each, wanted in (("heatmaps", heatmaps), ("maps", maps))]
     names = [*REPORT, *([VOLUMES] if any(volumes) else []), *(each.name for each in folders if each)]
@@ -117,29 +116,25 @@ def score_to_folder(
         seconds = time.monotonic() - began
         if maps:
             _write_maps(folder / "maps", queries)
-        facts: dict[str, Any] = {"data": origin} | ({"warning": warning} if warning else {})
-        facts["search"] = ", ".join(f"{name} {value}" for name, value in vars(config.search).items())
-        if detector.model.segmenter:
-            facts["segmenter_weight"] = config.segmenter.weight
-        if detector.model.rotation:
-            facts["rotation_weight"] = config.rotation.weight
-        facts |= {"training_steps": detector.step, "seconds": seconds}
-        facts["images_per_second"] = (len(queries.names) - done) / seconds
-        summary = write_report(
-            folder,
-            journal,
-            calibration.scores,
-            config.alpha,
-            level,
-            facts,
-            baselines or {},
-            _walk(detector, journal),
-            embed(detector, queries) if embedding else None,
-            volumes,
-        )
+        facts = {"data": origin} | ({"warning": warning} if warning else {}) | _settings_of(detector)
+        facts |= {"seconds": seconds, "images_per_second": (len(queries.names) - done) / seconds}
+        pictures = (_walk(detector, journal), embed(detector, queries) if embedding else None)
+        of = (held_out, config.alpha, level, facts, baselines or {}, *pictures, volumes)
+        summary = write_report(folder, journal, *of)
         journal.remove()
     print_summary(f"Results in {folder}", summary)
     return summary
+
+
+def _settings_of(detector: Detector) -> dict[str, Any]:
+    """Return the entries of summary.json that say how the detector scores."""
+    config, model = detector.config, detector.model
+    facts: dict[str, Any] = {"search": ", ".join(f"{name} {value}" for name, value in vars(config.search).items())}
+    if model.segmenter:
+        facts["segmenter_weight"] = config.segmenter.weight
+    if model.rotation:
+        facts["rotation_weight"] = config.rotation.weight
+    return facts | {"training_steps": detector.step}
 
 
 def score_contents(detector: Detector, files: Iterable[tuple[str, bytes]]) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def write_report(
       baselines: by name, other detectors' scores of the queries, for their AUROC.
       walk: (n, S, S, C) images of a latent walk from the least to the most anomalous query.
       embedding: of queries and other images.
-      volumes: the name of the volume that each query is a slice of, empty where of none; nothing for none at all.
+      volumes: of each query the name of the volume that it is a slice of, or an empty text; () if there are none.
 
     Returns:
       The content of summary.json.
@@ -132,28 +132,12 @@ def write_report(
         "anomalies": int(is_anomaly.sum()),
         **{f"anomalies_by_{term}": by_term[term] for term in TERMS},
     }
-    charts = {"histogram": folder / "histogram.png"}
-    known = truth if set(truth.tolist()) == {0, 1} else None
-    if known is not None:
-        summary |= {"labelled_anomalous": int(known.sum())}
-        summary |= ranking_metrics(known, scores) | decision_metrics(known, is_anomaly[readable])
-        summary |= {f"auroc of {name}": ranking_metrics(known, s)["auroc"] for name, s in baselines.items()}
-        save_roc(folder / "roc.png", known, scores, "score")
-        charts["roc"] = folder / "roc.png"
-    elif set(truth.tolist()) in ({0}, {1}):
-        summary |= _one_sided(truth, is_anomaly[readable])
-        log.warning("%s", summary["not_measured"])
+    summary |= _measure(truth, scores, is_anomaly[readable], baselines)
     if defects := by_defect(journal):
         summary |= defects["all"] | {"defects": defects}
     if any(volumes):
         summary |= _write_volumes(folder / VOLUMES, journal, volumes, p, alpha)
-    save_histogram(charts["histogram"], scores, known, bound)
-    if embedding:
-        charts["embedding"] = folder / EMBEDDING
-        save_embedding(charts["embedding"], _by_verdict(embedding, is_anomaly))
-    if walk is not None:
-        charts["walk"] = folder / _WALK
-        save_grid(charts["walk"], walk, columns=len(walk))
+    charts = _draw_charts(folder, scores, truth, bound, walk, embedding and _by_verdict(embedding, is_anomaly))
     order = np.argsort(-every, kind="stable")[: len(scores)].tolist()  # unreadable ones come last
     _write_scores(folder / "scores.csv", journal, p, is_anomaly)
     _write_panels(folder / "panels.png", journal, order, p, level)
@@ -218,6 +202,49 @@ def read_names(path: Path) -> set[str]:
     """Return the names in a scores.csv."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return {row["name"] for row in csv.DictReader(file) if row.get("name")}
+
+
+def _measure(
+    labels: np.ndarray, scores: np.ndarray, is_anomaly: np.ndarray, baselines: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Return the entries of summary.json that labels (N,) make possible; none where some are unknown."""
+    kinds = set(labels.tolist())
+    if kinds == {0, 1}:
+        measured = ranking_metrics(labels, scores) | decision_metrics(labels, is_anomaly)
+        others = {f"auroc of {name}": ranking_metrics(labels, each)["auroc"] for name, each in baselines.items()}
+        return {"labelled_anomalous": int(labels.sum())} | measured | others
+    if kinds not in ({0}, {1}):
+        return {}
+    measured = _one_sided(labels, is_anomaly)
+    log.warning("%s", measured["not_measured"])
+    return measured
+
+
+def _draw_charts(
+    folder: Path,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    bound: float,
+    walk: np.ndarray | None,
+    embedding: Mapping[str, np.ndarray] | None,
+) -> dict[str, Path]:
+    """Write the charts, the ROC curve with labels of both kinds alone; return their files by name.
+
+    The embedding is the points (N, 2) of each group.
+    """
+    charts = {"histogram": folder / "histogram.png"}
+    known = labels if set(labels.tolist()) == {0, 1} else None
+    if known is not None:
+        charts["roc"] = folder / "roc.png"
+        save_roc(charts["roc"], known, scores, "score")
+    save_histogram(charts["histogram"], scores, known, bound)
+    if embedding:
+        charts["embedding"] = folder / EMBEDDING
+        save_embedding(charts["embedding"], embedding)
+    if walk is not None:
+        charts["walk"] = folder / _WALK
+        save_grid(charts["walk"], walk, columns=len(walk))
+    return charts
 
 
 def _one_sided(labels: np.ndarray, is_anomaly: np.ndarray) -> dict[str, Any]:

@@ -230,7 +230,7 @@ class Score(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What was found in an image, at the image's own size."""
+    """The result of one image: pictures at the image's own size, and scores."""
 
     image: np.ndarray  # (H, W, C) uint8
     reconstruction: np.ndarray  # (H, W, C) uint8
@@ -257,7 +257,7 @@ class Query:
     """
 
     def __init__(self, image: np.ndarray, region: np.ndarray | None, view: View, resize: Resize) -> None:
-        self.appearance: tuple[float, str] | None = None  # the judge's word, once it is known
+        self.appearance: tuple[float, str] | None = None  # the larger term and its name, once the judge has found them
         self.tiles: list[np.ndarray] = []  # (S, S, C) uint8, those with content; a whole image is one tile
         self._image, self._region, self._view, self._resize = image, region, view, resize
         self._corners: list[tuple[int, int]] = []
@@ -286,7 +286,7 @@ class Query:
 
     @property
     def _by_itself(self) -> bool:
-        """Whether a tile, the whole image, is normalised by its own contrast."""
+        """Return whether each tile is normalised by its own contrast; then the tile is the whole image."""
         return self._view.normalize_contrast and not self._view.patches
 
     def inputs(self) -> Iterator[np.ndarray]:
@@ -311,7 +311,7 @@ class Query:
             self._z, self._largest = result.z[0], float(result.residual)
 
     def measure(self, level: float, rotation_factor: float) -> Measured:
-        """Return what was found; the arguments are the calibration's."""
+        """Return the result; ``level`` and ``rotation_factor`` are those of the calibration."""
         terms = np.array(self._terms or [(0.0,) * 6])
         score, residual, discrimination, rotation, told, _ = terms.mean(axis=0).tolist()
         damage = float(terms[:, -1].max())

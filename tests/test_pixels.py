@@ -144,7 +144,7 @@ def test_auto_takes_quantiles_of_the_training_images_alone():
 
 
 def test_auto_is_found_once_and_kept_in_the_detector(tmp_path):
-    """What was found is in config and file, scores by numbers are the same, and "auto" means it when scoring too."""
+    """The config in the detector and in the file has the two numbers; scoring with "auto" or with them is the same."""
     images = RNG.integers(1000, 3000, (40, 8, 8)).astype(np.uint16)
     fast = {"train.steps": 2, "encoder.steps": 0, "segmenter.steps": 0, "rotation.steps": 0, "bank.inverted": 0}
     config = tiny_config(fast | {"data.normal": None, "data.window": "auto"})

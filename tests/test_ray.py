@@ -80,7 +80,7 @@ def test_pages_of_a_file_are_rows_of_it(tiny_run, tmp_path):
 
 
 def test_function_for_spark_scores_tables_of_files(tiny_run, images, expected):
-    """That of docs/clusters.md, with the columns that it declares; a table may be empty."""
+    """The function of docs/clusters.md returns the columns that the page declares, of an empty table too."""
     text = (ROOT / "docs" / "clusters.md").read_text()
     names: dict[str, Any] = {}
     exec(
@@ -99,7 +99,7 @@ def test_function_for_spark_scores_tables_of_files(tiny_run, images, expected):
 
 
 def test_a_killed_run_is_completed_and_none_is_scored_twice(tiny_run, images, expected, tmp_path):
-    """By two actors; the killed process leaves whole files of rows alone."""
+    """Two actors score; the process is killed, and the same command is given again. Every file of rows is whole."""
     pytest.importorskip("ray")
     output, environment = tmp_path / "scores", {**os.environ, "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"}
     command = [

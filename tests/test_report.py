@@ -268,7 +268,7 @@ def test_enlarged_picture_shows_each_part_of_the_strip(shown):
 
 
 def test_texts_of_the_user_are_shown_as_they_are(shown):
-    """As text, never as elements; the right-to-left override, which would reverse what follows, is escaped."""
+    """Names become text, never elements. The right-to-left override, which would reverse the rest, is escaped."""
     assert shown.locator(".warning").all_inner_texts() == ["odd <b>data</b>", "Unreadable, 1: broken.png"]
     assert shown.locator("#data").inner_text() == "</script>"
     shown.fill("#search", "onerror")

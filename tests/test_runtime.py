@@ -104,7 +104,7 @@ def test_large_images_are_resized_as_by_pillow(size, new):
 
 @pytest.mark.parametrize("spread", [0.0, 0.01, 0.1, 1.0])
 def test_farthest_window_is_that_of_a_tree(spread):
-    """Of windows that all are points, nearly, and of those that are anywhere."""
+    """The windows lie on points, near points, or anywhere."""
     points = centres_of(np.unique(RNG.integers(0, 60, (3000, 3)) @ (1 << 14, 1 << 7, 1)))
     windows = np.clip(points[RNG.integers(0, len(points), 5000)] + spread * RNG.normal(size=(5000, 3)), 0, 1.3)
     windows = windows.astype(np.float32)

@@ -131,7 +131,7 @@ def test_damage_costs_the_damaged_pages_alone(tmp_path, caplog):
 
 
 def test_labels_of_a_file_are_those_of_its_pages(tmp_path):
-    """By folders and by a CSV; every fifth normal file is scored, whole."""
+    """Labels come from folders or from a CSV. Every fifth normal file is scored, with all its pages."""
     for i in range(10):
         save_pages(tmp_path / "good" / f"{i}.tif", noise(4))
     save_nifti(tmp_path / "bad" / "scan.nii.gz", noise(5))

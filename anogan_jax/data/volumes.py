@@ -26,7 +26,7 @@ _OF_MAPS = {".nhdr": ".nrrd", ".mhd": ".mha"}  # a header with a file of its own
 
 
 class Contents(NamedTuple):
-    """What an image file holds."""
+    """The number of slices in an image file, and their series."""
 
     depth: int  # number of slices or pages
     series: str = ""  # the series of DICOM that it is a part of
