@@ -76,7 +76,7 @@ class DataConfig(_Checked):
     )
     anomalous: Classes = setting(None, "the class that is anomalous, or several; all others are normal")
     attribute: str = setting(
-        "", "of a data set of TensorFlow Datasets with several: which is 1 or 0, its class, such as Eyeglasses"
+        "", "attribute of a TensorFlow data set, such as Eyeglasses, whose value 0 or 1 is an image's class"
     )
     crop: int | None = setting(None, "height and width of an image's middle, in pixels; all else is cut off", ge=8)
     window: Window = setting(

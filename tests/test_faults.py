@@ -469,7 +469,6 @@ def test_array_is_read_exactly_or_refused_by_name(kind, suffix, tmp_path):
 
 
 LABELS = {
-    "strings": np.array(["ok"] * 10 + ["ng"] * 10),
     "fractions": np.linspace(0, 1, 20),
     "complex": np.zeros(20, complex),
     "not a number": np.full(20, np.nan),

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 MAX_PIXELS = 2**26  # of an image file; scoring takes about 12 bytes for each, of colour 20
 _TAILS = (0.001, 0.999)  # quantiles that data.window=auto takes
 _PER_IMAGE = 4_096  # pixels of an image, at random, that auto looks at
-_HINT = "give --config.data.window=LOW,HIGH or auto, which say what becomes black and what white"
+_HINT = "train with --config.data.window=LOW,HIGH or auto, which say what becomes black and what white"
 
 
 def check_size(path: Path, width: int, height: int) -> None:
