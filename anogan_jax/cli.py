@@ -44,7 +44,8 @@ def run(main: Callable[[], int | None]) -> None:
     logging.getLogger("anogan_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     for module in ("PIL", "pydicom", "nibabel"):  # of damaged files; what matters is an error
-        warnings.filterwarnings("ignore", category=UserWarning, module=module)
+        for category in (UserWarning, RuntimeWarning):
+            warnings.filterwarnings("ignore", category=category, module=module)
     keep_memory()
     keep_compiled_programs()
     try:

@@ -91,6 +91,9 @@ class DataConfig(_Checked):
     keep_held_out: bool = setting(True, "keep held-out images in the detector, to calibrate for other scoring settings")
     contamination: float = setting(0.0, "share of anomalous training images mixed in, for experiments", ge=0, lt=1)
     test_limit: int | None = setting(None, "score a fixed random sample of this many test images", ge=1, le=2**31)
+    max_pixels: int = setting(
+        2**26, "pixels of the largest image file that is read; may be given when scoring", ge=1, le=2**40
+    )
 
     def __post_init__(self) -> None:
         self.normal, self.anomalous = _as_text(self.normal), _as_text(self.anomalous)
@@ -249,7 +252,7 @@ PRESETS = {
 }
 _CHANGES_SCORES = ("search.", "pooling.", "segmenter.weight", "rotation.weight")
 # Settings that may be given when scoring:
-_SCORING = (*_CHANGES_SCORES, "alpha", "data.dir", "data.labels", "data.roi", "data.test_limit")
+_SCORING = (*_CHANGES_SCORES, "alpha", "data.dir", "data.labels", "data.max_pixels", "data.roi", "data.test_limit")
 
 
 def get_config() -> Config:

@@ -26,6 +26,7 @@ from anogan_jax.data import (
     cropped,
     from_user,
     is_folder_of_masks,
+    limit_pixels,
     parse_threshold,
     to_networks,
     view_of,
@@ -142,6 +143,7 @@ class Detector(NamedTuple):
         Raises:
           UserError: an image or its region of interest cannot be read, or floats are on another scale than [-1, 1].
         """
+        limit_pixels(self.config.data.max_pixels)
         queries = in_regions(self, from_user(images, self.config.model.channels, self.config.data.window))
         findings = list(findings_of(self, queries))
         for number, finding in enumerate(findings):

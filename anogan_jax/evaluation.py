@@ -20,7 +20,17 @@ from anogan_jax.bank import Bank
 from anogan_jax.baselines import baseline_scores
 from anogan_jax.calibration import alpha_obstacle, map_level
 from anogan_jax.config import PRESETS, with_preset
-from anogan_jax.data import Images, OneClass, as_array, folder_of, is_readable, load_one_class, read_ahead, to_networks
+from anogan_jax.data import (
+    Images,
+    OneClass,
+    as_array,
+    folder_of,
+    is_readable,
+    limit_pixels,
+    load_one_class,
+    read_ahead,
+    to_networks,
+)
 from anogan_jax.data.images import file_of, from_paths, name_of_maps, write_maps
 from anogan_jax.detector import Detector, findings_of, in_regions
 from anogan_jax.devices import gather, is_first
@@ -150,6 +160,7 @@ def score_contents(detector: Detector, files: Iterable[tuple[str, bytes]]) -> di
       term is empty and is_anomaly is False.
     """
     data = detector.config.data
+    limit_pixels(data.max_pixels)
     with tempfile.TemporaryDirectory() as folder:
         names, paths = [], list[Path]()
         for number, (name, content) in enumerate(files):

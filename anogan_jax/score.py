@@ -11,7 +11,7 @@ from absl import flags
 
 from anogan_jax import cli
 from anogan_jax.config import PRESETS, with_preset, with_values
-from anogan_jax.data import find_inputs, read_inputs
+from anogan_jax.data import find_inputs, limit_pixels, read_inputs
 from anogan_jax.detector import load
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import check_apart, compare, folder_of_input, origin_of, score_test_split, score_to_folder
@@ -62,6 +62,7 @@ def main() -> int:
         sources = find_inputs(_INPUT.value)
         output = Path(_OUTPUT.value) if _OUTPUT.value else folder_of_input(workdir, *sources)
         check_apart(output, *sources)
+        limit_pixels(detector.config.data.max_pixels)
         queries = read_inputs(sources, config.model.channels, config.data.window)
         summary = score_to_folder(detector, queries, output, origin_of(sources), **wanted)
     return cli.EXIT_UNREADABLE if summary["unreadable"] else 0

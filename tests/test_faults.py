@@ -412,8 +412,14 @@ FILES = {  # name: (how it is made, the grey level it is read as, or part of the
     "pipe.png": (os.mkfifo, "not a regular file"),
     "folder.png": (lambda path: path.mkdir(), "not a regular file"),
     "none.png": (lambda path: None, "no such file"),
-    "huge.png": (lambda path: Image.new("1", (9000, 8000)).save(path), "9000x8000 pixels, at most 67,108,864"),
-    "huger.png": (lambda path: Image.new("1", (14000, 13000)).save(path), "at most 67,108,864"),
+    "huge.png": (
+        lambda path: Image.new("1", (9000, 8000)).save(path),
+        "9000x8000 pixels, more than data.max_pixels=67108864; give --config.data.max_pixels=72000000",
+    ),
+    "huger.png": (
+        lambda path: Image.new("1", (14000, 13000)).save(path),
+        "182000000 pixels, more than data.max_pixels=67108864; give --config.data.max_pixels=182000000",
+    ),
     "empty.png": (lambda path: path.write_bytes(b""), "not a readable image"),
 }
 

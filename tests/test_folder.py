@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,9 +13,12 @@ from conftest import rows_of
 from PIL import Image
 
 from anogan_jax import Config, Detector, fit
-from anogan_jax.config import BankConfig, DataConfig, ModelConfig, PatchConfig, SearchConfig, TrainConfig
+from anogan_jax.config import BankConfig, DataConfig, ModelConfig, PatchConfig, SearchConfig, TrainConfig, with_values
+from anogan_jax.data import is_readable, load_one_class, pixels
+from anogan_jax.data.images import read_image
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import score_test_split
+from anogan_jax.score import main as score_main
 
 RNG = np.random.default_rng(0)
 
@@ -84,6 +88,47 @@ def scored(trained, tmp_path_factory):
 def test_unreadable_training_images_are_named_and_left_out(trained):
     (message,) = [message for message in trained.messages if message.startswith("left out")]
     assert "broken.png: not a readable image" in message
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    """Put the limits of the process back after the test."""
+    monkeypatch.setattr(pixels, "_max_pixels", pixels._max_pixels)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+
+
+@pytest.mark.usefixtures("limits")
+def test_limit_of_pixels_is_a_setting_of_training_and_scoring(trained, tmp_path, run_main):
+    """Images of 1,500 and 60,000 pixels; the message has the size, the limit and the flag that raises it."""
+    save(tmp_path / "images/small.png", texture(30, 50))
+    save(tmp_path / "images/large.png", texture(200, 300))
+    given = ("--workdir", trained.workdir, "--input", tmp_path / "images", "--output", tmp_path / "output")
+    done = run_main(score_main, *given, "--config.data.max_pixels=20000")
+    assert done.code == 3
+    for text in ("large.png: 300x200 pixels, more than data.max_pixels=20000", "give --config.data.max_pixels=60000"):
+        assert text in done.errors
+    assert "small.png" not in done.errors
+    assert run_main(score_main, *given, "--config.data.max_pixels=60000").code == 0
+    detector = trained.detector.with_config(with_values(trained.detector.config, {"data.max_pixels": 20_000}))
+    with pytest.raises(UserError, match=r"large\.png: .*max_pixels=20000"):
+        detector.score(tmp_path / "images/large.png")
+    assert trained.detector.score(tmp_path / "images/large.png").anomaly_map.shape == (1, 200, 300)
+    for most, readable in ((20_000, {"small.png"}), (60_000, {"small.png", "large.png"})):
+        data = load_one_class(Config(data=DataConfig(source="folder", dir=str(tmp_path / "images"), max_pixels=most)))
+        parts = (data.train, data.held_out)
+        assert {part.names[0] for part in parts if is_readable(part, 0)} == readable
+
+
+@pytest.mark.usefixtures("limits")
+def test_limit_of_pillow_rises_with_ours(monkeypatch, tmp_path):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    save(tmp_path / "a.png", texture(20, 20))
+    for most, pillows in ((60, 60), (400, 400), (70, 400)):
+        pixels.limit_pixels(most)
+        assert pillows == Image.MAX_IMAGE_PIXELS
+        refused = pytest.raises(UserError, match=rf"(400|20x20) pixels, .*max_pixels={most}; .*max_pixels=400")
+        with nullcontext() if most == 400 else refused:
+            read_image(tmp_path / "a.png", 1)
 
 
 def test_tensorboard_events_hold_losses_and_samples(trained):

@@ -10,7 +10,7 @@ import numpy as np
 from anogan_jax.config import Config, DataConfig, Window
 from anogan_jax.data.classes import chosen_normal, shown
 from anogan_jax.data.images import Images, read_ahead, read_as
-from anogan_jax.data.pixels import find_window
+from anogan_jax.data.pixels import find_window, limit_pixels
 from anogan_jax.data.regions import cropped, within
 from anogan_jax.data.sources import load_splits
 from anogan_jax.errors import UserError
@@ -42,6 +42,7 @@ def load_one_class(config: Config, given: Images | None = None, roi_mask: np.nda
       UserError: the data set, the class, enough normal images or the region of interest are missing.
     """
     data = config.data
+    limit_pixels(data.max_pixels)
     whole, test, origin, warning, is_one_class = load_splits(data, config.model, given)
     labels, tested = whole.labels, None if test is None else test.labels
     if not is_one_class:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from anogan_jax.data.pixels import MAX_PIXELS, check_size
+from anogan_jax.data.pixels import check_size, too_large
 from anogan_jax.data.volumes import read_by_itk
 from anogan_jax.errors import UserError
 
@@ -90,7 +91,8 @@ def read_picture(path: Path, exactly: bool, number: int | None = None) -> np.nda
         raise
     except Exception as error:  # a damaged file makes Pillow raise many types; it must cost this file only
         if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-            raise UserError(f"{path}: too large, at most {MAX_PIXELS:,} pixels are read") from error
+            count = next(iter(re.findall(r"\((\d+) pixels", str(error))), "N")
+            raise too_large(path, count, count) from error
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a readable image"
         raise UserError(f"{path}: {reason} ({type(error).__name__})") from error
 

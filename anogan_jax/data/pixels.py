@@ -12,22 +12,39 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from anogan_jax.config import Window
+from anogan_jax.config import DataConfig, Window
 from anogan_jax.errors import UserError
 from anogan_jax.runtime import by_window, to_channels
 
 log = logging.getLogger(__name__)
-MAX_PIXELS = 2**26  # of an image file; scoring takes about 12 bytes for each, of colour 20
+_max_pixels = DataConfig.max_pixels
 _TAILS = (0.001, 0.999)  # quantiles that data.window=auto takes
 _PER_IMAGE = 4_096  # pixels of an image, at random, that auto looks at
 _HINT = "train with --config.data.window=LOW,HIGH or auto, which say what becomes black and what white"
 
 
+def limit_pixels(count: int) -> None:
+    """Refuse image files of more pixels, in the whole process, as Pillow does by its own limit, which rises with it."""
+    global _max_pixels
+    _max_pixels = count
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, count)
+
+
 def check_size(path: Path, width: int, height: int) -> None:
     """Raise UserError if an image has more pixels than are read."""
-    if width * height > MAX_PIXELS:
-        raise UserError(f"{path}: {width}x{height} pixels, at most {MAX_PIXELS:,} are read")
+    if width * height > _max_pixels:
+        raise too_large(path, f"{width}x{height}", width * height)
+
+
+def too_large(path: Path, size: str, count: int | str) -> UserError:
+    """Return the error of a file with more pixels than are read: their number, and what it is shown as."""
+    return UserError(
+        f"{path}: {size} pixels, more than data.max_pixels={_max_pixels}; give --config.data.max_pixels={count} if "
+        "there is memory for them"
+    )
 
 
 def to_grey_levels(array: np.ndarray, where: str, channels: int, window: Window) -> np.ndarray:
