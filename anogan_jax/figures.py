@@ -8,6 +8,7 @@ import html
 import io
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -201,9 +202,24 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
-    """Return an image (H, W, C), shrunk if it has a longer side than this."""
-    factor = min(1.0, longest / max(image.shape[:2]))
-    return resize(image, *(max(1, round(factor * length)) for length in image.shape[:2]))
+    """Return an image (H, W, C), shrunk if it has a longer side than this.
+
+    If it is much longer, blocks of pixels are averaged first: resizing takes 8 bytes for each pixel of a map.
+    """
+    side = max(image.shape[:2])
+    shape = [max(1, round(min(1.0, longest / side) * length)) for length in image.shape[:2]]
+    if side >= 4 * longest:
+        means = _block_means(_block_means(image, 2 * shape[0]).swapaxes(0, 1), 2 * shape[1]).swapaxes(0, 1)
+        image = np.rint(means).astype(np.uint8) if image.dtype == np.uint8 else means
+    return resize(image, *shape)
+
+
+def _block_means(image: np.ndarray, count: int) -> np.ndarray:
+    """Return the means of so many blocks of rows of an image (H, W, C), float32; or the image if rows are few."""
+    if len(image) < 2 * count:
+        return image
+    edges = np.linspace(0, len(image), count + 1).astype(int)
+    return np.stack([image[first:last].mean(axis=0, dtype=np.float32) for first, last in pairwise(edges)])
 
 
 def _displayable(image: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import csv
 import json
 import re
 import shutil
+import tracemalloc
 from io import BytesIO
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from PIL import Image
 
 from anogan_jax.data import from_user
-from anogan_jax.figures import PARTS, overlay, strip
+from anogan_jax.data.images import resize
+from anogan_jax.figures import PARTS, _shrunk, overlay, strip
 from anogan_jax.journal import Entry, Journal
 from anogan_jax.queries import Finding
 from anogan_jax.report import record, write_comparison, write_report
@@ -114,6 +116,24 @@ def test_embedding_is_drawn_by_verdict_where_it_is_given(tmp_path, monkeypatch):
     np.testing.assert_array_equal(groups["query, anomaly"], points[[0, 2]])
     (tmp_path / "again").mkdir()
     assert "embedding" not in write(tmp_path / "again", LABELLED, {})[1]["charts"]
+
+
+@pytest.mark.parametrize("shape", [(900, 1500), (1500, 900), (3, 2000), (1031, 777)])
+def test_pictures_of_large_images_take_less_memory_than_the_image(shape):
+    """They show what resizing the whole of it shows."""
+    rows, columns = (np.arange(length) / 120 for length in shape)
+    image = (100 + 90 * np.sin(np.add.outer(rows, columns)))[..., None].astype(np.uint8)
+    anomaly_map = image.astype(np.float32) / 50
+    for whole in (image, anomaly_map):
+        tracemalloc.start()
+        shrunk = _shrunk(whole, 16)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < max(0.6 * whole.nbytes, 100_000)
+        assert max(shrunk.shape) == 16
+        expected = resize(whole, *shrunk.shape[:2]).astype(float)
+        np.testing.assert_allclose(shrunk, expected, atol=0.05 * np.ptp(expected))
+        assert shrunk.dtype == whole.dtype
 
 
 def test_strip_has_its_parts_side_by_side():
