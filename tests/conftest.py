@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")  # compiles faster; XLA_FLAGS= optimises fully
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiles faster; XLA_FLAGS= optimises fully
 if "PYTEST_XDIST_WORKER" not in os.environ:  # shared by all workers, and the scripts that the tests run
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
 
