@@ -47,7 +47,7 @@ with warnings.catch_warnings():
 
 ROOT = Path(__file__).parent.parent
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # the same program is compiled once
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # the same program is compiled once
 
 
 def pytest_unconfigure():
