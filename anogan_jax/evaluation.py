@@ -128,9 +128,10 @@ def score_to_folder(
             _write_maps(folder / "maps", queries)
         facts = {"data": origin} | ({"warning": warning} if warning else {}) | _settings_of(detector)
         facts |= {"seconds": seconds, "images_per_second": (len(queries.names) - done) / seconds}
-        pictures = (_walk(detector, journal), embed(detector, queries) if embedding else None)
-        of = (held_out, config.alpha, level, facts, baselines or {}, *pictures, volumes)
-        summary = write_report(folder, journal, *of)
+        walk, points = _walk(detector, journal), embed(detector, queries) if embedding else None
+        summary = write_report(
+            folder, journal, held_out, config.alpha, level, facts, baselines or {}, walk, points, volumes
+        )
         journal.remove()
     print_summary(f"Results in {folder}", summary)
     return summary

@@ -17,7 +17,7 @@ from anogan_jax.config import BankConfig, DataConfig, ModelConfig, PatchConfig, 
 from anogan_jax.data import is_readable, load_one_class, pixels
 from anogan_jax.data.images import read_image
 from anogan_jax.errors import UserError
-from anogan_jax.evaluation import score_test_split
+from anogan_jax.evaluation import score_contents, score_test_split
 from anogan_jax.score import main as score_main
 
 RNG = np.random.default_rng(0)
@@ -113,6 +113,9 @@ def test_limit_of_pixels_is_a_setting_of_training_and_scoring(trained, tmp_path,
     with pytest.raises(UserError, match=r"large\.png: .*max_pixels=20000"):
         detector.score(tmp_path / "images/large.png")
     assert trained.detector.score(tmp_path / "images/large.png").anomaly_map.shape == (1, 200, 300)
+    for each, missing in ((detector, True), (trained.detector, False)):
+        rows = score_contents(each, [("large.png", (tmp_path / "images/large.png").read_bytes())])
+        assert np.isnan(rows["score"]).tolist() == [missing]
     for most, readable in ((20_000, {"small.png"}), (60_000, {"small.png", "large.png"})):
         data = load_one_class(Config(data=DataConfig(source="folder", dir=str(tmp_path / "images"), max_pixels=most)))
         parts = (data.train, data.held_out)

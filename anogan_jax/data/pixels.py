@@ -26,7 +26,7 @@ _HINT = "train with --config.data.window=LOW,HIGH or auto, which say what become
 
 
 def limit_pixels(count: int) -> None:
-    """Refuse image files of more pixels, in the whole process, as Pillow does by its own limit, which rises with it."""
+    """Set the most pixels of an image file that this process reads; raise Pillow's own limit to it if that is lower."""
     global _max_pixels
     _max_pixels = count
     if Image.MAX_IMAGE_PIXELS is not None:
@@ -40,7 +40,7 @@ def check_size(path: Path, width: int, height: int) -> None:
 
 
 def too_large(path: Path, size: str, count: int | str) -> UserError:
-    """Return the error of a file with more pixels than are read: their number, and what it is shown as."""
+    """Return the error of an image file with too many pixels: it shows their size and proposes their count as limit."""
     return UserError(
         f"{path}: {size} pixels, more than data.max_pixels={_max_pixels}; give --config.data.max_pixels={count} if "
         "there is memory for them"
