@@ -67,6 +67,11 @@ def run(main: Callable[[], int | None]) -> None:
     except OSError as error:
         code = _complain(f"{error.filename or 'the output'}: {error.strerror or error}", EXIT_ERROR)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception:
+        if not _DISTRIBUTED.value:
+            raise
+        traceback.print_exc()
+        code = EXIT_ERROR
     if code in (EXIT_ERROR, EXIT_USAGE) and _DISTRIBUTED.value:
         sys.stderr.flush()
         os._exit(code)  # an orderly exit would wait for processes that wait for this one

@@ -148,7 +148,8 @@ class Detector(NamedTuple):
         findings = list(findings_of(self, queries))
         for number, finding in enumerate(findings):
             if not finding.is_readable:
-                queries.read(number)  # raises the reason
+                queries.read(number)  # raises the reason, if there still is one
+                raise UserError(f"{finding.name}: could not be read at first, and now can; score again")
         fields = [name for name in Result._fields if name in Finding._fields and name != "term"]
         values = {name: stacked([getattr(finding, name) for finding in findings]) for name in fields}
         p = p_values(values["score"], self.calibration.scores)
@@ -337,12 +338,15 @@ def _levels(calibration: Calibration) -> tuple[float, float]:
 
 
 def held_out_images(detector: Detector) -> tuple[Images, Config]:
-    """Return the held-out images that a detector keeps, with their regions, and the config for images of their size."""
-    config, regions = detector.config, detector.regions
-    images = from_list(detector.held_out or [], config.model.channels, "held-out images")
+    """Return the held-out images that a detector keeps, with their regions, and the config for images so prepared.
+
+    They were cropped and resized when they were held out, so this config does neither.
+    """
+    regions, as_prepared = detector.regions, {"patches.scale": 1.0, "data.crop": None}
+    images = from_list(detector.held_out or [], detector.config.model.channels, "held-out images")
     if regions.held_out:
         images = images._replace(region=lambda i, _: regions.held_out[i])
-    return images, dataclasses.replace(config, patches=dataclasses.replace(config.patches, scale=1.0))
+    return images, configs.with_values(detector.config, as_prepared)
 
 
 def _rotates(detector: Detector) -> bool:
@@ -391,8 +395,8 @@ def _calibrated(detector: Detector) -> Detector:
     config, held_out, regions = detector.config, detector.held_out, detector.regions
     if not held_out:
         return detector._replace(calibration=_UNCALIBRATED)
-    images, as_resized = held_out_images(detector)
-    findings = findings_of(detector._replace(config=as_resized, calibration=_UNCALIBRATED), images, "calibrating")
+    images, as_prepared = held_out_images(detector)
+    findings = findings_of(detector._replace(config=as_prepared, calibration=_UNCALIBRATED), images, "calibrating")
     inside = regions.held_out or (np.ones(image.shape[:2], bool) for image in held_out)
     found = [
         (

@@ -31,7 +31,7 @@ from anogan_jax.data import (
     read_ahead,
     to_networks,
 )
-from anogan_jax.data.images import file_of, from_paths, name_of_maps, write_maps
+from anogan_jax.data.images import any_readable, file_of, from_paths, name_of_maps, write_maps
 from anogan_jax.detector import Detector, findings_of, in_regions
 from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
@@ -103,7 +103,7 @@ def score_to_folder(
       The content of summary.json; on other processes than the first the number of unreadable images alone.
     """
     check_masks(queries)
-    queries = in_regions(detector, queries)
+    queries = any_readable(in_regions(detector, queries), origin)
     config, held_out = detector.config, detector.calibration.scores
     volumes = [row.volume for row in queries.rows or ()]
     obstacle = alpha_obstacle(len(held_out), config.alpha) or _volume_obstacle(volumes, len(held_out), config.alpha)
@@ -174,7 +174,6 @@ def score_contents(detector: Detector, files: Iterable[tuple[str, bytes]]) -> di
         found = [[getattr(each, name) for name in ("name", *SCORES)] for each in findings_of(detector, images)]
     columns: dict[str, Any] = {name: np.array([row[i] for row in found]) for i, name in enumerate(SCORES, start=1)}
     p = p_values(columns["score"], detector.calibration.scores)
-    p = np.where(np.isnan(columns["score"]), np.nan, p)
     numbers = [int(row[0].partition("/")[0]) for row in found]
     slices = [row[0].rpartition("/")[2].removeprefix(paths[i].name) for i, row in zip(numbers, found, strict=True)]
     columns |= {"p_value": p, "is_anomaly": p <= detector.config.alpha}
@@ -251,7 +250,7 @@ def _writing(folder: Path, names: Iterable[str], origin: str) -> Iterator[None]:
     """Hold a folder for results and claim files in it, on the first process."""
     with locked(folder, "scoring") if is_first() else nullcontext():
         if is_first():
-            remove_leftovers(folder)
+            remove_leftovers(folder, _PICTURES)
             claim(folder, names, origin)
         yield
 
@@ -293,6 +292,8 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
     test = test_split(data)
     if not _has_both(test):
         raise UserError(f"--compare: needs a test split with normal and anomalous images; {data.origin} has none")
+    if detector.held_out is None:
+        log.warning("the detector keeps no held-out images: other settings are compared by their reconstructions alone")
     methods: dict[str, Callable[[str], Iterator[Finding]]] = {
         name: partial(findings_of, of, test) for name, of in detectors_of(detector).items()
     }
@@ -311,6 +312,8 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
     for name, method in methods.items():
         findings = method(name)
         labels, scores[name] = np.array([(f.label, f.score) for f in findings if f.is_readable]).T
+        if len(np.unique(labels)) < 2:
+            raise UserError(f"--compare: of the test images of {data.origin} those of one kind cannot be read")
     if is_first():
         scores |= baselines_of(detector, data)
         with _writing(path.parent, [path.name], data.origin):
@@ -376,11 +379,11 @@ def test_split(data: OneClass) -> Images:
     """Return the test split.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or none of its images can be read.
     """
     if data.test is None:
         raise UserError(f"give --input=IMAGES; the training data, {data.origin}, has no test split")
-    return data.test
+    return any_readable(data.test, f"test split of {data.origin}")
 
 
 def _has_both(images: Images) -> bool:

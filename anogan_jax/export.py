@@ -30,6 +30,7 @@ def main() -> None:
         raise UserError("--output: give the file to write, such as --output=parts.anogan")
     workdir, output = cli.given_workdir(), Path(_OUTPUT.value)
     detector = load(workdir)
+    cli.warn_of_differences(detector.config, workdir)
     config = with_preset(detector.config, _PRESET.value) if _PRESET.value else detector.config
     detector.with_config(with_values(config, cli.given_overrides())).export(output)
     log.info("%s: %.1f MB", output, output.stat().st_size / 1e6)

@@ -6,7 +6,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,14 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in a folder and below; call it under the folder's lock."""
-    for path in folder.rglob(f"{_TEMPORARY}*"):
-        path.unlink(missing_ok=True)
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Remove the temporary files of killed processes that are in a folder, or below the folders of these names in it.
+
+    Call it under the folder's lock. Other folders in it may have locks of their own, so their files stay.
+    """
+    for where in (folder.glob, *((folder / name).rglob for name in names)):
+        for path in where(f"{_TEMPORARY}*"):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -72,7 +76,9 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         lock.acquire()
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
     except filelock.Timeout as error:
-        other = holder.read_text() if holder.is_file() else "another process"
+        other = "another process"
+        with suppress(OSError):  # the holder may end at this moment
+            other = holder.read_text() or other
         raise UserError(f"{folder}: {other} is {what} here; wait for it, or give another folder") from error
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error

@@ -71,6 +71,7 @@ log = logging.getLogger(__name__)
 _SAMPLES = 64  # images in the picture of samples
 _DESCRIBED = 8_192  # training images, at most, whose appearance is described
 _INVERSION_STEPS = 24  # gradient steps that invert a training image
+_INVERSION_RATE = 1.0  # in pixels, whose loss is far flatter than that of the default search
 
 
 def fit(images: Any = None, config: Config | None = None, workdir: str | Path | None = None) -> Detector:
@@ -156,6 +157,8 @@ def _fit(config: Config, workdir: Path, given: Images | None) -> Detector:
         log.info("%s: the detector is finished", workdir)
         return load(workdir)
     images = data.train.take(_readable(data.train, train, 2))
+    if config.model.channels == 1 and _has_colours(images):
+        log.warning("training images have colours, which the model sees as grey; --config.model.channels=3 keeps them")
     kept = data.held_out.take(_readable(data.held_out, held_out, 1))
     log.info("training on %d normal images (%s); %d held out", len(images.names), data.origin, len(kept.names))
     if warning := alpha_obstacle(len(kept.names), config.alpha):
@@ -299,7 +302,7 @@ def screen(config: Config, gan: GAN, weights: Weights, random: Bank, images: Ima
 
     Outliers may be anomalies among the training images. They are those that random generated images reconstruct badly:
     whose distance to the mean of the eight nearest exceeds the median by ``bank.max_deviation`` robust standard
-    deviations (Iglewicz & Hoaglin 1993).
+    deviations: the median absolute deviation, or the mean one where most distances are equal (Iglewicz & Hoaglin 1993).
     """
     draw = make_draw(images, config)
     places = range(count if config.patches.enabled else min(count, len(images.names)))
@@ -311,7 +314,8 @@ def screen(config: Config, gan: GAN, weights: Weights, random: Bank, images: Ima
     seen = (to_networks(image[None], config)[0] for image in examples)
     scores = np.array([score.score for score in _score_by_bank(gan, weights, random, "structure", seen, 8, 0)])
     deviations = np.abs(scores - np.median(scores))
-    is_outlier = scores > np.median(scores) + config.bank.max_deviation * 1.4826 * np.median(deviations)
+    spread = 1.4826 * np.median(deviations) or 1.2533 * deviations.mean()
+    is_outlier = scores > np.median(scores) + config.bank.max_deviation * spread
     log.info("left %d outliers out of the bank", is_outlier.sum())
     return np.stack(examples)[~is_outlier]
 
@@ -346,7 +350,8 @@ def _score_by_bank(
 ) -> Iterator[Score]:
     """Score images by searches from their nearest neighbours in a bank, on this process's devices."""
     features = make_features(space, *bank.images.shape[2:])
-    search, mesh = make_search(gan, features, steps=steps), make_mesh(jax.local_devices())
+    search = make_search(gan, features, steps=steps, learning_rate=_INVERSION_RATE)
+    mesh = make_mesh(jax.local_devices())
     index = make_index(bank, features)
     return make_scorer(gan, search, "bank", starts, mesh=mesh)(Model(weights, bank_index=index), images)
 
@@ -395,6 +400,12 @@ def _digests(images: Images) -> np.ndarray:
                 digests[i] = np.frombuffer(content, np.uint8)
             bar.update()
     return gather(digests).max(axis=0)
+
+
+def _has_colours(images: Images) -> bool:
+    """Return whether one of the first training images has colours."""
+    pixels = [images.raw(i)[0] for i in range(min(8, len(images.names)))] if images.raw else []
+    return any(each.shape[-1] >= 3 and np.ptp(each[..., :3], axis=-1).any() for each in pixels)
 
 
 def _readable(images: Images, digests: np.ndarray, needed: int) -> np.ndarray:

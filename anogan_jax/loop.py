@@ -98,7 +98,7 @@ def advance(
                 _save_samples(folder, step, np.asarray(draw_samples(state)), events)
             if save:
                 save_state(folder / "checkpoints", state)
-            if stopped and not finished:
+            if stopped:
                 raise Stopped(stopped, step)
     return state
 
@@ -190,7 +190,8 @@ def _stop_signal() -> Iterator[Callable[[bool], int]]:
     """Record SIGTERM and SIGINT inside the block instead of obeying them at once, if this is the main thread.
 
     Yields ``stop_signal(ask)``, which returns the number of the first signal or 0. Several processes exchange theirs
-    only if ``ask`` is True, which must be so at the same steps in all of them; thus they stop together.
+    only if ``ask`` is True, which must be so at the same steps in all of them; thus they stop together. A signal that
+    arrives after the last question is raised again when the block ends.
     """
     received: list[int] = []
 
@@ -208,6 +209,8 @@ def _stop_signal() -> Iterator[Callable[[bool], int]]:
     finally:
         for number, handler in zip(numbers, previous, strict=True):
             signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])
 
 
 class _Progress:

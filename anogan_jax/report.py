@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import errno
 import json
 import logging
 import sys
@@ -48,6 +49,7 @@ COLUMNS = ("name", "label", *SCORES, "p_value", "is_anomaly")
 _SHOWN = 8  # most anomalous queries in panels.png, and as many least anomalous ones
 _IN_GALLERY = 10_000  # most anomalous queries in report.html
 _FEW, _THUMBNAIL = 1_000, 96  # of more queries than these, pictures are this small: the page holds them all
+_UNUSABLE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # of a picture
 _PAGE = Path(__file__).with_name("report.html")
 
 
@@ -75,7 +77,9 @@ def record(
         if found.is_readable:
             try:
                 _write_pictures(found, level, heatmaps, maps)
-            except UserError as error:  # such as a name that is too long
+            except UserError as error:
+                if getattr(error.__cause__, "errno", None) not in _UNUSABLE_NAME:
+                    raise
                 log.warning("no picture of %s: %s", found.name, error)
             picture = strip(found.image, found.reconstruction, found.anomaly_map, level, longest)
             mask = queries.mask(number) if queries.mask else None
@@ -119,8 +123,7 @@ def write_report(
     """
     every, labels = np.array([(entry.score, entry.label) for entry in journal.entries()]).T
     readable = ~np.isnan(every)
-    scores, truth, p = every[readable], labels[readable].astype(int), np.full(len(every), np.nan)
-    p[readable] = p_values(scores, held_out)
+    scores, truth, p = every[readable], labels[readable].astype(int), p_values(every, held_out)
     is_anomaly, bound = p <= alpha, threshold(held_out, alpha)
     by_term = Counter(e.term for e, found in zip(journal.entries(), is_anomaly, strict=True) if found)
     summary = facts | {

@@ -172,7 +172,7 @@ def _listed(images: Any, view: "View") -> list[np.ndarray]:
         if image.ndim not in (2, 3) or not image.size:
             raise ValueError(f"image {i}: shape {image.shape} is not (H, W) or (H, W, C)")
         try:
-            found.append(to_channels(_to_levels(np.atleast_3d(image), view.window), view.channels))
+            found.append(to_channels(_to_levels(np.atleast_3d(image), view.channels, view.window), view.channels))
         except ValueError as error:
             raise ValueError(f"image {i}: {error}") from error
     if not found:
@@ -180,16 +180,17 @@ def _listed(images: Any, view: "View") -> list[np.ndarray]:
     return found
 
 
-def _to_levels(image: np.ndarray, window: Sequence[float] | None) -> np.ndarray:
-    """Return an image (H, W, any) as uint8, its colours by the window; transparency has none."""
-    if window is None or image.shape[-1] in (2, 4):
+def _to_levels(image: np.ndarray, channels: int, window: Sequence[float] | None) -> np.ndarray:
+    """Return an image (H, W, any) as uint8, its colours by the window, its transparency by its type."""
+    if window is None:
         if image.dtype != np.uint8:
             raise ValueError(f"pixels of type {image.dtype}; uint8 is needed")
-        if window is None:
-            return image
-        return np.concatenate([by_window(image[..., :-1], window), image[..., -1:]], axis=-1)
+        return image
     if image.dtype.kind not in "biuf" or not np.isfinite(image).all():
         raise ValueError(f"pixels of type {image.dtype}; integers or finite floats are needed")
+    if image.shape[-1] == 4 != channels:
+        opaque = {"uint16": 65_535}.get(image.dtype.name, 255 if image.dtype.kind in "iu" else 1)
+        return np.concatenate([by_window(image[..., :3], window), by_window(image[..., 3:], (0, opaque))], axis=-1)
     return by_window(image, window)
 
 
@@ -828,10 +829,10 @@ def p_values(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
       held_out: (M,) scores of normal images that training never saw.
 
     Returns:
-      (N,), in [1 / (M + 1), 1].
+      (N,), in [1 / (M + 1), 1]; NaN where the score is.
 
-    >>> p_values(np.array([0.5, 9.0]), held_out=np.array([0.1, 0.2, 0.7])).tolist()
-    [0.5, 0.25]
+    >>> p_values(np.array([0.5, 9.0, np.nan]), held_out=np.array([0.1, 0.2, 0.7])).tolist()
+    [0.5, 0.25, nan]
     """
     above = len(held_out) - np.searchsorted(np.sort(held_out), scores, side="left")
-    return (1 + above) / (1 + len(held_out))
+    return np.where(np.isnan(scores), np.nan, (1 + above) / (1 + len(held_out)))

@@ -46,7 +46,7 @@ def make_search(
     *,
     steps: int,
     optimizer: Optimizer = "soap",
-    learning_rate: float = 1.0,
+    learning_rate: float = 0.01,
     discrimination: Discrimination = "feature_matching",
     discrimination_weight: float = 0.0,
     feature_layer: int = -1,

@@ -199,7 +199,8 @@ class Ours:
     def search_steps(self) -> Callable[[], None]:
         """Return eight search steps of a batch; they include the evaluation of the result."""
         pixels = make_features("pixels", *self.images.shape[2:])
-        search = make_search(self.gan, pixels, steps=8, discrimination_weight=_SAME_LOSS.discrimination_weight)
+        names = ("learning_rate", "discrimination_weight")
+        search = make_search(self.gan, pixels, steps=8, **{name: getattr(_SAME_LOSS, name) for name in names})
         run = jax.jit(jax.vmap(search.run, in_axes=(None, 0, 0)))
         z = jax.random.normal(jax.random.key(1), (_BATCH, _LATENT))
         arguments = (self.weights(), jax.numpy.asarray(self.images[:_BATCH]), z)

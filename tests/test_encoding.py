@@ -40,7 +40,7 @@ def trained(training, blobs, weights):
 
 def bind(gan, steps):
     pixels = make_features("pixels", 16, 1)
-    search = make_search(gan, pixels, steps=steps)
+    search = make_search(gan, pixels, steps=steps, learning_rate=1.0)
     return make_scorer(gan, search, start="encoder", encoder=make_encoder(gan))
 
 

@@ -11,6 +11,7 @@ from conftest import ROOT, digests, rows_of
 from PIL import Image
 
 from anogan_jax import evaluation, p_values
+from anogan_jax.config import DataConfig
 from anogan_jax.data import from_user
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import compare, score_test_split, score_to_folder
@@ -151,6 +152,29 @@ def test_comparison_needs_labels_of_both_kinds(tiny_run, tmp_path):
     for call in (compare, score_test_split):
         with pytest.raises(UserError, match="no test split"):
             call(tiny_run.detector._replace(config=replace(config, data=data)), tmp_path / "output")
+
+
+def test_test_split_none_of_which_can_be_read_is_named(tiny_run, tmp_path):
+    """Or none of one kind: they have labels, but no scores."""
+    for split, name in (("train/good", "0.png"), ("test/good", "a.png"), ("test/bent", "b.png")):
+        (tmp_path / split).mkdir(parents=True)
+        Image.fromarray(RNG.integers(0, 256, (16, 16), np.uint8)).save(tmp_path / split / name)
+    Image.fromarray(RNG.integers(0, 256, (16, 16), np.uint8)).save(tmp_path / "train/good/1.png")
+    config = tiny_run.detector.config
+    detector = tiny_run.detector._replace(config=replace(config, data=DataConfig(source="folder", dir=str(tmp_path))))
+    (tmp_path / "test/good/a.png").write_bytes(b"cut")
+    with pytest.raises(UserError, match="those of one kind cannot be read"):
+        compare(detector, tmp_path / "comparison.csv")
+    (tmp_path / "test/bent/b.png").write_bytes(b"cut")
+    for call in (compare, score_test_split):
+        with pytest.raises(UserError, match="none of its 2 images can be read"):
+            call(detector, tmp_path / "output")
+    assert not (tmp_path / "output").exists()
+
+
+def test_comparison_without_held_out_images_says_what_it_leaves_out(tiny_run, tmp_path, caplog):
+    compare(tiny_run.detector._replace(held_out=None), tmp_path / "comparison.csv")
+    assert "are compared by their reconstructions alone" in caplog.text
 
 
 def test_alpha_that_the_held_out_images_cannot_resolve_is_reported(tiny_run, tmp_path, caplog):

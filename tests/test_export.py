@@ -25,6 +25,7 @@ from anogan_jax.config import (
     TrainConfig,
     with_values,
 )
+from anogan_jax.data.pixels import to_grey_levels
 from anogan_jax.detector import Regions
 from anogan_jax.errors import UserError
 
@@ -229,6 +230,16 @@ def test_a_missing_file_is_named(tmp_path):
 def test_other_images_are_refused(exported, images, message):
     with pytest.raises(ValueError, match=message):
         runtime.load(exported / "nearest.anogan").score(images)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("dtype", ["u1", "u2", ">u2", "f4", "?"])
+def test_pixels_under_a_window_are_converted_as_in_the_library(dtype, channels):
+    """With transparency, which no window is of, unless the model has four channels of its own."""
+    image = RNG.uniform(0, 1, (6, 5, 4)) * {"u1": 255, "u2": 65_535, ">u2": 65_535}.get(dtype, 1)
+    image, window = (image > 0.5 if dtype == "?" else image.astype(dtype)), (0.1, 0.8 * float(image.max()))
+    view = runtime.View(8, channels, False, 1.0, 0.0, False, 4, 0.01, window, None)
+    np.testing.assert_array_equal(runtime._listed([image], view)[0], to_grey_levels(image, "", channels, window))
 
 
 def test_regions_that_are_missing_are_named(exported):

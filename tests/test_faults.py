@@ -1,6 +1,7 @@
 """Faults of input, names, files and events: nothing of the user's is lost, and each costs one line, not a traceback."""
 
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -17,7 +18,7 @@ import pytest
 from conftest import ROOT, cli, digests, rows_of, run_script
 from PIL import Image
 
-from anogan_jax import Config, evaluation, load, score, train
+from anogan_jax import Config, evaluation, load, report, score, train
 from anogan_jax.config import DataConfig
 from anogan_jax.data import from_user, load_one_class, read_input
 from anogan_jax.data.images import read_image
@@ -206,14 +207,37 @@ def test_input_that_is_replaced_after_a_kill_is_scored_anew(tiny_run, tmp_path, 
 
 
 def test_temporary_files_of_a_killed_process_are_removed_and_no_others(tmp_path):
+    """Those of another run stay, which may be in work: a folder in the work directory has a lock of its own."""
     (tmp_path / "heatmaps").mkdir()
     with replacing(tmp_path / "heatmaps" / "a.txt") as temporary:
         left = temporary.with_name(f"{temporary.stem}2.png")  # as a kill leaves it
         left.write_bytes(b"")
         temporary.write_text("a")
     (tmp_path / "heatmaps" / ".mine-1234.png").write_text("mine")
-    remove_leftovers(tmp_path)
+    others = tmp_path / "inputs" / "new" / "heatmaps" / left.name
+    others.parent.mkdir(parents=True)
+    others.write_bytes(b"")
+    (tmp_path / left.name).write_bytes(b"")
+    remove_leftovers(tmp_path, ["heatmaps"])
     assert {path.name for path in (tmp_path / "heatmaps").iterdir()} == {".mine-1234.png", "a.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"heatmaps", "inputs"}
+    assert others.exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 1), (errno.EACCES, 1), (errno.ENAMETOOLONG, 0)])
+def test_picture_that_finds_no_room_stops_the_run(number, code, tiny_run, run_main, tmp_path, pictures, monkeypatch):
+    """One whose name cannot be used is left out with a warning; what else fails is an error."""
+
+    def fail(found, *_):
+        with replacing(tmp_path / f"{found.name}.npy"):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(report, "_write_pictures", fail)
+    flags = ("--workdir", tiny_run.workdir, "--input", pictures, "--output", tmp_path / "out", "--maps")
+    done = run_main(score.main, *flags)
+    assert done.code == code
+    assert os.strerror(number) in done.errors
+    assert (tmp_path / "out" / "scores.csv").exists() == (code == 0)
 
 
 @pytest.mark.parametrize("name", [".anogan_jax.json", ".unfinished.sqlite"])

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -108,6 +109,27 @@ def test_signal_handlers_are_restored(tiny_run, tmp_path, monkeypatch):
             fit(config=tiny_config(), workdir=tmp_path)
     assert stopped.value.number == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_signal_in_the_last_step_stops_the_run_too(tmp_path, monkeypatch):
+    """Before the networks that are trained next; so does one that arrives while the last state is saved."""
+    config = tiny_config()
+    with monkeypatch.context() as patch:
+        interrupt(patch, "make_train_step", make_train_step, config.train.steps, lambda: stop(signal.SIGTERM))
+        with pytest.raises(Stopped, match="saved at step 12"):
+            fit(config=config, workdir=tmp_path / "step")
+    assert not (tmp_path / "step" / "encoder").exists()
+
+    def save(folder, state):
+        save_state(folder, state)
+        if int(state.step) == config.train.steps:
+            stop(signal.SIGINT)
+
+    monkeypatch.setattr(loop, "save_state", save)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config=config, workdir=tmp_path / "saving")
+    assert not (tmp_path / "saving" / "encoder").exists()
+    assert saved_steps(tmp_path / "saving" / "checkpoints")[-1] == 12
 
 
 def test_resume_depends_on_the_optimizer_state(tmp_path, monkeypatch):
@@ -255,6 +277,19 @@ def test_images_or_a_config_must_be_given():
         fit()
 
 
+@pytest.mark.parametrize(
+    ("kind", "channels", "is_told"), [("colour", 1, True), ("colour", 3, False), ("grey", 1, False)]
+)
+def test_colours_that_become_grey_are_told(kind, channels, is_told, tmp_path, monkeypatch, caplog):
+    for i in range(4):
+        image = np.random.default_rng(i).integers(0, 256, (9, 9, 3 if kind == "colour" else 1), np.uint8)
+        Image.fromarray(np.broadcast_to(image, (9, 9, 3))).save(tmp_path / f"{i}.png")
+    monkeypatch.setattr(fit_module, "_train", lambda *args: None)
+    config = tiny_config({"model.channels": channels})
+    fit(tmp_path, replace(config, data=DataConfig(held_out=0.5)))
+    assert ("--config.model.channels=3 keeps them" in caplog.text) == is_told
+
+
 def test_default_config_depends_on_the_size_and_the_channels_of_the_images(tmp_path):
     for shape, size, channels in (
         ((9, 28, 28), 32, 1),
@@ -320,6 +355,15 @@ def test_bank_and_references_are_of_training_images_without_outliers(gan, weight
     np.testing.assert_array_equal(bank.images, everything.images[is_kept])
     np.testing.assert_array_equal(all_references, pixels)
     np.testing.assert_array_equal(references, pixels[is_kept])
+
+
+def test_images_of_most_of_which_are_equal_are_screened_by_the_mean_deviation(gan, weights, blobs):
+    """60 of 100 are blank, so that the median deviation is 0: the others are no outliers for that."""
+    seen = np.concatenate([np.full_like(blobs[:60], -1), blobs[60:100]])
+    _, references = make_bank(config_of_blobs(inverted=0), gan, weights, from_user(to_pixels(seen, seen), 1))
+    kept = to_model_range(references).mean(axis=(1, 2, 3))
+    assert (kept == -1).sum() == 60
+    assert (kept > -1).sum() > 30
 
 
 @pytest.mark.parametrize(("inverted", "references"), [(10, 0), (10, 20), (20, 10), (0, 10), (0, 0)])

@@ -121,6 +121,18 @@ def test_calibration_scores_held_out_images_as_any_other(trained, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("patches", [False, True])
+def test_held_out_images_are_cropped_once(patches, tmp_path):
+    """The middle of 12 pixels is seen at 16 pixels, or in patches at twice the size: larger than the crop."""
+    networks: dict = {"encoder.steps": 0, "segmenter.steps": 0, "rotation.steps": 0}
+    config = tiny_config({**networks, "data.crop": 12, "patches.enabled": patches, "patches.scale": 2.0})
+    config.data = replace(config.data, source="arrays", normal=None, held_out=0.5)
+    images = discs(12)
+    detector = fit(images, config)
+    assert detector.held_out[0].shape[:2] == ((24, 24) if patches else (16, 16))
+    assert set(detector.calibration.scores.tolist()) <= set(detector.score(images).score.tolist())
+
+
 @pytest.mark.parametrize("trained", ["mask"], indirect=True)
 def test_map_levels_are_of_the_region_alone(trained):
     """The quantile of the whole map, much of which is 0, is lower."""

@@ -15,11 +15,11 @@ from anogan_jax.search import project
 PIXELS = make_features("pixels", 16, 1)
 
 
-def search_all(gan, weights, images, features=PIXELS, starts=None, **settings):
+def search_all(gan, weights, images, features=PIXELS, starts=None, learning_rate=1.0, **settings):
     """Search from one random start for each image, always the same."""
     starts = sample_latent(gan, jax.random.key(0), (len(images),)) if starts is None else starts
-    search = jax.jit(jax.vmap(make_search(gan, features, **settings).run, in_axes=(None, 0, 0)))
-    return search(weights, images, starts)
+    run = make_search(gan, features, learning_rate=learning_rate, **settings).run
+    return jax.jit(jax.vmap(run, in_axes=(None, 0, 0)))(weights, images, starts)
 
 
 def test_generated_images_are_found_again(gan, weights):

@@ -432,7 +432,7 @@ def read_input(path: Path, channels: int, window: Window = None) -> Images:
     else:
         _check_is_file(path)
         images = from_paths([path], path.parent, channels, window)
-    return _any_readable(images, str(path))
+    return any_readable(images, str(path))
 
 
 def read_inputs(paths: Sequence[Path], channels: int, window: Window = None) -> Images:
@@ -451,7 +451,7 @@ def read_inputs(paths: Sequence[Path], channels: int, window: Window = None) -> 
             _check_is_file(path)
         files += list_images(path).paths if path.is_dir() else [path]
     files = list(dict.fromkeys(Path(os.path.abspath(file)) for file in files))
-    return _any_readable(from_paths(files, folder_of(files), channels, window), f"{paths[0]} and others")
+    return any_readable(from_paths(files, folder_of(files), channels, window), f"{paths[0]} and others")
 
 
 def find_inputs(given: Iterable[str]) -> list[Path]:
@@ -479,7 +479,7 @@ def folder_of(paths: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([os.path.abspath(path.parent) for path in paths]))
 
 
-def _any_readable(images: Images, where: str) -> Images:
+def any_readable(images: Images, where: str) -> Images:
     """Return the images; raise UserError, which says where they are, if none of them can be read."""
     if any(is_readable(images, i) for i in range(len(images.names))):
         return images

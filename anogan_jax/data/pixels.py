@@ -55,7 +55,7 @@ def to_grey_levels(array: np.ndarray, where: str, channels: int, window: Window)
     Raises:
       UserError: it begins with ``where``; the pixels have no grey level, or the channels do not fit.
     """
-    if array.shape[-1] == 4 and window is not None:  # a window is of the colours
+    if window is not None and array.shape[-1] == 4 != channels:  # a window is of the colours
         parts = (_by_window(array[..., :3], window, where), _by_window(array[..., 3:], None, where))
         pixels = np.concatenate(parts, axis=-1)
     else:
