@@ -22,9 +22,9 @@ from anogan_jax.models import (
     make_encoder,
     make_rotation_network,
     make_segmenter,
+    project,
     quarter_turns,
 )
-from anogan_jax.search import project
 
 
 class NetworkState(NamedTuple):

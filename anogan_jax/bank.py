@@ -11,8 +11,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from anogan_jax.features import Features
-from anogan_jax.models import GAN, Weights, sample_latent
-from anogan_jax.search import project
+from anogan_jax.models import GAN, Weights, project, sample_latent
 
 _BATCH = 256  # images generated or described at a time: a fixed shape, whatever the size of the bank
 

@@ -48,9 +48,9 @@ def threshold(held_out: np.ndarray, alpha: float) -> float:
 
 
 def map_level(calibration: Calibration, alpha: float) -> float:
-    """Return the value that, in a share 1 - alpha of the held-out images, one percent of a map's pixels exceed at most.
+    """Return the value of a map that normal images seldom exceed; infinite without held-out images.
 
-    Infinite without held-out images.
+    It is the 1 - alpha quantile, over the held-out images, of each map's 99th percentile.
     """
     levels = calibration.map_levels
     return max(float(np.quantile(levels, 1 - alpha)), 1e-6) if len(levels) else math.inf

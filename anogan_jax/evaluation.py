@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
+import jax
 import numpy as np
 
 from anogan_jax.bank import Bank
@@ -33,7 +34,7 @@ from anogan_jax.data import (
 )
 from anogan_jax.data.images import any_readable, file_of, from_paths, name_of_maps, write_maps
 from anogan_jax.detector import Detector, findings_of, in_regions
-from anogan_jax.devices import gather, is_first
+from anogan_jax.devices import gather, is_first, make_mesh
 from anogan_jax.errors import UserError
 from anogan_jax.files import claim, claimed, locked, remove_leftovers, replacing
 from anogan_jax.journal import Journal
@@ -306,7 +307,7 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
         methods[name] = partial(findings_of, detector.with_search(detector.config.search, values), test)
     if detector.model.rotation:
         methods["the rotation network alone"] = partial(_turns_alone, detector, test)
-    discriminate = partial(make_discriminator_scorer(detector.gan), detector.model)
+    discriminate = partial(make_discriminator_scorer(detector.gan, make_mesh(jax.local_devices())), detector.model)
     methods["P_D: the discriminator's output alone"] = partial(score_queries, discriminate, test, detector.config)
     labels, scores = np.zeros(0), {}
     for name, method in methods.items():

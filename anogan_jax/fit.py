@@ -113,7 +113,10 @@ def fit(images: Any = None, config: Config | None = None, workdir: str | Path | 
 
 
 def default_config(images: Any) -> Config:
-    """Return settings for images as ``fit`` takes them: up to 32 pixels a side looked at as they are, others at 64x64.
+    """Return settings for images as ``fit`` takes them.
+
+    Arrays of up to 32 pixels a side are resized to the next of 8, 16 and 32, all others to 64x64. Arrays with colours
+    have three channels; of a path the model has one, for nothing is read here.
 
     >>> default_config(np.zeros((100, 28, 28), np.uint8)).model.image_size
     32

@@ -1,4 +1,4 @@
-"""The DCGAN generator and discriminator (Radford et al. 2015, arXiv 1511.06434)."""
+"""The networks: DCGAN generator and discriminator (Radford et al. 2015, arXiv 1511.06434), encoder, segmenter."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -236,3 +236,16 @@ def sample_latent(gan: GAN, key: Array, shape: tuple[int, ...] = ()) -> Array:
     if gan.latent_prior == "uniform":
         return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
     return jax.random.normal(key, shape)
+
+
+def project(gan: GAN, z: Array) -> Array:
+    """Return the nearest point to z (latent,) of the region that holds the prior's mass.
+
+    The box [-1, 1] for the uniform prior; for the normal prior the ball of radius sqrt(latent), the typical norm of a
+    draw. Outside it the generator was never trained, and an unconstrained search finds images there that resemble
+    anything, anomalies too.
+    """
+    if gan.latent_prior == "uniform":
+        return jnp.clip(z, -1.0, 1.0)
+    radius = jnp.sqrt(float(gan.latent_size))
+    return z * jnp.minimum(1.0, radius / jnp.maximum(jnp.linalg.norm(z), 1e-12))

@@ -17,7 +17,7 @@ from anogan_jax.scoring import Model, Program
 from anogan_jax.version import __version__
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
-_TIE = 1e-6  # held-out scores are kept this much higher: programs round differently, and none lies above itself
+_TIE = 1e-6  # stored held-out scores are this much higher, so that rounding elsewhere puts no image above its own
 
 
 def export_program(

@@ -3,9 +3,10 @@
     detector = runtime.load("parts.anogan")  # as anogan_jax.export wrote it
     result = detector.score(images)  # uint8 images of any size: score, p_value, is_anomaly, anomaly_map
 
-The file holds the compiled-portable program of the networks and its arrays. Everything else that lies between the
-pixels of an image and its verdict is below, in NumPy, and the library scores by the same functions: nothing has to
-agree in two places. JAX needs the package flatbuffers to read a program.
+The file holds the portable program of the networks and its arrays. Everything else that lies between the pixels of
+an image and its verdict is below, in NumPy, and the library scores by the same functions. Two of them the library
+replaces by faster ones with the same results: ``resize`` (by Pillow) and ``farthest_of`` (by a k-d tree). JAX needs the
+package flatbuffers to read a program.
 """
 
 import json
@@ -204,7 +205,7 @@ class View(NamedTuple):
     min_contrast: float  # with patches, standard deviation below which a tile is left out
     normalize_contrast: bool  # whether brightness and contrast are removed, a patch's those of its image
     stride: int  # pixels between two tiles
-    share: float  # with patches, of the map's pixels: the mean of the highest is the score
+    share: float  # with patches, share of the map's pixels, the highest, whose mean is the score
     window: Sequence[float] | None  # low and high, the values that become black and white; None: pixels are uint8
     crop: int | None  # height and width of the middle of an image that is seen; None: all of it is
 
@@ -219,7 +220,7 @@ class View(NamedTuple):
 class Score(NamedTuple):
     """Scores of one image; of N images each field gains a leading axis. Higher is more anomalous."""
 
-    score: np.ndarray  # () A(x) = (1 - lambda) R(x) + lambda D(x)
+    score: np.ndarray  # () A(x) = (1 - lambda) R(x) + lambda D(x), mixed with S(x) where there is a segmenter
     residual: np.ndarray  # () R(x), the distance in the feature space to the reconstruction and to the references
     discrimination: np.ndarray  # () D(x); 0 where lambda is 0
     damage: np.ndarray  # () S(x) of the segmenter; 0 without one

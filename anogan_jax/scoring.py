@@ -16,9 +16,9 @@ from anogan_jax.devices import REPLICATED, SHARDED, make_mesh, replicated, shard
 from anogan_jax.errors import UserError
 from anogan_jax.features import Features
 from anogan_jax.losses import cross_entropy_loss, rotation_loss
-from anogan_jax.models import GAN, Encoder, Segmenter, Variables, Weights, quarter_turns, sample_latent
+from anogan_jax.models import GAN, Encoder, Segmenter, Variables, Weights, project, quarter_turns, sample_latent
 from anogan_jax.runtime import Score, blocks
-from anogan_jax.search import Found, Search, Start, project
+from anogan_jax.search import Found, Search, Start
 
 _NEAREST = 8  # references that a query is compared with
 
@@ -38,7 +38,7 @@ class Segmentation(NamedTuple):
     """The part of a segmenter in score and map; its variables are in ``Model``."""
 
     segmenter: Segmenter
-    weight: float  # w, its share
+    weight: float  # s, its share
     mirrored: bool = False  # whether its logits are averaged over the four reflections of an image
     share: float = 0.01  # of its map, the highest values whose mean is S(x)
 
@@ -71,12 +71,12 @@ def make_program(
     """Bind ``program(model, images)``, a pure function: start, search, reconstruct and compare.
 
     Each image's z is optimised independently from each of its starts. A(x) = (1 - lambda) R(x) + lambda D(x) (Schlegl
-    et al. 2017, eq. 7), where R is the distance between the query's features and the mean features of the images found
-    from all starts, and D the mean of their discrimination losses. With one start it is the paper's. The
-    reconstruction, for the eye, is the image of the search that ended with the smallest loss. With references of weight
-    w, R and the map are (1 - w) of these and w of the query's difference from the mean features of its eight nearest
-    references. With a segmenter of weight w, score and map are (1 - w) of all that and w of the segmenter's: its map is
-    log(1 + e^logit), and S(x) the mean of that map's highest values.
+    et al. 2017, eq. 7), where D is the mean of the discrimination losses of the images found from all starts. With r,
+    the reference weight, R = (1 - r) |f(x) - f(G)| + r |f(x) - f(T)|: f(x) are the query's features, f(G) the mean
+    features of the images found, f(T) those of the eight nearest references. With one start and r = 0 it is the
+    paper's. With s, the segmenter's weight, the score is (1 - s) A(x) + s S(x); its map is log(1 + e^logit), and S(x)
+    the mean of that map's highest values. Maps are mixed as scores are. The reconstruction, for the eye, is the image
+    of the search that ended with the smallest loss.
 
     Args:
       gan: the model.
@@ -84,7 +84,7 @@ def make_program(
       start: "bank", the nearest neighbours in the index; "random", draws of the prior, whose key is made from the
         image's pixels; or "encoder", E(x) (f-AnoGAN, Schlegl et al. 2019).
       starts: number of starts for each image; of an encoder there is one.
-      reference_weight: the share of the model's references, if it has any.
+      reference_weight: r, the share of the model's references, if it has any.
       encoder: the network of start "encoder".
       segmentation: a network that marks damage, and its part; None: there is none.
       rotation: a network that tells quarter turns, whose ``rotation_loss`` is T(x); None: there is none.
@@ -127,7 +127,24 @@ def make_scorer(
       mesh: the devices of this process to score on, by default one; scores are the same up to rounding.
       others: what else ``make_program`` takes, such as ``reference_weight``.
     """
-    mesh, program = mesh or make_mesh(), make_program(gan, search, start, starts, **others)
+    return _compile(make_program(gan, search, start, starts, **others), mesh or make_mesh())
+
+
+def make_discriminator_scorer(gan: GAN, mesh: Mesh | None = None) -> Scorer:
+    """Bind a scorer by P_D of the paper's table, -log D(x), without a search; its maps have one value each."""
+
+    def score_block(model: Model, images: Array) -> tuple[Array, ...]:
+        logits, _ = gan.discriminator.apply(model.weights.discriminator, images, train=False)
+        losses = jax.vmap(cross_entropy_loss)(logits)
+        nothing, maps = jnp.zeros_like(losses), jnp.broadcast_to(losses[:, None, None], images.shape[:3])
+        no_z = jnp.zeros((len(images), 1, 0))
+        return losses, nothing, losses, nothing, nothing, nothing, jnp.zeros_like(images), maps, no_z
+
+    return _compile(score_block, mesh or make_mesh())
+
+
+def _compile(program: Program, mesh: Mesh) -> Scorer:
+    """Return the scorer by a program, which is compiled once for the devices of a mesh."""
     in_specs = (REPLICATED, SHARDED)
     score_block = jax.jit(jax.shard_map(program, mesh=mesh, in_specs=in_specs, out_specs=SHARDED, check_vma=False))
 
@@ -139,30 +156,6 @@ def make_scorer(
             _check_finite(found.score, found.rotation, found.anomaly_map)
             for i in range(len(block)):
                 yield Score(*(field[i] for field in found))
-
-    return score
-
-
-def make_discriminator_scorer(gan: GAN, mesh: Mesh | None = None) -> Scorer:
-    """Bind a scorer by P_D of the paper's table, -log D(x), without a search; its maps have one value each."""
-    mesh = mesh or make_mesh()
-
-    @jax.jit
-    @partial(jax.shard_map, mesh=mesh, in_specs=(REPLICATED, SHARDED), out_specs=SHARDED, check_vma=False)
-    def losses(weights: Weights, images: Array) -> Array:
-        logits, _ = gan.discriminator.apply(weights.discriminator, images, train=False)
-        return jax.vmap(cross_entropy_loss)(logits)
-
-    def score(model: Model, images: Iterable[np.ndarray]) -> Iterator[Score]:
-        weights = jax.device_put(model.weights, replicated(mesh))
-        for block, padded in blocks(images, slots_of(mesh) * mesh.size):
-            found = np.asarray(losses(weights, padded))
-            _check_finite(found)
-            for image, loss in zip(block, found, strict=False):
-                nothing = np.zeros_like(loss)
-                terms = (loss, nothing, loss, nothing, nothing, nothing)
-                no_z = np.zeros((1, 0), np.float32)
-                yield Score(*terms, np.zeros_like(image), np.full(image.shape[:2], loss), no_z)
 
     return score
 

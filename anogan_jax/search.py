@@ -11,7 +11,7 @@ from jax import Array, lax
 
 from anogan_jax.features import Features
 from anogan_jax.losses import cross_entropy_loss, feature_matching_loss
-from anogan_jax.models import GAN, Weights
+from anogan_jax.models import GAN, Weights, project
 from anogan_jax.soap import rotate, soap
 
 Start = Literal["bank", "random", "encoder"]
@@ -94,19 +94,6 @@ def make_search(
         return _better(loss(z)[1], best)
 
     return Search(run, features, steps, discrimination_weight)
-
-
-def project(gan: GAN, z: Array) -> Array:
-    """Return the nearest point to z (latent,) of the region that holds the prior's mass.
-
-    The box [-1, 1] for the uniform prior; for the normal prior the ball of radius sqrt(latent), the typical norm of a
-    draw. Outside it the generator was never trained, and an unconstrained search finds images there that resemble
-    anything, anomalies too.
-    """
-    if gan.latent_prior == "uniform":
-        return jnp.clip(z, -1.0, 1.0)
-    radius = jnp.sqrt(float(gan.latent_size))
-    return z * jnp.minimum(1.0, radius / jnp.maximum(jnp.linalg.norm(z), 1e-12))
 
 
 def _make_loss(

@@ -87,7 +87,7 @@ class AnoGAN(OutlierMixin, BaseEstimator):
         return np.where(self.explain(X).is_anomaly, -1, 1)
 
     def p_values(self, X: Any) -> np.ndarray:
-        """Return the share of normal images that score at least as high as each image, (N,), in (0, 1]."""
+        """Return the conformal p-value of each image, (N,), in (0, 1]; see ``anogan_jax.p_values``."""
         return self.explain(X).p_value
 
     def save(self, folder: str | Path) -> None:

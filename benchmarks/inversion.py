@@ -21,7 +21,7 @@ from jax import Array, lax
 from matplotlib.figure import Figure
 
 from anogan_jax import cli, draw_bank, load, make_features, make_index, make_search, retrieve, sample_latent
-from anogan_jax.search import project
+from anogan_jax.models import project
 
 _FIGURE = flags.DEFINE_string("figure", None, "File of the plot of the residual against steps.")
 _QUERIES = 100

@@ -19,8 +19,8 @@ from PIL import Image
 from anogan_jax import PRESETS, Config, fit, load, make_encoder, p_values, score, with_preset
 from anogan_jax.config import DataConfig, with_values
 from anogan_jax.errors import UserError
+from anogan_jax.models import project
 from anogan_jax.runtime import to_model_range
-from anogan_jax.search import project
 
 RNG = np.random.default_rng(0)
 FILES = (

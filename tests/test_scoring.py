@@ -22,8 +22,8 @@ from anogan_jax import (
     score_images,
 )
 from anogan_jax.devices import make_mesh
+from anogan_jax.models import project
 from anogan_jax.scoring import make_discriminator_scorer, slots_of
-from anogan_jax.search import project
 
 SLOTS = slots_of(make_mesh())
 SETTINGS = {

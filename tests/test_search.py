@@ -9,8 +9,7 @@ import reference
 from conftest import discriminate, generate
 
 from anogan_jax import draw_bank, feature_matching_loss, make_features, make_gan, make_index, make_search, retrieve
-from anogan_jax.models import sample_latent
-from anogan_jax.search import project
+from anogan_jax.models import project, sample_latent
 
 PIXELS = make_features("pixels", 16, 1)
 

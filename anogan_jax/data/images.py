@@ -67,7 +67,7 @@ class Images(NamedTuple):
     mask: Callable[[int], np.ndarray | None] | None = None  # mask i, (H, W) bool, True where anomalous; None: unknown
     stamp: str = ""  # changes when a file changes: digest of sizes and times of modification
     region: Callable[[int, np.ndarray], np.ndarray] | None = None  # of interest, (H, W) bool, of image i and its pixels
-    folder: str | None = None  # of the names in their data set, such as "train"; None: the names are numbers
+    folder: str | None = None  # of the data set, such as "train", to which names are relative; None: names are numbers
     raw: Callable[[int], tuple[np.ndarray, str]] | None = None  # image i, (H, W, any) of any type, and where it is
     rows: Sequence[Row] | None = None  # where each is; None: not in image files
 
@@ -365,7 +365,7 @@ def read_grey(path: Path, of: Row | None = None) -> np.ndarray:
 
     Args:
       path: the file.
-      of: where the image is that it belongs to, as its mask; of a file with as many pictures the same one is read.
+      of: of a mask, where its image is; if both files hold equally many pictures, that of the same number is read.
 
     Raises:
       UserError: the file cannot be read, or holds several pictures and not one for each of the image's file.

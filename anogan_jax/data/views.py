@@ -39,9 +39,9 @@ def make_resize(config: Config) -> Callable[[np.ndarray], np.ndarray]:
 def make_draw(images: Images, config: Config) -> Callable[[int], np.ndarray]:
     """Return ``draw(place)``, the training example (S, S, C) uint8 at a place of an endless stream.
 
-    Each epoch uses every image once, in random order. An example is a random patch or the whole image, mirrored and
-    rotated if the config asks for it; a patch without the brightness and contrast of its image, likewise. It depends
-    on the seed and the place alone, so training resumes exactly.
+    Each epoch uses every image once, in random order. An example is a random patch or the whole image. If the config
+    asks for it, it is mirrored and rotated, and a patch loses the brightness and contrast of its image. It depends on
+    the seed and the place alone, so training resumes exactly.
     """
     size, patches, train, seed = config.model.image_size, config.patches, config.train, config.seed
     shrink, count = make_resize(config), len(images.names)
