@@ -107,8 +107,7 @@ def score_to_folder(
     queries = any_readable(in_regions(detector, queries), origin)
     config, held_out = detector.config, detector.calibration.scores
     volumes = [row.volume for row in queries.rows or ()]
-    obstacle = alpha_obstacle(len(held_out), config.alpha) or _volume_obstacle(volumes, len(held_out), config.alpha)
-    if warning := "; ".join(filter(None, [warning, obstacle])):
+    if warning := "; ".join(filter(None, [warning, _obstacle(volumes, len(held_out), config.alpha)])):
         log.warning("%s", warning)
     level = map_level(detector.calibration, config.alpha)
     made_with = (__version__, config, detector.step, level, origin, heatmaps, maps, queries.stamp, list(queries.names))
@@ -124,11 +123,9 @@ def score_to_folder(
             return {"unreadable": sum(not finding.is_readable for finding in findings)}
         began = time.monotonic()
         record(journal, findings, queries, level, *folders)
-        seconds = time.monotonic() - began
+        facts = _facts(detector, origin, warning, time.monotonic() - began, len(queries.names) - done)
         if maps:
             _write_maps(folder / "maps", queries)
-        facts = {"data": origin} | ({"warning": warning} if warning else {}) | _settings_of(detector)
-        facts |= {"seconds": seconds, "images_per_second": (len(queries.names) - done) / seconds}
         walk, points = _walk(detector, journal), embed(detector, queries) if embedding else None
         summary = write_report(
             folder, journal, held_out, config.alpha, level, facts, baselines or {}, walk, points, volumes
@@ -138,15 +135,16 @@ def score_to_folder(
     return summary
 
 
-def _settings_of(detector: Detector) -> dict[str, Any]:
-    """Return the entries of summary.json that say how the detector scores."""
+def _facts(detector: Detector, origin: str, warning: str, seconds: float, count: int) -> dict[str, Any]:
+    """Return the entries of summary.json that say what is scored and how, and how long that took for so many images."""
     config, model = detector.config, detector.model
-    facts: dict[str, Any] = {"search": ", ".join(f"{name} {value}" for name, value in vars(config.search).items())}
+    facts: dict[str, Any] = {"data": origin} | ({"warning": warning} if warning else {})
+    facts["search"] = ", ".join(f"{name} {value}" for name, value in vars(config.search).items())
     if model.segmenter:
         facts["segmenter_weight"] = config.segmenter.weight
     if model.rotation:
         facts["rotation_weight"] = config.rotation.weight
-    return facts | {"training_steps": detector.step}
+    return facts | {"training_steps": detector.step, "seconds": seconds, "images_per_second": count / seconds}
 
 
 def score_contents(detector: Detector, files: Iterable[tuple[str, bytes]]) -> dict[str, Any]:
@@ -190,9 +188,11 @@ def _walk(detector: Detector, journal: Journal) -> np.ndarray | None:
     return walk(detector, *(np.frombuffer(z, np.float32) for _, z in (min(found), max(found))))
 
 
-def _volume_obstacle(volumes: Sequence[str], held_out: int, alpha: float) -> str:
-    """Return why no volume of the most slices can be called an anomaly, or an empty string if it can."""
+def _obstacle(volumes: Sequence[str], held_out: int, alpha: float) -> str:
+    """Return why nothing, or no volume of the most slices, can be called an anomaly, or an empty string if it can."""
     slices = max(Counter(filter(None, volumes)).values(), default=0)
+    if obstacle := alpha_obstacle(held_out, alpha):
+        return obstacle
     if slices <= alpha * (1 + held_out):
         return ""
     needed = math.ceil(slices / alpha) - 1
