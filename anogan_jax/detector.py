@@ -137,8 +137,9 @@ class Detector(NamedTuple):
         """Score images; an image's score depends on nothing but the image and the detector.
 
         Args:
-          images: uint8, or floats in [-1, 1], (N, H, W) or (N, H, W, C) of any size; a list of such images; or the
-            path of an image, a folder, an .npy or an .npz file, whose floats lie in [0, 1].
+          images: uint8, or floats in [-1, 1], (N, H, W) or (N, H, W, C) of any size; a list of such images, of paths
+            or of Pillow's images; or the path of an image, a folder, an .npy or an .npz file, whose floats lie in
+            [0, 1].
 
         Raises:
           UserError: an image or its region of interest cannot be read, or floats are on another scale than [-1, 1].

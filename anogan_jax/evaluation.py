@@ -290,8 +290,7 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
     data = load_one_class(detector.config, roi_mask=detector.regions.mask)
     if data.warning:
         log.warning("%s", data.warning)
-    test = test_split(data)
-    if not _has_both(test):
+    if data.test is None or not _has_both(test := test_split(data)):
         raise UserError(f"--compare: needs a test split with normal and anomalous images; {data.origin} has none")
     if detector.held_out is None:
         log.warning("the detector keeps no held-out images: other settings are compared by their reconstructions alone")

@@ -70,6 +70,9 @@ from anogan_jax.training import TrainState, inference_weights, init_state, make_
 log = logging.getLogger(__name__)
 _SAMPLES = 64  # images in the picture of samples
 _DESCRIBED = 8_192  # training images, at most, whose appearance is described
+_WRITTEN = ("checkpoints", "samples", "metrics.jsonl", "tensorboard", "encoder", "segmenter", "rotation", "detector")
+_LOOKED_AT = 8  # training images, for what they lose
+_CLIPPED = 0.95  # share of black and white pixels beyond which a window is most likely wrong
 _INVERSION_STEPS = 24  # gradient steps that invert a training image
 _INVERSION_RATE = 1.0  # in pixels, whose loss is far flatter than that of the default search
 
@@ -82,9 +85,9 @@ def fit(images: Any = None, config: Config | None = None, workdir: str | Path | 
     the final state is the same bit for bit.
 
     Args:
-      images: normal images, uint8 or floats in [-1, 1], (N, H, W) or (N, H, W, C), or a list of images of any sizes;
-        or the path of a folder, an .npz or an .npy file, whose floats lie in [0, 1]; None: the data set that the config
-        names.
+      images: normal images, uint8 or floats in [-1, 1], (N, H, W) or (N, H, W, C), or a list of images of any sizes,
+        arrays, paths or Pillow's; or the path of a folder, an .npz or an .npy file, whose floats lie in [0, 1]; None:
+        the data set that the config names.
       config: the settings; None: ``default_config(images)``.
       workdir: where to train; None: nothing is kept but the returned detector.
 
@@ -160,8 +163,8 @@ def _fit(config: Config, workdir: Path, given: Images | None) -> Detector:
         log.info("%s: the detector is finished", workdir)
         return load(workdir)
     images = data.train.take(_readable(data.train, train, 2))
-    if config.model.channels == 1 and _has_colours(images):
-        log.warning("training images have colours, which the model sees as grey; --config.model.channels=3 keeps them")
+    if loss := _lost(images, replace(config.data, window=data.window), config.model.channels):
+        log.warning("%s", loss)
     kept = data.held_out.take(_readable(data.held_out, held_out, 1))
     log.info("training on %d normal images (%s); %d held out", len(images.names), data.origin, len(kept.names))
     if warning := alpha_obstacle(len(kept.names), config.alpha):
@@ -360,9 +363,11 @@ def _score_by_bank(
 
 
 def _refuse_another(workdir: Path, config: Config) -> None:
-    """Raise UserError if the work directory belongs to another config."""
+    """Raise UserError if the work directory belongs to another config, or holds files that training would write."""
     path = workdir / "config.json"
     if not path.exists():
+        if found := next((workdir / name for name in _WRITTEN if (workdir / name).exists()), None):
+            raise UserError(f"{found}: is there, but no run that wrote it; give another --workdir")
         return
     if changed := configs.differences(config, configs.load(path)):
         raise UserError(
@@ -405,10 +410,20 @@ def _digests(images: Images) -> np.ndarray:
     return gather(digests).max(axis=0)
 
 
-def _has_colours(images: Images) -> bool:
-    """Return whether one of the first training images has colours."""
-    pixels = [images.raw(i)[0] for i in range(min(8, len(images.names)))] if images.raw else []
-    return any(each.shape[-1] >= 3 and np.ptp(each[..., :3], axis=-1).any() for each in pixels)
+def _lost(images: Images, data: DataConfig, channels: int) -> str:
+    """Return what the first training images lose on their way to the model, or an empty text."""
+    seen = range(min(_LOOKED_AT, len(images.names)))
+    raw = [images.raw(i)[0] for i in seen] if images.raw else []
+    if channels == 1 and any(each.shape[-1] >= 3 and np.ptp(each[..., :3], axis=-1).any() for each in raw):
+        return "training images have colours, which the model sees as grey; --config.model.channels=3 keeps them"
+    levels = np.concatenate([images.read(i).ravel() for i in seen])
+    if data.window and np.isin(levels, (0, 255)).mean() > _CLIPPED and any(len(np.unique(each)) > 2 for each in raw):
+        return (
+            f"data.window={data.window[0]:g},{data.window[1]:g}: nearly all pixels of the training images lie outside"
+        )
+    if np.ptp(levels) == 0:
+        return f"the first training images are all of the grey level {levels[0]}; is data.dir the right one?"
+    return ""
 
 
 def _readable(images: Images, digests: np.ndarray, needed: int) -> np.ndarray:

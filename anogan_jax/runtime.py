@@ -26,6 +26,7 @@ _CHUNK = 64  # images in memory at a time
 _POOLED = 2**18  # pixels at a time, which takes less memory
 _CONTRASTS_IN_RANGE = np.float32(8)  # mean absolute deviations from the mean to the end of the range
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601
+_MODES = ("1", "L", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # of Pillow's images as arrays
 _CONVERTED = 2**22  # values at a time, which takes less memory
 _BITS = 22  # of the fraction of Pillow's weights
 _BLOCK = 3  # side of a block in pixels; two by two are a window
@@ -169,7 +170,10 @@ def _listed(images: Any, view: "View") -> list[np.ndarray]:
     if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[-1] in (3, 4) and images.shape[1] > 4:
         images = images[None]
     found = []
-    for i, image in enumerate(np.asarray(image) for image in images):
+    for i, given in enumerate(images):
+        if getattr(given, "mode", "L") not in _MODES:
+            raise ValueError(f"image {i}: has Pillow's mode {given.mode}; give image.convert('RGB')")
+        image = np.asarray(given)
         if image.ndim not in (2, 3) or not image.size:
             raise ValueError(f"image {i}: shape {image.shape} is not (H, W) or (H, W, C)")
         try:
@@ -190,9 +194,14 @@ def _to_levels(image: np.ndarray, channels: int, window: Sequence[float] | None)
     if image.dtype.kind not in "biuf" or not np.isfinite(image).all():
         raise ValueError(f"pixels of type {image.dtype}; integers or finite floats are needed")
     if image.shape[-1] == 4 != channels:
-        opaque = {"uint16": 65_535}.get(image.dtype.name, 255 if image.dtype.kind in "iu" else 1)
-        return np.concatenate([by_window(image[..., :3], window), by_window(image[..., 3:], (0, opaque))], axis=-1)
+        parts = (by_window(image[..., :3], window), by_window(image[..., 3:], (0, opaque_of(image.dtype))))
+        return np.concatenate(parts, axis=-1)
     return by_window(image, window)
+
+
+def opaque_of(dtype: np.dtype) -> int:
+    """Return the value of transparency that hides what is behind."""
+    return {"uint16": 65_535}.get(dtype.name, 255 if dtype.kind in "iu" else 1)
 
 
 class View(NamedTuple):

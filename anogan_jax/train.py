@@ -5,9 +5,12 @@ repository, python train.py are the same program.
 """
 
 import logging
+from pathlib import Path
 
 from anogan_jax import cli
 from anogan_jax import config as configs
+from anogan_jax.config import Config
+from anogan_jax.errors import UserError
 from anogan_jax.fit import fit
 from anogan_jax.loop import Stopped
 
@@ -16,16 +19,21 @@ log = logging.getLogger("anogan_jax.train")
 
 def main() -> int | None:
     """Train, or resume; return the exit code."""
-    config = cli.given_config()
     workdir = cli.given_workdir()
-    if config is None:
-        config = configs.load(workdir / "config.json")
     try:
-        fit(config=config, workdir=workdir)
+        fit(config=cli.given_config() or _config_of(workdir), workdir=workdir)
     except Stopped as stop:
         log.warning("%s", stop)
         return 128 + stop.number
     return None
+
+
+def _config_of(workdir: Path) -> Config:
+    """Return the config of the run in a work directory, with the overrides, from which ``fit`` refuses to differ."""
+    path = workdir / "config.json"
+    if not path.exists():
+        raise UserError(f"{workdir}: holds no run to resume; give a config too, such as --config=folder")
+    return configs.with_values(configs.load(path), cli.given_overrides())
 
 
 def run() -> None:

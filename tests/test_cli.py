@@ -198,3 +198,17 @@ def test_input_is_scored_alike_from_a_folder_an_array_and_a_file(tiny_run, run_m
     assert [value for *_, value in scores["images.npy"]] == values
     assert [value for *_, value in scores["more.npz"]] == values[::-1]
     assert scores["folder/1.png"] == [("1.png", "", values[1])]
+
+
+def test_training_again_without_a_config_obeys_its_settings_or_refuses(tiny_run, run_main, tmp_path):
+    """The run's config is taken; a setting that differs from it is named, and so is a folder without a run."""
+    workdir = f"--workdir={tiny_run.workdir}"
+    assert run_main(train.main, workdir).code == 0
+    assert run_main(train.main, workdir, "--config.train.steps=12").code == 0
+    for flag in ("train.steps=40", "data.dir=elsewhere"):
+        done = run_main(train.main, workdir, f"--config.{flag}")
+        assert done.code == 1
+        assert f"another config ({flag.replace('elsewhere', chr(39) + 'elsewhere' + chr(39))}" in done.errors
+    done = run_main(train.main, f"--workdir={tmp_path}", "--config.data.dir=elsewhere")
+    assert done.code == 1
+    assert "holds no run to resume; give a config too, such as --config=folder" in done.errors

@@ -20,7 +20,8 @@ from anogan_jax import PRESETS, Config, fit, load, make_encoder, p_values, score
 from anogan_jax.config import DataConfig, with_values
 from anogan_jax.errors import UserError
 from anogan_jax.models import project
-from anogan_jax.runtime import to_model_range
+from anogan_jax.runtime import View, to_model_range
+from anogan_jax.runtime import _listed as listed
 
 RNG = np.random.default_rng(0)
 FILES = (
@@ -175,6 +176,25 @@ def test_floats_in_the_models_range_score_as_their_pixels_do(detector, result, i
 def test_images_that_cannot_be_scored_are_refused(detector, images, given, message):
     with pytest.raises(UserError, match=message):
         detector.score(given(images))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "HSV"])
+def test_pictures_of_pillow_score_as_their_files_do(detector, images, mode, tmp_path):
+    """As pictures, as paths in a list, and from the folder; the runtime takes those that need no conversion."""
+    paths = [tmp_path / f"{i}.{'tif' if mode in ('CMYK', 'HSV') else 'png'}" for i in range(2)]
+    for path, image in zip(paths, images[:2], strict=True):
+        picture = Image.fromarray(image).convert("RGB" if mode in ("CMYK", "HSV") else "L").convert(mode)
+        picture.convert("RGB" if mode == "HSV" else mode).save(path)
+    expected = detector.score(tmp_path).score
+    opened = [Image.open(path).convert(mode) if mode == "HSV" else Image.open(path) for path in paths]
+    np.testing.assert_allclose(detector.score(opened).score, expected, rtol=0.1 if mode == "HSV" else 1e-12)
+    np.testing.assert_array_equal(detector.score(paths).score, expected)
+    view = View(28, 1, False, 1.0, 0.0, False, 4, 0.01, None, None)
+    if mode in ("P", "CMYK", "HSV"):
+        with pytest.raises(ValueError, match=rf"image 0: has Pillow's mode {mode}; give image\.convert"):
+            listed(opened, view)
+    elif mode in ("L", "RGB", "RGBA"):
+        np.testing.assert_array_equal(listed(opened, view), [image[..., None] for image in images[:2]])
 
 
 @pytest.mark.parametrize("given", [None, 3, {"images": 1}])

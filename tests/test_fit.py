@@ -176,6 +176,14 @@ def test_finished_run_is_returned_unchanged(tiny_run):
     assert digests(tiny_run.workdir) == before
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples", "checkpoints", "encoder", "detector"])
+def test_files_of_the_user_are_not_written_over(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"{name}: is there, but no run that wrote it"):
+        fit(config=tiny_config(), workdir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_other_config_is_refused_with_the_fields_that_differ(tiny_run):
     with pytest.raises(UserError, match=r"train\.batch_size=9, not 8"):
         fit(config=tiny_config({"train.batch_size": 9}), workdir=tiny_run.workdir)
@@ -288,6 +296,23 @@ def test_colours_that_become_grey_are_told(kind, channels, is_told, tmp_path, mo
     config = tiny_config({"model.channels": channels})
     fit(tmp_path, replace(config, data=DataConfig(held_out=0.5)))
     assert ("--config.model.channels=3 keeps them" in caplog.text) == is_told
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "window", "message"),
+    [
+        (0, 256, (0.0, 1.0), "data.window=0,1: nearly all pixels of the training images lie outside"),
+        (0, 256, (0.0, 255.0), ""),
+        (0, 2, (0.0, 1.0), ""),
+        (7, 8, None, "all of the grey level 7"),
+    ],
+)
+def test_images_that_lose_everything_are_told(low, high, window, message, monkeypatch, caplog):
+    monkeypatch.setattr(fit_module, "_train", lambda *args: None)
+    images = np.random.default_rng(0).integers(low, high, (30, 9, 9), np.uint8)
+    fit(images, replace(tiny_config(), data=DataConfig(window=window)))
+    assert message in caplog.text
+    assert bool(message) == ("the training images lie outside" in caplog.text or "of the grey level" in caplog.text)
 
 
 def test_default_config_depends_on_the_size_and_the_channels_of_the_images(tmp_path):

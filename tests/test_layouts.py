@@ -327,12 +327,14 @@ def test_labels_of_a_csv(tmp_path, normal, labels, expected, delimiter):
         ("file,label\n0.png,a\n1.png,b", r"labels\.csv: has the classes a, b; .*--config\.data\.normal=NAME"),
         ("what,ever\n0.png,ok", r"needs a header"),
         ("", r"needs a header"),
-        ("file,label\n0.png,\xff", r"labels\.csv: cannot be read"),
+        ("file,label\n0.png,\xff", r"labels\.csv: is not in UTF-8"),
+        ("what,ever\n0.png,ok", r"needs a header .*; its first line is what, ever"),
+        ("file,label\nbad/0.png,bad\ngood/1.png,ok", r"line 2: bad/0\.png is no image"),
         ("file,label,split\n0.png,ok,test\n1.png,ok,test", r"holds no image to train on"),
     ],
 )
 def test_csv_that_cannot_be_used_is_named(tmp_path, text, message):
-    write(tmp_path, *numbered("{}.png", 3))
+    write(tmp_path, *numbered("{}.png", 3), *(["good/0.png"] if "bad/" in text else []))
     (tmp_path / "labels.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=message):
         load(tmp_path, labels="labels.csv")
@@ -350,12 +352,48 @@ def test_csv_that_cannot_be_used_is_named(tmp_path, text, message):
         (["train/0.png", "test/0.png", "test/good/0.png"], r"images beside the folders good.*--config\.data\.labels="),
         (["good/0.png", "test/0.png"], r"test/ but no train/"),
         (["masks/0.png"], "no image to train on"),
+        (["ng/0.png"], r"classes ng; .*--config\.data\.normal=NAME"),
+        (["train/bad/0.png", "test/good/0.png", "test/bad/0.png"], r"classes bad; .*--config\.data\.normal=NAME"),
     ],
 )
 def test_what_cannot_be_told_is_refused(tmp_path, names, message):
     write(tmp_path, *names)
     with pytest.raises(UserError, match=message):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("label", ["defective", "bad", "NG"])
+def test_images_that_are_called_defective_are_not_trained_on(tmp_path, label):
+    """Nor where all of them are called so; data.normal may say that the word means something else."""
+    write(tmp_path, *numbered("{}.png", 3))
+    write_csv(tmp_path / "labels.csv", ("file", "label"), *((f"{i}.png", label) for i in range(3)))
+    with pytest.raises(UserError, match=rf"labels\.csv: has the classes {label}; .*--config\.data\.normal=NAME"):
+        load(tmp_path, labels="labels.csv")
+    assert len(trained_on(load(tmp_path, labels="labels.csv", normal=label))) == 3
+
+
+@pytest.mark.parametrize("end", ["mask", "label", "gt", "seg", "segmentation", "annotation"])
+def test_masks_beside_images_are_told_by_their_names(tmp_path, end):
+    """A file of the end alone is an image, and so is one without an image of its name."""
+    write(tmp_path, *numbered("{}.png", 4), f"_{end}.png", f"9-{end}.png")
+    write(tmp_path, *(f"{i}_{end}.png" for i in range(4)), value=0)
+    assert set(trained_on(load(tmp_path))) == {*numbered("{}.png", 4), f"_{end}.png", f"9-{end}.png"}
+
+
+def test_masks_of_a_csv_that_are_missing_are_told(tmp_path, caplog):
+    """They forbid nothing, and no image is taken for its own mask."""
+    write(tmp_path, "good/0.png", "good/1.png", "bad/2.png", "bad/3.png")
+    rows = [
+        ("good/0.png", "ok", ""),
+        ("good/1.png", "ok", ""),
+        ("bad/2.png", "ng", "m/2.png"),
+        ("bad/3.png", "ng", "3.png"),
+    ]
+    write_csv(tmp_path / "labels.csv", ("file", "label", "mask"), *rows)
+    data = load(tmp_path, labels="labels.csv")
+    assert labels_of(data)["bad/2.png"] == 1
+    assert "labels.csv: 2 masks are no files in" in caplog.text
+    assert "such as m/2.png in line 4" in caplog.text
 
 
 def test_mask_that_may_be_of_several_images_is_not_guessed(tmp_path):

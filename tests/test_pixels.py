@@ -230,6 +230,20 @@ def test_tiff_whose_white_is_zero_is_inverted(tmp_path):
         np.testing.assert_array_equal(read_picture(tmp_path / "image.tif", True), np.iinfo(dtype).max - array)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_turned_tiff_is_turned_back(tmp_path, dtype, orientation):
+    """Uncompressed, whose pixels Pillow maps into memory when it opens a file by name, as compressed."""
+    array = full_range(dtype, (7, 9))
+    for compression in (None, "tiff_lzw"):
+        Image.fromarray(array).save(
+            tmp_path / f"{compression}.tif", compression=compression, tiffinfo={274: orientation}
+        )
+    one, other = (read_picture(tmp_path / f"{compression}.tif", True) for compression in (None, "tiff_lzw"))
+    assert one.shape == ((9, 7) if orientation > 4 else (7, 9))
+    np.testing.assert_array_equal(one, other)
+
+
 def test_16_bit_png_is_exact(tmp_path):
     array = full_range("u2", (7, 9))
     Image.fromarray(array).save(tmp_path / "image.png")

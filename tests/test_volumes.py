@@ -349,10 +349,12 @@ def test_damaged_volumes_are_named_and_cost_themselves_alone(tmp_path):
     (tmp_path / "b.nii.gz").write_bytes((tmp_path / "b.nii.gz").read_bytes()[:200])
     (tmp_path / "c.nrrd").write_text("NRRD")
     (tmp_path / "d.dcm").write_bytes(b"no image")
+    save_nifti(tmp_path / "e.nii", noise(3)[:0])
+    nibabel.save(nibabel.Nifti1Image(np.zeros(5, np.int16), np.eye(4)), tmp_path / "f.nii")
     queries = read_input(tmp_path, 1, WINDOW)
     unreadable = [i for i in range(len(queries.names)) if not is_readable(queries, i)]
     files = [queries.names[i].partition("#")[0] for i in unreadable]
-    assert set(files) == {"b.nii.gz", "c.nrrd", "d.dcm"}
+    assert set(files) == {"b.nii.gz", "c.nrrd", "d.dcm", "e.nii", "f.nii"}
     for i, name in zip(unreadable, files, strict=True):
         with pytest.raises(UserError, match=name):
             queries.read(i)

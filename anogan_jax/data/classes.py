@@ -8,6 +8,9 @@ from anogan_jax.config import DataConfig
 from anogan_jax.errors import UserError
 
 _NORMAL = ("good", "ok", "normal")
+_ANOMALOUS = re.compile(
+    "bad|ko|ng|nok|not_(good|ok|normal)|no_good|abnormal|anomal(y|ies|ous)|defect(s|ive)?|fault(y|s)?"
+)
 _NUMBER = re.compile(r"^\d+[-_. ]+(?=\D)")
 _SHOWN = 8
 
@@ -24,6 +27,15 @@ def plain(name: str) -> str:
 def is_called_normal(name: str) -> bool:
     """Return whether a class is called good, ok or normal, in any case, with or without a number before it."""
     return plain(name) in _NORMAL
+
+
+def is_called_anomalous(name: str) -> bool:
+    """Return whether a class is called bad, defect or the like, as ``is_called_normal`` reads it.
+
+    >>> [is_called_anomalous(name) for name in ("NG", "1_Defective", "not good", "badge")]
+    [True, True, True, False]
+    """
+    return bool(_ANOMALOUS.fullmatch(plain(name)))
 
 
 def chosen_normal(classes: Collection[str], data: DataConfig) -> set[str] | None:

@@ -27,7 +27,7 @@ from PIL import Image, features
 
 from anogan_jax.config import Window
 from anogan_jax.data import volumes
-from anogan_jax.data.pictures import PAGED, count_pictures, read_picture, write_pages
+from anogan_jax.data.pictures import PAGED, count_pictures, from_pillow, read_picture, write_pages
 from anogan_jax.data.pixels import to_grey_levels
 from anogan_jax.data.volumes import Contents
 from anogan_jax.errors import UserError
@@ -116,7 +116,8 @@ def from_user(images: Any, channels: int, window: Window = None) -> Images:
 
     Args:
       images: a path that ``read_input`` reads, an array (N, H, W) or (N, H, W, C), or a list of arrays (H, W) or
-        (H, W, C) of any sizes. Without a window floats in arrays lie in [-1, 1], and those in a file in [0, 1].
+        (H, W, C) of any sizes, of Pillow's images, or of paths. Without a window floats in arrays lie in [-1, 1], and
+        those in a file in [0, 1].
       channels: number of channels of the model.
       window: as ``data.window``.
 
@@ -125,7 +126,9 @@ def from_user(images: Any, channels: int, window: Window = None) -> Images:
     """
     if isinstance(images, str | Path):
         return read_input(Path(images), channels, window)
-    array = [np.asarray(image) for image in images] if isinstance(images, list | tuple) else np.asarray(images)
+    if isinstance(images, list | tuple) and images and all(isinstance(image, str | Path) for image in images):
+        return read_inputs([Path(image) for image in images], channels, window)
+    array = list(map(_as_array, images)) if isinstance(images, list | tuple) else _as_array(images)
     if not (len(array) if isinstance(array, list) else array.size):
         raise UserError("images: empty; give at least one")
     if not isinstance(array, list) and not array.ndim:
@@ -221,9 +224,9 @@ def list_images(folder: Path, without: Path | None = None) -> Listing:
 
     for where, folders, files in os.walk(folder, onerror=closed, followlinks=True):
         inner = [Path(where, name) for name in sorted(folders)]
-        for path in (path for path in inner if path.name.startswith(".")):
+        for path in (path for path in inner if _is_hidden(path)):
             leave_out(path, "hidden")
-        seen = [path for path in inner if not (path.name.startswith(".") or (apart and path.resolve() == apart))]
+        seen = [path for path in inner if not (_is_hidden(path) or (apart and path.resolve() == apart))]
         folders[:] = [path.name for path in seen if not (path.is_symlink() and _is_loop(folder, path))]
         for path in (Path(where, name) for name in sorted(files)):
             if path.name.startswith("._"):
@@ -547,6 +550,11 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([resized(plane) for plane in np.moveaxis(image, -1, 0)], axis=-1)
 
 
+def _is_hidden(folder: Path) -> bool:
+    """Return whether a folder is none of the user's: its name begins with a dot, or macOS put it into an archive."""
+    return folder.name.startswith(".") or folder.name == "__MACOSX"
+
+
 def _is_loop(top: Path, link: Path) -> bool:
     """Return whether a link to a folder below ``top`` leads to one of the folders that it lies in."""
     outer = link.parents[: len(link.relative_to(top).parts)]
@@ -570,6 +578,10 @@ def _check_layout(shape: tuple[int, ...], where: str) -> None:
     if len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] > 4:
         seems = ", ".join(map(str, shape[1:]))
         raise UserError(f"{where}: ({seems}) seems to be (C, H, W), channels first; give np.moveaxis(images, -3, -1)")
+
+
+def _as_array(image: Any) -> np.ndarray:
+    return from_pillow(image) if isinstance(image, Image.Image) else np.asarray(image)
 
 
 def _from_model_range(array: np.ndarray, window: Window) -> np.ndarray:

@@ -5,12 +5,12 @@ roles are in ``_ROLES``, every other folder is a class. The first that applies s
   1. ``data.normal`` or ``data.anomalous``;
   2. a class is called good, ok or normal;
   3. masks of the images to train on: an image with a mask that is not all black is anomalous;
-  4. there is one class, or none: it is normal.
+  4. there is one class, or none: it is normal, unless it is called bad, defect or the like.
 A CSV of labels, the user's or that of VisA, takes the place of the folders' names.
 
-A mask belongs to the image of the same path, or of the last parts of it, without the roles mask and wrapper; ``_mask``,
-``_label`` or ``_gt`` may follow its name. It may lie beside its image, and a folder in the image's name may hold many.
-So these rules read MVTec AD, MVTec LOCO, BTAD, VisA, KolektorSDD, class folders and plain folders.
+A mask belongs to the image of the same path, or of the last parts of it, without the roles mask and wrapper; what
+``_OF_MASK`` lists, such as ``_mask``, may follow its name. It may lie beside its image, and a folder in the image's
+name may hold many. So these rules read MVTec AD, MVTec LOCO, BTAD, VisA, KolektorSDD, class folders and plain folders.
 """
 
 import csv
@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from anogan_jax.config import DataConfig
-from anogan_jax.data.classes import chosen_normal, is_called_normal, plain, shown
+from anogan_jax.data.classes import chosen_normal, is_called_anomalous, is_called_normal, plain, shown
 from anogan_jax.data.images import Row, contents_of, list_images, read_mask, without_suffix
 from anogan_jax.errors import UserError
 
@@ -37,7 +37,7 @@ _ROLES = {
     **dict.fromkeys(("ground_truth", "groundtruth", "gt", "mask", "masks", "label", "labels"), "mask"),
     **dict.fromkeys(("data", "images", "img", "imgs"), "wrapper"),
 }
-_OF_MASK = re.compile(r"[-_ ](mask|label|gt)$", re.IGNORECASE)
+_OF_MASK = re.compile(r"(?<=.)[-_ ](mask|label|gt|seg|segmentation|annotation)$", re.IGNORECASE)
 _COLUMNS = {  # of a CSV, and what they are called
     "file": ("file", "filename", "file_name", "image", "path", "name"),
     "label": ("label", "class", "target"),
@@ -221,7 +221,7 @@ def _told_apart(folder: Path, files: list[File], masks: _Masks, data: DataConfig
         normal = called
     elif normal is None and table and classes <= {"0", "1"}:
         normal = {"0"}
-    elif normal is None and len(trained) == 1:
+    elif normal is None and len(trained) == 1 and not any(map(is_called_anomalous, trained)):
         normal = trained | called
     if normal is None:
         raise UserError(
@@ -315,7 +315,7 @@ def _tell(folder: Path, layout: Layout, masks: Counter[str], left_out: Sequence[
     if not layout.has_labels or not anomalous:
         return
     if len(anomalous) == len(layout.test or ()):
-        log.warning("%s: no test image is normal: there is no folder good/, and all count as defective", folder)
+        log.warning("%s: no test image is normal: none is called good, and all count as defective", folder)
     if masks and (without := [file.name for file in anomalous if not file.masks]):
         shares = f"{len(without)} of {len(anomalous)}"
         log.warning(
@@ -357,12 +357,14 @@ def _of_table(table: Path, folder: Path, images: Sequence[Path]) -> list[File]:
         path = text.replace("\\", "/")
         places = (os.path.relpath(base / path, folder) for base in (folder, table.parent, table.parent.parent))
         found = next((known[place] for place in places if place in known), None)
-        alone = by_end.get(PurePath(path).name, ())
-        return found or (alone[0] if len(alone) == 1 else None)
+        given, alone = PurePath(path), by_end.get(PurePath(path).name, ())
+        moved = [name for name in alone if _may_be(given, PurePath(name))]  # the folder was another one then
+        return found or (moved[0] if len(alone) == len(moved) == 1 else None)
 
     rows = list(_rows(table, lambda text: find(text) is not None))
     objects = {row.get("object") for _, row in rows}
     files: dict[str, File] = {}
+    lacking: list[str] = []
     for line, row in rows:
         if folder.name in objects and row["object"] != folder.name:
             continue
@@ -374,10 +376,20 @@ def _of_table(table: Path, folder: Path, images: Sequence[Path]) -> list[File]:
         if not row["label"]:
             raise UserError(f"{table}, line {line}: {row['file']} has no label")
         mask = find(row.get("mask", "")) if row.get("mask") else None
+        if row.get("mask") and mask in (None, name):
+            lacking.append(f"{row['mask']} in line {line}")
+            mask = None
         file = File(name, split, row["label"], f"{row['label']} in {table}", (folder / mask,) if mask else ())
         if files.setdefault(name, file) != file:
             raise UserError(f"{table}, line {line}: {row['file']} has another row that says something else")
+    if lacking:
+        log.warning("%s: %d masks are no files in %s, such as %s", table, len(lacking), folder, lacking[0])
     return [files[name] for name in sorted(files, key=PurePath)]
+
+
+def _may_be(given: PurePath, image: PurePath) -> bool:
+    """Return whether a path and an image's path agree in their folders, as far as both name them."""
+    return all(one == other for one, other in zip(given.parts[-2::-1], image.parts[-2::-1], strict=False))
 
 
 def _rows(table: Path, is_image: Callable[[str], bool]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -391,7 +403,9 @@ def _rows(table: Path, is_image: Callable[[str], bool]) -> Iterator[tuple[int, d
             first = file.readline()
             file.seek(0)
             lines = list(csv.reader(file, delimiter=max(",;\t", key=first.count)))
-    except (OSError, UnicodeError, csv.Error) as error:
+    except UnicodeError as error:
+        raise UserError(f"{table}: is not in UTF-8; save it as UTF-8") from error
+    except (OSError, csv.Error) as error:
         raise UserError(f"{table}: cannot be read as CSV: {error}") from error
     rows = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(lines, start=1) if any(cells)]
     heads = [cell.lower() for cell in rows[0][1]] if rows else []
@@ -401,7 +415,10 @@ def _rows(table: Path, is_image: Callable[[str], bool]) -> Iterator[tuple[int, d
     has_header = min(columns["file"], columns["label"]) >= 0 and not is_image(rows[0][1][columns["file"]])
     if not has_header:
         if not rows or len(rows[0][1]) < 2 or not is_image(rows[0][1][0]):
-            raise UserError(f"{table}: needs a header with the columns file, label and, if wanted, split and mask")
+            found = f"its first line is {', '.join(rows[0][1])}" if rows else "it is empty"
+            raise UserError(
+                f"{table}: needs a header with the columns file, label and, if wanted, split and mask; {found}"
+            )
         is_split = all(role_of(cells[2]) in ("train", "test") for _, cells in rows if len(cells) > 2 and cells[2])
         columns = {name: i for i, name in enumerate(("file", "label", *(["split"] if is_split else []), "mask"))}
     for number, cells in rows[has_header:]:

@@ -70,7 +70,7 @@ def read_picture(path: Path, exactly: bool, number: int | None = None) -> np.nda
         asked for and Pillow does not read the values as they are.
     """
     try:
-        with Image.open(path) as opened:
+        with path.open("rb") as file, Image.open(file) as opened:  # Pillow turns pixels wrongly that it maps by name
             check_size(path, opened.width, opened.height)
             if number is None and opened.format != "MPO" and (count := getattr(opened, "n_frames", 1)) > 1:
                 raise UserError(f"{path}: holds {count} pictures, and one is needed here")
@@ -84,9 +84,7 @@ def read_picture(path: Path, exactly: bool, number: int | None = None) -> np.nda
                 raise UserError(
                     f"{path}: not all of its bits can be read, as data.window needs; save it as PNG or TIFF"
                 )
-            correct = _make_correction(opened, exactly)
-            ImageOps.exif_transpose(opened, in_place=True)
-            return correct(_pixels(opened))
+            return from_pillow(opened, exactly)
     except UserError:
         raise
     except Exception as error:  # a damaged file makes Pillow raise many types; it must cost this file only
@@ -97,7 +95,13 @@ def read_picture(path: Path, exactly: bool, number: int | None = None) -> np.nda
         raise UserError(f"{path}: {reason} ({type(error).__name__})") from error
 
 
-def _pixels(opened: ImageFile.ImageFile) -> np.ndarray:
+def from_pillow(picture: Image.Image, exactly: bool = False) -> np.ndarray:
+    """Return the pixels of a picture that Pillow has opened or made; see ``read_picture``."""
+    correct = _make_correction(picture, exactly)
+    return correct(_pixels(ImageOps.exif_transpose(picture)))
+
+
+def _pixels(opened: Image.Image) -> np.ndarray:
     if opened.mode in ("I", "F") or opened.mode.startswith("I;16"):
         return np.asarray(opened)
     if opened.has_transparency_data:
@@ -106,7 +110,7 @@ def _pixels(opened: ImageFile.ImageFile) -> np.ndarray:
     return np.asarray(opened if opened.mode in ("L", "RGB") else opened.convert("RGB"))
 
 
-def _coding(opened: ImageFile.ImageFile) -> tuple[Any, ...]:
+def _coding(opened: Any) -> tuple[Any, ...]:
     """Return how the pixels are coded: Pillow's raw mode first; of a PNM its largest value second."""
     args = opened.tile[0].args if opened.tile else ""
     return args if isinstance(args, tuple) else (args,)
@@ -118,7 +122,7 @@ def _has_deep_colours(opened: ImageFile.ImageFile) -> bool:
     return is_pnm_of_16_bits or (opened.mode[0] not in "IF" and ";16" in str(_coding(opened)[0]))
 
 
-def _make_correction(opened: ImageFile.ImageFile, exactly: bool) -> Callable[[np.ndarray], np.ndarray]:
+def _make_correction(opened: Image.Image, exactly: bool) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function from the values that Pillow reads to those in the file, where they differ."""
     tags = getattr(opened, "tag_v2", {})
     stored = opened.mode, *(tags.get(tag, (1,))[0] for tag in (_BITS, _SAMPLE_FORMAT))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from anogan_jax.config import DataConfig, Window
 from anogan_jax.errors import UserError
-from anogan_jax.runtime import by_window, to_channels
+from anogan_jax.runtime import by_window, opaque_of, to_channels
 
 log = logging.getLogger(__name__)
 _max_pixels = DataConfig.max_pixels
@@ -56,7 +56,10 @@ def to_grey_levels(array: np.ndarray, where: str, channels: int, window: Window)
       UserError: it begins with ``where``; the pixels have no grey level, or the channels do not fit.
     """
     if window is not None and array.shape[-1] == 4 != channels:  # a window is of the colours
-        parts = (_by_window(array[..., :3], window, where), _by_window(array[..., 3:], None, where))
+        parts = (
+            _by_window(array[..., :3], window, where),
+            _by_window(array[..., 3:], (0, opaque_of(array.dtype)), where),
+        )
         pixels = np.concatenate(parts, axis=-1)
     else:
         pixels = _by_window(array, window, where)

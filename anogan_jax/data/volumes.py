@@ -41,7 +41,8 @@ def contents_of(path: Path) -> Contents:
     """Return what a file of these formats holds: one slice if it cannot be read, which reading says."""
     try:
         with _user_errors(path):
-            return _reader_of(path)[0](path)
+            found = _reader_of(path)[0](path)
+            return found._replace(depth=max(1, found.depth))  # without a slice it cannot be read either
     except UserError:
         return Contents(depth=1)
 
@@ -163,6 +164,8 @@ def _nifti_contents(path: Path) -> Contents:
 
 def _read_nifti(path: Path, number: int) -> np.ndarray:
     volume = _nifti(path)
+    if len(volume.shape) < 2 or 0 in volume.shape:
+        raise UserError(f"{path}: holds no slice, its shape is {volume.shape}")
     check_size(path, *volume.shape[:2])
     plane = np.asarray(volume.dataobj[(..., *np.unravel_index(number, volume.shape[2:], order="F"))])
     if plane.dtype.names:  # colours
