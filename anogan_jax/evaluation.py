@@ -291,7 +291,8 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
     if data.warning:
         log.warning("%s", data.warning)
     if data.test is None or not _has_both(test := test_split(data)):
-        raise UserError(f"--compare: needs a test split with normal and anomalous images; {data.origin} has none")
+        has = "no test split" if data.test is None else "images of one kind"
+        raise UserError(f"--compare: needs a test split with normal and anomalous images; {data.origin} has {has}")
     if detector.held_out is None:
         log.warning("the detector keeps no held-out images: other settings are compared by their reconstructions alone")
     methods: dict[str, Callable[[str], Iterator[Finding]]] = {

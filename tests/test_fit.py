@@ -112,8 +112,8 @@ def test_signal_handlers_are_restored(tiny_run, tmp_path, monkeypatch):
 
 
 def test_signal_in_the_last_step_stops_the_run_too(tmp_path, monkeypatch):
-    """Before the networks that are trained next; so does one that arrives while the last state is saved."""
-    config = tiny_config()
+    """Before the next network is trained; one that arrives while the last state is saved has its usual effect."""
+    config, before = tiny_config(), signal.signal(signal.SIGTERM, lambda *_: kill())
     with monkeypatch.context() as patch:
         interrupt(patch, "make_train_step", make_train_step, config.train.steps, lambda: stop(signal.SIGTERM))
         with pytest.raises(Stopped, match="saved at step 12"):
@@ -123,11 +123,14 @@ def test_signal_in_the_last_step_stops_the_run_too(tmp_path, monkeypatch):
     def save(folder, state):
         save_state(folder, state)
         if int(state.step) == config.train.steps:
-            stop(signal.SIGINT)
+            stop(signal.SIGTERM)
 
     monkeypatch.setattr(loop, "save_state", save)
-    with pytest.raises(KeyboardInterrupt):
-        fit(config=config, workdir=tmp_path / "saving")
+    try:
+        with pytest.raises(Killed):
+            fit(config=config, workdir=tmp_path / "saving")
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert not (tmp_path / "saving" / "encoder").exists()
     assert saved_steps(tmp_path / "saving" / "checkpoints")[-1] == 12
 
