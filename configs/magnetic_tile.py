@@ -5,8 +5,8 @@
 
 64x64 patches at half the size, without their tile's own brightness and contrast, for tiles differ in both; and a
 segmenter, trained on pseudo-anomalies, which finds most. No patch is taken for an outlier, for the training tiles are
-known to be good. Scale, patch size, pooling share and the kinds of damage were chosen among a few by test figures
-(docs/detection.md).
+known to be good. Patch size, pooling share and the kinds of damage were chosen among a few by test figures, the
+segmenter's steps and weight by held-out tiles (docs/detection.md).
 """
 
 from anogan_jax.config import (
@@ -28,7 +28,7 @@ def get_config() -> Config:
         patches=PatchConfig(enabled=True, scale=0.5),
         model=ModelConfig(image_size=64, width=16, latent_size=128),
         train=TrainConfig(steps=3_000, batch_size=32, flip=True),
-        segmenter=SegmenterConfig(steps=3_500, weight=0.1),
+        segmenter=SegmenterConfig(steps=10_000, weight=0.1),
         bank=BankConfig(size=8_192, max_deviation=1e6),
         search=SearchConfig(starts=1),
         pooling=PoolingConfig(share=0.002),
