@@ -352,6 +352,10 @@ def test_csv_that_cannot_be_used_is_named(tmp_path, text, message):
         (["train/0.png", "test/0.png", "test/good/0.png"], r"images beside the folders good.*--config\.data\.labels="),
         (["good/0.png", "test/0.png"], r"test/ but no train/"),
         (["masks/0.png"], "no image to train on"),
+        (
+            ["good/train/0.png", "good/test/1.png", "bad/test/2.png"],
+            r"several data sets; .*--config\.data\.dir=.*/good$",
+        ),
         (["ng/0.png"], r"classes ng; .*--config\.data\.normal=NAME"),
         (["train/bad/0.png", "test/good/0.png", "test/bad/0.png"], r"classes bad; .*--config\.data\.normal=NAME"),
     ],

@@ -132,13 +132,15 @@ def _is_black(mask: Path) -> bool:
 def _refuse_other_layouts(folder: Path, images: Iterable[PurePath]) -> None:
     """Raise UserError if a folder holds several data sets, or images to test but none to train on."""
     splits = {_parse(image).split for image in images}
-    sets = set()
+    sets, trainable = set[str](), set[str]()
     for parts in {image.parts[:-1] for image in images}:
         top, *below = [*map(role_of, parts), ""]
         if parts and top is None and (below[0] in ("train", "test") or below[:2] == ["wrapper", "wrapper"]):
             sets.add(parts[0])
+            trainable |= {parts[0]} if below[0] != "test" else set()
     if sets and not {"train", "test"} & splits:
-        raise UserError(f"{folder}: holds several data sets; give one, such as --config.data.dir={folder / min(sets)}")
+        one = folder / min(trainable or sets)
+        raise UserError(f"{folder}: holds several data sets; give one, such as --config.data.dir={one}")
     if "test" in splits and "train" not in splits:
         raise UserError(f"{folder}: has test/ but no train/, where the normal images to train on belong")
 
