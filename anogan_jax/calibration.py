@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+_ALPHA = 0.05  # at which an appearance beyond its limit is an anomaly
 _MOST_KAPPA = 20.0  # reached where all but one in 28 turns are told
 
 
@@ -13,8 +14,25 @@ class Calibration(NamedTuple):
 
     scores: np.ndarray  # (M,) float64
     map_levels: np.ndarray  # (M,) float64 the value that one percent of each image's map reaches
-    level: np.ndarray  # () A(x) that one in twenty of them exceeds: the score of an appearance at its limit
+    level: np.ndarray  # () the score of an appearance at its limit, see ``appearance_level``
     rotation_factor: np.ndarray  # () what T(x) is multiplied by before it is added to A(x); 0 without it
+
+
+def appearance_level(scores: np.ndarray, appearance: np.ndarray) -> float:
+    """Return the score of an appearance at its limit, above which an image is an anomaly at alpha = 0.05.
+
+    So few held-out images score as high, by A(x) or because their own appearance is beyond its limit, that the p-value
+    is at most 0.05; where too many are beyond it, none does by A(x).
+
+    Args:
+      scores: A(x) of held-out images, (M,).
+      appearance: theirs, (M,), in units of the limit.
+
+    >>> appearance_level(np.arange(40.0), np.full(40, 0.5))  # 39 alone is higher: (1 + 1) / 41 <= 0.05
+    38.0
+    """
+    may_lie_above = int(_ALPHA * (1 + len(scores)) + 1e-9) - 1 - int((appearance > 1).sum())
+    return float(np.sort(scores)[::-1][max(may_lie_above, 0)])
 
 
 def rotation_scale(scores: np.ndarray, rotation: np.ndarray, accuracy: float) -> float:

@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from anogan_jax import config as configs
 from anogan_jax.appearance import tree_of
 from anogan_jax.bank import Bank, make_index, make_neighbours
-from anogan_jax.calibration import Calibration, map_level, rotation_scale
+from anogan_jax.calibration import Calibration, appearance_level, map_level, rotation_scale
 from anogan_jax.config import Config, SearchConfig
 from anogan_jax.data import (
     Images,
@@ -57,7 +57,6 @@ from anogan_jax.version import __version__
 
 log = logging.getLogger(__name__)
 _CALIBRATING = 64  # held-out images that calibrate a search tried for comparison
-_LEVEL = 0.95  # quantile of A(x) of held-out images: the score of an appearance at its limit
 _FORMAT = 4  # of the saved folder
 _EXAMPLES = {"example:digits": Path(__file__).parent / "examples" / "digits"}
 _SHOWN = 12  # results that a notebook shows as pictures
@@ -417,8 +416,9 @@ def _calibrated(detector: Detector) -> Detector:
         if not factor:
             log.warning("the rotation network takes no part: it tells their turns by chance, or they do not differ")
     scores = scores + factor * rotation
-    level = np.quantile(scores, _LEVEL)
-    detector = detector._replace(calibration=Calibration(combine(scores, appearance, level), map_levels, level, factor))
+    level = appearance_level(scores, appearance)
+    calibration = Calibration(combine(scores, appearance, level), map_levels, np.array(level), factor)
+    detector = detector._replace(calibration=calibration)
     if config.data.keep_held_out:
         return detector
     return detector._replace(held_out=None, regions=regions._replace(held_out=[]))

@@ -680,7 +680,7 @@ def combine(score: ArrayLike, excess: ArrayLike, level: float) -> np.ndarray:
     Args:
       score: A(x), (N,).
       excess: (N,) the largest of the terms, in units of their limits.
-      level: the score that a term at its limit stands for, see ``Calibration``.
+      level: the score that a term at its limit stands for, see ``calibration.appearance_level``.
     """
     return np.where(np.greater(excess, 1), np.maximum(score, np.multiply(level, excess)), score)
 

@@ -5,8 +5,8 @@
 
 64x64 patches at half the size, in colour, and a segmenter that learns from pseudo-anomalies. For grey images
 --config.model.channels=1; if each image has a brightness of its own, --config.data.normalize_contrast. The settings are
-those of the magnetic tiles, with more steps, more of the segmenter and fewer pixels in the score: held-out images with
-damage chose these two (docs/detection.md). MVTec AD itself was not measured.
+those of the magnetic tiles, with more steps of the GAN, more of the segmenter and fewer pixels in the score: held-out
+images with damage chose these two (docs/detection.md). MVTec AD itself was not measured.
 """
 
 from anogan_jax.config import (
@@ -28,8 +28,8 @@ def get_config() -> Config:
         patches=PatchConfig(enabled=True, scale=0.5),
         model=ModelConfig(image_size=64, channels=3, width=16, latent_size=128),
         train=TrainConfig(steps=5_000, batch_size=32, flip=True),
-        segmenter=SegmenterConfig(steps=5_000, weight=0.3),
+        segmenter=SegmenterConfig(steps=10_000, weight=0.3),
         bank=BankConfig(size=8_192, max_deviation=1e6),
         search=SearchConfig(starts=1),
-        pooling=PoolingConfig(share=0.0005),
+        pooling=PoolingConfig(share=0.0001),
     )

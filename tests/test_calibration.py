@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anogan_jax import p_values, threshold
-from anogan_jax.calibration import alpha_obstacle
+from anogan_jax.calibration import alpha_obstacle, appearance_level
 from anogan_jax.metrics import decision_metrics, ranking_metrics
+from anogan_jax.runtime import combine
 
 small = st.integers(0, 9).map(float)  # many ties
 
@@ -46,3 +47,18 @@ def test_proposed_alpha_is_high_enough():
     for count in (1, 3, 7, 18, 333):
         proposed = float(alpha_obstacle(count, 1e-4).rsplit("=", 1)[1])
         assert alpha_obstacle(count, proposed) == ""
+
+
+@pytest.mark.parametrize("count", [19, 40, 72, 500])
+@pytest.mark.parametrize("beyond", [0, 1, 2])
+def test_image_beyond_the_limit_of_its_appearance_is_an_anomaly(count, beyond):
+    """However A(x) is distributed, and though some held-out images are beyond it too."""
+    rng = np.random.default_rng(count)
+    for scores in (rng.normal(5, 1, count), rng.exponential(1, count), rng.exponential(1, count) ** 4):
+        appearance = rng.uniform(0, 1, count)
+        appearance[:beyond] = rng.uniform(1.01, 3, beyond)
+        level = appearance_level(scores, appearance)
+        held_out = combine(scores, appearance, level)
+        p = p_values(combine([0.0], [1.001], level), held_out)[0]
+        assert p <= max(0.05, (1 + beyond) / (1 + count))
+        assert level == scores.max() or (scores > level).sum() == int(0.05 * (1 + count)) - 1 - beyond
