@@ -19,10 +19,11 @@ class Calibration(NamedTuple):
 
 
 def appearance_level(scores: np.ndarray, appearance: np.ndarray) -> float:
-    """Return the score of an appearance at its limit, above which an image is an anomaly at alpha = 0.05.
+    """Return the score of an appearance at its limit; an image above it is an anomaly at alpha = 0.05.
 
-    So few held-out images score as high, by A(x) or because their own appearance is beyond its limit, that the p-value
-    is at most 0.05; where too many are beyond it, none does by A(x).
+    Held-out images score higher either by A(x) or because their own appearance is beyond its limit. The level is so
+    high that both together are few enough for a p-value of 0.05. It is at most the largest A(x), so with fewer than 19
+    held-out images, or too many of them beyond the limit, p-values are larger.
 
     Args:
       scores: A(x) of held-out images, (M,).

@@ -163,8 +163,8 @@ def _fit(config: Config, workdir: Path, given: Images | None) -> Detector:
         log.info("%s: the detector is finished", workdir)
         return load(workdir)
     images = data.train.take(_readable(data.train, train, 2))
-    if loss := _lost(images, replace(config.data, window=data.window), config.model.channels):
-        log.warning("%s", loss)
+    if warning := _warning_of_pixels(images, replace(config.data, window=data.window), config.model.channels):
+        log.warning("%s", warning)
     kept = data.held_out.take(_readable(data.held_out, held_out, 1))
     log.info("training on %d normal images (%s); %d held out", len(images.names), data.origin, len(kept.names))
     if warning := alpha_obstacle(len(kept.names), config.alpha):
@@ -410,8 +410,8 @@ def _digests(images: Images) -> np.ndarray:
     return gather(digests).max(axis=0)
 
 
-def _lost(images: Images, data: DataConfig, channels: int) -> str:
-    """Return what the first training images lose on their way to the model, or an empty text."""
+def _warning_of_pixels(images: Images, data: DataConfig, channels: int) -> str:
+    """Return a warning if the first training images lose colours or nearly all grey levels, else an empty text."""
     seen = range(min(_LOOKED_AT, len(images.names)))
     raw = [images.raw(i)[0] for i in seen] if images.raw else []
     if channels == 1 and any(each.shape[-1] >= 3 and np.ptp(each[..., :3], axis=-1).any() for each in raw):

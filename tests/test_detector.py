@@ -180,7 +180,7 @@ def test_images_that_cannot_be_scored_are_refused(detector, images, given, messa
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "HSV"])
 def test_pictures_of_pillow_score_as_their_files_do(detector, images, mode, tmp_path):
-    """As pictures, as paths in a list, and from the folder; the runtime takes those that need no conversion."""
+    """Detector.score takes Pillow's images and lists of paths; the runtime refuses modes that need a conversion."""
     paths = [tmp_path / f"{i}.{'tif' if mode in ('CMYK', 'HSV') else 'png'}" for i in range(2)]
     for path, image in zip(paths, images[:2], strict=True):
         picture = Image.fromarray(image).convert("RGB" if mode in ("CMYK", "HSV") else "L").convert(mode)

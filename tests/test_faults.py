@@ -207,7 +207,7 @@ def test_input_that_is_replaced_after_a_kill_is_scored_anew(tiny_run, tmp_path, 
 
 
 def test_temporary_files_of_a_killed_process_are_removed_and_no_others(tmp_path):
-    """Those of another run stay, which may be in work: a folder in the work directory has a lock of its own."""
+    """Temporary files below inputs/ stay: they belong to other runs, which may be writing them."""
     (tmp_path / "heatmaps").mkdir()
     with replacing(tmp_path / "heatmaps" / "a.txt") as temporary:
         left = temporary.with_name(f"{temporary.stem}2.png")  # as a kill leaves it

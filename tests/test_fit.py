@@ -385,8 +385,8 @@ def test_bank_and_references_are_of_training_images_without_outliers(gan, weight
     np.testing.assert_array_equal(references, pixels[is_kept])
 
 
-def test_images_of_most_of_which_are_equal_are_screened_by_the_mean_deviation(gan, weights, blobs):
-    """60 of 100 are blank, so that the median deviation is 0: the others are no outliers for that."""
+def test_equal_images_do_not_make_all_others_outliers(gan, weights, blobs):
+    """60 of 100 images are blank, so the median deviation is 0; most of the 40 others are kept all the same."""
     seen = np.concatenate([np.full_like(blobs[:60], -1), blobs[60:100]])
     _, references = make_bank(config_of_blobs(inverted=0), gan, weights, from_user(to_pixels(seen, seen), 1))
     kept = to_model_range(references).mean(axis=(1, 2, 3))

@@ -368,7 +368,7 @@ def test_what_cannot_be_told_is_refused(tmp_path, names, message):
 
 @pytest.mark.parametrize("label", ["defective", "bad", "NG"])
 def test_images_that_are_called_defective_are_not_trained_on(tmp_path, label):
-    """Nor where all of them are called so; data.normal may say that the word means something else."""
+    """All images of the CSV have one such label: training is refused, unless data.normal names the label."""
     write(tmp_path, *numbered("{}.png", 3))
     write_csv(tmp_path / "labels.csv", ("file", "label"), *((f"{i}.png", label) for i in range(3)))
     with pytest.raises(UserError, match=rf"labels\.csv: has the classes {label}; .*--config\.data\.normal=NAME"):
@@ -378,7 +378,7 @@ def test_images_that_are_called_defective_are_not_trained_on(tmp_path, label):
 
 @pytest.mark.parametrize("end", ["mask", "label", "gt", "seg", "segmentation", "annotation"])
 def test_masks_beside_images_are_told_by_their_names(tmp_path, end):
-    """A file of the end alone is an image, and so is one without an image of its name."""
+    """A file whose whole name is _mask.png is an image, and so is 9-mask.png without an image 9.png."""
     write(tmp_path, *numbered("{}.png", 4), f"_{end}.png", f"9-{end}.png")
     write(tmp_path, *(f"{i}_{end}.png" for i in range(4)), value=0)
     assert set(trained_on(load(tmp_path))) == {*numbered("{}.png", 4), f"_{end}.png", f"9-{end}.png"}

@@ -233,7 +233,7 @@ def test_tiff_whose_white_is_zero_is_inverted(tmp_path):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("dtype", ["u1", "u2"])
 def test_turned_tiff_is_turned_back(tmp_path, dtype, orientation):
-    """Uncompressed, whose pixels Pillow maps into memory when it opens a file by name, as compressed."""
+    """Uncompressed and compressed files agree; Pillow turns uncompressed pixels wrongly if it opens a file by name."""
     array = full_range(dtype, (7, 9))
     for compression in (None, "tiff_lzw"):
         Image.fromarray(array).save(
