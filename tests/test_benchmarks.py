@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from anogan_jax.config import BankConfig, Config, differences
+from anogan_jax.config import BankConfig, Config, DataConfig, differences
+from anogan_jax.data import load_one_class
 from anogan_jax.data.images import from_list
-from benchmarks import blind_spots
+from anogan_jax.errors import UserError
+from benchmarks import blind_spots, boards, damaged
 from benchmarks.choices import choices
 from benchmarks.choices import table as choices_table
 from benchmarks.one_class_table import table
@@ -94,3 +96,44 @@ def test_table_of_blind_spots_has_a_row_for_each_change(tiny_run):
     rows = {"black": blind_spots.called_anomalous(tiny_run.detector, images)}
     assert rows["black"][0] == 1
     assert blind_spots.table({"run": rows, "other": {}})[-1] == f"| black | 100 {rows['black'][1]} |  |"
+
+
+@pytest.mark.parametrize("defect", boards.DEFECTS)
+def test_mask_of_a_board_covers_all_that_its_defects_change(defect):
+    rng = np.random.default_rng(0)
+    board = boards.draw_board(rng)
+    before = np.array(board.image)
+    image, mask = boards.with_defects(board, defect, count=2, rng=rng)
+    assert np.array_equal(np.array(board.image), before)
+    changed = np.array(image) != before
+    assert changed.sum() > 100
+    assert np.array_equal(np.array(mask) > 0, changed)
+
+
+def test_boards_are_in_a_layout_with_masks_and_none_is_overwritten(tmp_path, monkeypatch):
+    for name in ("_TRAIN", "_TEST", "_OF_DEFECT"):
+        monkeypatch.setattr(boards, name, 2)
+    boards.write(tmp_path / "boards")
+    images = load_one_class(Config(data=DataConfig(source="folder", dir=str(tmp_path / "boards"))))
+    assert len(images.train.names + images.held_out.names) == 2
+    assert np.bincount(images.test.labels).tolist() == [2, 12]
+    assert all(images.test.mask(i).any() for i in np.flatnonzero(images.test.labels))
+    with pytest.raises(UserError, match="exists already"):
+        boards.write(tmp_path / "boards")
+
+
+def test_damaged_copies_differ_where_their_masks_say_so():
+    held_out = [np.random.default_rng(i).integers(0, 256, (20 + i, 30, 1), np.uint8) for i in range(3)]
+    images, masks = damaged.with_damaged_copies([*held_out, held_out[0][:8]], size=16)
+    assert len(images) == len(masks) == 9
+    for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        original = held_out[number // 3]
+        assert mask.shape == image.shape[:2] == original.shape[:2]
+        assert np.array_equal(image, original) == (number % 3 == 0)
+        assert mask.any() == (number % 3 > 0)
+
+
+def test_figures_of_damage_are_perfect_for_its_own_masks():
+    masks = [np.zeros((16, 16), bool), np.zeros((16, 16), bool)]
+    masks[1][2:6, 2:6] = True
+    assert damaged.figures([mask.astype(np.float32) for mask in masks], masks) == [1.0] * 6
