@@ -1,4 +1,4 @@
-"""Run each measurement in its own process, so that peak memory is that of one measurement."""
+"""Run each measurement in its own process, so that the peak memory is of this measurement only."""
 
 import json
 import subprocess

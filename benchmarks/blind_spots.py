@@ -1,13 +1,13 @@
-"""Show a detector images that no reconstruction gives away: blank, darker, noisy, blurred, covered, of other things.
+"""Test a detector on images that edge structure may not reveal: blank, darker, noisy, blurred, covered, other things.
 
     python train.py --config configs/mnist.py
     python -m benchmarks.blind_spots --workdir runs/mnist
 
-Changes up to 100 of the detector's held-out normal images and scores them with the detector's own settings. The table
-says for each change the share called anomalous at alpha 0.05 and the term that most of these scores are of; its last
-rows are the shares of false alarms among the unchanged held-out images and the normal images of the test split. Files
-the shares under the work directory's name in benchmarks/results/blind-spots.json, and writes the table of all to
-docs/detection.md.
+Changes up to 100 of the detector's held-out normal images and scores them with the detector's own settings. For each
+change the table gives the share called anomalous at alpha 0.05 and the term that determined most of these scores. Its
+last rows are the shares of false alarms among the unchanged held-out images and among up to 500 normal images of the
+test split. Stores the shares under the work directory's name in benchmarks/results/blind-spots.json, and writes the
+table of all work directories to docs/detection.md.
 """
 
 import json
@@ -30,11 +30,11 @@ from benchmarks.one_class_table import RESULTS, write_table
 
 _COUNT = 100
 _ALPHA = 0.05
-Change = Callable[[np.ndarray], np.ndarray]  # of an image (H, W, C) uint8
+Change = Callable[[np.ndarray], np.ndarray]  # changes an image (H, W, C) uint8
 
 
 def changes(channels: int) -> dict[str, Change]:
-    """Return the changes by name; those of single channels only for colour."""
+    """Return the changes by name; changes of single channels are only for colour images."""
     rng = np.random.default_rng(0)
     photographs = load_sample_images().images
 
@@ -52,7 +52,7 @@ def changes(channels: int) -> dict[str, Change]:
         return cover
 
     def photographed(image: np.ndarray) -> np.ndarray:
-        """Cut a square of 100 pixels out of a photograph, at the image's size."""
+        """Cut a square of 100x100 pixels out of a photograph, resized to the image's size."""
         photograph = photographs[rng.integers(len(photographs))]
         row, column = (rng.integers(length - 100) for length in photograph.shape[:2])
         part = photograph[row : row + 100, column : column + 100]
@@ -87,7 +87,7 @@ def main() -> None:
     workdir = cli.given_workdir()
     detector = load(workdir)
     if not detector.held_out:
-        raise UserError(f"{workdir}: keeps no held-out images to change")
+        raise UserError(f"{workdir}: the detector has no held-out images, which this benchmark changes")
     channels, rng = detector.config.model.channels, np.random.default_rng(1)
     chosen = rng.permutation(len(detector.held_out))[:_COUNT]
     images = [detector.held_out[i] for i in chosen]
@@ -112,14 +112,14 @@ def main() -> None:
 
 
 def called_anomalous(detector: Detector, images: Images) -> tuple[float, str]:
-    """Return the share of images called anomalous, and the term that most of their scores are of."""
+    """Return the share of images called anomalous, and the term that determined most of their scores."""
     findings = list(findings_of(detector, images))
     p = p_values(np.array([finding.score for finding in findings]), detector.calibration.scores)
     return float(np.mean(p <= _ALPHA)), Counter(finding.term for finding in findings).most_common(1)[0][0]
 
 
 def table(results: dict[str, dict]) -> list[str]:
-    """Return the Markdown table: for each work directory the share called anomalous in %, and its term."""
+    """Return the Markdown table: for each work directory the share called anomalous in %, and the term."""
     changes_seen = list(dict.fromkeys(change for rows in results.values() for change in rows))
     lines = ["| images | " + " | ".join(results) + " |", "|---|" + "---|" * len(results)]
     for change in changes_seen:

@@ -1,18 +1,19 @@
-"""Draw simulated printed boards with defects, in the layout of MVTec AD.
+"""Draw simulated printed circuit boards with defects, in the layout of MVTec AD.
 
     python -m benchmarks.boards --output boards
     python train.py --config configs/mvtec.py --config.data.dir=boards --config.model.channels=1 --workdir runs/boards
     python -m benchmarks.localisation --workdir runs/boards
 
-Black and white images of 640x640 pixels: parallel traces, pads with holes, the pads of components. 300 good boards to
-train on; to test, 60 good boards and 20 of each defect, with one to three defects a board, and their masks:
+The images are black and white and have 640x640 pixels. They show parallel traces, pads with holes, and the pads of
+components. There are 300 good boards to train on, and to test 60 good boards and 20 with each defect, with one to three
+defects per board, and masks:
   open     a trace is interrupted
   short    two neighbouring traces are joined
   bite     copper is missing at the edge of a trace
   spur     copper sticks out of the edge of a trace
   copper   a spot of copper lies between two traces
   pinhole  a hole in a trace
-All is drawn from one seed, at twice the size.
+All random numbers come from one seed. Boards are drawn at twice their size and then reduced.
 """
 
 from itertools import pairwise
@@ -26,10 +27,10 @@ from PIL import Image, ImageDraw
 from anogan_jax import cli
 from anogan_jax.errors import UserError
 
-_SIDE, _FINE = 640, 2  # pixels of an image, and how many times larger it is drawn
+_SIDE, _FINE = 640, 2  # side of an image in pixels, and how many times larger it is drawn
 _TRAIN, _TEST, _OF_DEFECT = 300, 60, 20  # images
 DEFECTS = ("open", "short", "bite", "spur", "copper", "pinhole")
-_LEAST = 15  # pixels that a defect must change
+_LEAST = 15  # number of pixels that a defect must change
 _COPPER, _BOARD = 255, 0
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to; it must not exist yet.", required=True)
 Point = tuple[float, float]  # x and y in pixels of the image
@@ -38,9 +39,9 @@ Point = tuple[float, float]  # x and y in pixels of the image
 class Board(NamedTuple):
     """A board without defects."""
 
-    image: Image.Image  # grey, _FINE times the size
+    image: Image.Image  # grey, _FINE times as large as written
     traces: list[tuple[Point, Point]]  # ends of the straight parts
-    width: int  # of the traces, in pixels
+    width: int  # width of the traces in pixels
     pitch: int  # pixels from one trace to the next
 
 
@@ -102,7 +103,7 @@ def with_defects(board: Board, defect: str, count: int, rng: np.random.Generator
 
 
 def _trace(start: int, end: int, row: int, pitch: int, rng: np.random.Generator) -> list[Point]:
-    """Return the corners of a horizontal trace, which may step aside once."""
+    """Return the corners of a horizontal trace, which may be shifted once."""
     if rng.random() < 0.5 and end - start > 4 * pitch:
         corner = int(rng.integers(start + pitch, end - 2 * pitch))
         step = pitch // 2 * (1 if rng.random() < 0.5 else -1) // 2
@@ -133,7 +134,7 @@ def _draw_component(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None
 
 
 def _draw_defect(draw: ImageDraw.ImageDraw, board: Board, defect: str, rng: np.random.Generator) -> None:
-    """Draw a defect at a random place of a random trace, or nothing where that is too close to the border."""
+    """Draw a defect at a random place of a random trace, or nothing if the place is too close to the border."""
     start, end = (np.array(point) for point in board.traces[rng.integers(len(board.traces))])
     point = start + rng.uniform(0.15, 0.85) * (end - start)
     if (point <= 30).any() or (point >= _SIDE - 30).any():
@@ -175,7 +176,7 @@ def _fine(*coordinates: float) -> list[float]:
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    """Write an image in black and white at its size."""
+    """Write an image in black and white, reduced to its final size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     small = np.array(image.resize((_SIDE, _SIDE), Image.Resampling.BOX))
     Image.fromarray((small > 127).astype(np.uint8) * 255).save(path)

@@ -1,12 +1,12 @@
-"""Show where detection is lost: the search, the feature space, the generator's coverage; for one trained detector.
+"""Show where one trained detector loses detection: in the search, the feature space, or the generator's coverage.
 
     python -m benchmarks.causes --workdir runs/one_class/mnist/8-0 --figure docs/causes-mnist-8.png
 
-On 128 normal and 128 anomalous test images. Search: the score and its AUROC against the number of gradient steps, for
-the default search in structure and in pixels, and for the paper's. Coverage: the AUROC of the distance to the
-nearest of more and more random generated images, of the training images, and of their inversions, in both feature
-spaces.
-Prints the tables and saves the plots; no setting is chosen by them.
+Uses 128 normal and 128 anomalous test images. Search: the score and its AUROC against the number of gradient steps, for
+the default search by structure and in pixels, and for the paper's search. Coverage: the AUROC of the distance to the
+nearest image among growing numbers of random generated images, among the training images, and among their inversions,
+in both feature spaces.
+Prints the tables and saves the plots; no setting is chosen from them.
 """
 
 from dataclasses import replace
@@ -33,7 +33,7 @@ from benchmarks.classes import (
     with_neighbours,
 )
 
-_EACH = 128  # normal images, and as many anomalous
+_EACH = 128  # number of normal images, and of anomalous ones
 _STEPS = {"structure": (0, 1, 4, 8, 16, 64), "pixels": (0, 1, 4, 8, 16, 64), "paper": (0, 1, 8, 64, 500)}
 _STYLES = {"structure": "-", "pixels": ":", "paper": "--"}
 _SIZES = (512, 2_048, 8_192, 32_768)
@@ -46,7 +46,7 @@ def main() -> None:
     """Measure, print and plot."""
     detector = load(cli.given_workdir())
     if detector.config.patches.enabled:
-        raise UserError("the detector looks at patches; this needs one that looks at whole images")
+        raise UserError("the detector uses patches; this benchmark needs a detector of whole images")
     images, labels = balanced_sample(detector.config, _EACH)
     descent = {name: against_steps(detector, images, name) for name in _STEPS}
     banks = banks_of(detector)
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def against_steps(detector: Detector, images: Images, name: str) -> dict[str, np.ndarray]:
-    """Return the scores by the number of steps of a search."""
+    """Return the scores for each number of steps of a search."""
     search = with_preset(detector.config, "paper" if name == "paper" else "anogan").search
     if name == "pixels":
         search = replace(search, features="pixels")
@@ -67,7 +67,7 @@ def against_steps(detector: Detector, images: Images, name: str) -> dict[str, np
 
 
 def banks_of(detector: Detector) -> dict[str, Bank]:
-    """Return the banks: random images by their number, training images, inversions."""
+    """Return the banks: random images, named by their number; training images; inversions."""
     train = load_one_class(detector.config).train
     random = draw_bank(detector.gan, detector.model.weights, jax.random.key(0), max(_SIZES))
     banks = {f"{size:,}": Bank(random.z[:size], random.images[:size]) for size in _SIZES}

@@ -2,10 +2,10 @@
 
     python -m benchmarks.choices --config configs/mnist.py --workdir runs/one_class/mnist --config.data.dir=IDX_FOLDER
 
-Uses the detectors of benchmarks.one_class, and trains those that are missing. For each class, up to 500 held-out images
-of the normal class are told from up to 100 of each other class. Scores them by the config's search and by searches that
-differ from it in one setting, and prints AUROC in % and images a second; the config's own search is in bold. Appends a
-row per class and search to a file, and does not run again what has a row there.
+Uses the detectors of benchmarks.one_class, and trains those that are missing. For each class, AUROC is computed on
+held-out images: up to 500 of the normal class against up to 100 of each other class. They are scored by the config's
+search and by searches that differ from it in one setting. Prints AUROC in % and images per second; the config's own
+search is in bold. Appends a row per class and search to a file, and does not repeat searches that have a row there.
 """
 
 import json
@@ -29,7 +29,7 @@ _TRIED: dict[str, tuple[Any, ...]] = {
     "search.features": ("pixels",),
     "search.reference_weight": (0.0, 0.5, 0.75, 1.0),
 }
-_NORMAL, _ANOMALOUS = 500, 100  # images at most; anomalous ones of each class
+_NORMAL, _ANOMALOUS = 500, 100  # largest numbers of normal images, and of anomalous ones of each class
 
 _CLASSES = flags.DEFINE_list("classes", [str(n) for n in range(10)], "The classes that are normal in turn.")
 _RESULTS = flags.DEFINE_string("results", None, "File of the rows. Default: choices.jsonl in the work directory.")
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def choices(config: Config) -> dict[str, Config]:
-    """Return the choices by name: the config itself, in bold, and others that change one of its settings."""
+    """Return the choices by name: the config itself, in bold, and configs that change one of its settings."""
     fields = to_fields(config)
     tried = _TRIED | {"bank.inverted": (0 if config.bank.inverted else BankConfig.inverted,)}
     found = {f"**{', '.join(_shown(name, fields[name]) for name in tried)}**": config}
@@ -104,10 +104,10 @@ def table(classes: list[int], names: list[str], found: list[list[dict]]) -> list
 
     Args:
       classes: the normal classes.
-      names: of the choices.
-      found: for each class a row of each choice.
+      names: the names of the choices.
+      found: for each class, a row for each choice.
     """
-    head = ["search", *map(str, classes), "mean", "images a second"]
+    head = ["search", *map(str, classes), "mean", "images per second"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, rows in zip(names, zip(*found, strict=True), strict=True):
         auroc, speed = ([row[key] for row in rows] for key in ("auroc", "images_per_second"))

@@ -1,4 +1,4 @@
-"""Train detectors of one class each and time how they score: shared by the benchmarks of detection."""
+"""Functions shared by the benchmarks of detection: train one detector for each class, and time its scoring."""
 
 import re
 import subprocess
@@ -20,13 +20,13 @@ from anogan_jax.fit import fit, make_bank
 
 
 def of_class(config: Config, normal: int, seed: int) -> Config:
-    """Return the config for one class, with an encoder."""
+    """Return the config with one class as normal, and with an encoder."""
     values = {"data.normal": normal, "seed": seed, "encoder.steps": config.encoder.steps or 1_000}
     return with_values(config, values)
 
 
 def trained(config: Config, folder: Path) -> Detector:
-    """Return the detector of a work directory under this config; train it if it is not finished."""
+    """Return the detector of a work directory with this config; train it if it is not finished."""
     if (folder / "detector").exists():
         return load(folder).with_config(config)
     return fit(config=config, workdir=folder)
@@ -38,7 +38,7 @@ def with_preset_search(detector: Detector, name: str) -> Detector:
 
 
 def make_other_bank(detector: Detector, train: Images, inverted: int) -> Bank:
-    """Return a bank of random images (0), or of so many inverted training images."""
+    """Return a bank of ``inverted`` inverted training images, or of random images if that is 0."""
     config = with_values(detector.config, {"bank.inverted": inverted})
     return make_bank(config, detector.gan, detector.model.weights, train)[0]
 
@@ -51,10 +51,10 @@ def with_neighbours(detector: Detector, bank: Bank, starts: int = 8, **search: A
 
 
 def balanced_sample(config: Config, each: int) -> tuple[Images, np.ndarray]:
-    """Return a fixed random sample of the test split, up to ``each`` normal and as many anomalous images; their labels.
+    """Return a fixed random sample of the test split, up to ``each`` normal and ``each`` anomalous images; and labels.
 
     Raises:
-      UserError: the data set has no test split with labels of both kinds.
+      UserError: the data set has no test split with normal and anomalous images.
     """
     data = load_one_class(config)
     test = test_split(data)
@@ -81,14 +81,14 @@ def timed_scores(detector: Detector, images: Images) -> tuple[np.ndarray, float]
 
 
 def settings(config: Config) -> list[str]:
-    """Return the fields that differ from their defaults, as ``name=value``; not where the data is."""
+    """Return the fields that differ from their defaults, as ``name=value``, without the folder of the data."""
     texts = [text.split(", not ")[0] for text in differences(with_values(config, {"data.dir": ""}), Config())]
-    return [re.sub(r"^(data\.\w+)='(\d+)'$", r"\1=\2", text) for text in texts]  # a class as the number that it is
+    return [re.sub(r"^(data\.\w+)='(\d+)'$", r"\1=\2", text) for text in texts]  # a class is written as a number
 
 
 @cache
 def commit() -> str:
-    """Return the commit, marked if the code has changed since; as it was at the first call."""
+    """Return the commit, marked "-dirty" if the code has changed since; it is determined at the first call."""
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         where = Path(__file__).parent.parent

@@ -3,10 +3,10 @@
     python train.py --config configs/magnetic_tile.py --config.data.dir=FOLDER
     python -m benchmarks.damaged --workdir runs/magnetic_tile
 
-Tells the detector's held-out images from two copies of each in which a random part of the model's size is damaged, as
-for training (anogan_jax/data/pseudo.py). No test image is seen. Prints for each weight the image AUROC by the share of
-the map that makes the score, and the map's pixel AUROC and PRO. The damage is of the kinds that the segmenter has
-learnt, so the figures favour it.
+Scores the detector's held-out images and two copies of each in which a random part of the model's size is damaged as in
+training (anogan_jax/data/pseudo.py). No test image is used. Prints for each weight the image AUROC for several shares
+of the map whose mean is the score, and the map's pixel AUROC and PRO. The damage is of the kinds that the segmenter was
+trained on, so the figures favour it.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ from anogan_jax.metrics import count_pixels, pixel_metrics
 from anogan_jax.runtime import pool
 
 _COPIES = 2
-_LEAST = 8  # pixels that damage must change visibly
+_LEAST = 8  # number of pixels that damage must change visibly
 _WEIGHTS = (0.0, 0.05, 0.1, 0.3, 1.0)
 _SHARES = (0.0001, 0.0005, 0.002, 0.01)
 
@@ -33,7 +33,7 @@ def main() -> None:
     workdir = cli.given_workdir()
     detector = load(workdir)
     if not detector.held_out or not detector.config.patches.enabled or detector.model.segmenter is None:
-        raise UserError(f"{workdir}: keeps no held-out images, or its detector has no patches or no segmenter")
+        raise UserError(f"{workdir}: its detector lacks held-out images, patches or a segmenter; all are needed")
     images, masks = with_damaged_copies(detector.held_out, detector.config.model.image_size)
     of_search, of_segmenter = (maps_of(detector, images, weight) for weight in (0.0, 1.0))
     print("| weight | " + " | ".join(f"{100 * share:g} %" for share in _SHARES) + " | pixel AUROC | PRO |")
@@ -47,12 +47,12 @@ def with_damaged_copies(held_out: list[np.ndarray], size: int) -> tuple[list[np.
     """Return held-out images and two damaged copies of each, (H, W, C) uint8, and masks of their damage, (H, W) bool.
 
     Args:
-      held_out: the images; those in which no part of the model's size fits are left out.
-      size: of the model.
+      held_out: the images; those smaller than the model's size are left out.
+      size: the model's size.
     """
     large, rng = [image for image in held_out if min(image.shape[:2]) >= size], np.random.default_rng(0)
     if not large:
-        raise UserError(f"no held-out image has {size} x {size} pixels")
+        raise UserError(f"every held-out image is smaller than {size}x{size} pixels, the size of the model")
     images, masks = [], []
     for image in large:
         images.append(image)
@@ -68,7 +68,7 @@ def with_damaged_copies(held_out: list[np.ndarray], size: int) -> tuple[list[np.
 
 
 def maps_of(detector: Detector, images: list[np.ndarray], weight: float) -> list[np.ndarray]:
-    """Return the anomaly maps of images of the model's scale, with another weight of the segmenter."""
+    """Return the anomaly maps of images at the model's scale, with another weight of the segmenter."""
     _, as_prepared = held_out_images(detector)
     weighted = detector._replace(config=with_values(as_prepared, {"segmenter.weight": weight}))
     queries = from_list(images, detector.config.model.channels, "damaged copies")
@@ -76,7 +76,7 @@ def maps_of(detector: Detector, images: list[np.ndarray], weight: float) -> list
 
 
 def figures(maps: list[np.ndarray], masks: list[np.ndarray]) -> list[float]:
-    """Return the image AUROC with each share of the map, then the maps' pixel AUROC and PRO."""
+    """Return the image AUROC for each share of the map, then the maps' pixel AUROC and PRO."""
     is_damaged = [mask.any() for mask in masks]
     ranked = [roc_auc_score(is_damaged, [pool(each, share) for each in maps]) for share in _SHARES]
     pixels = pixel_metrics(np.sum([count_pixels(each, mask) for each, mask in zip(maps, masks, strict=True)], axis=0))

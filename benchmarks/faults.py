@@ -1,10 +1,10 @@
-"""Kill, damage and crowd a run, and count what was lost.
+"""Kill runs, run two at once and damage their files, and count how often anything is lost.
 
     python -m benchmarks.faults --workdir runs/faults
 
-Trains and scores scikit-learn's digits with a tiny model: in processes that are killed at random moments, two at a
-time, and with flipped bits in every kind of file; and reads mutated images. Prints a table of counts; every row should
-end with a zero. The random moments and places depend on --seed.
+Trains and scores scikit-learn's digits with a tiny model: in processes that are killed at random moments, in two
+processes at once, and with flipped bits in every kind of file. Also reads mutated images. Prints a table of counts;
+every row should end with a zero. The random moments and places depend on --seed.
 """
 
 import io
@@ -32,10 +32,10 @@ from anogan_jax.errors import UserError
 from anogan_jax.training import init_state, make_optimizer
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/faults", "Folder of the runs; must not exist.")
-_KILLS = flags.DEFINE_integer("kills", 100, "Kills in training, and as many in scoring.", lower_bound=0)
-_FLIPS = flags.DEFINE_integer("flips", 20, "Flipped bits in each kind of file.", lower_bound=0)
-_IMAGES = flags.DEFINE_integer("images", 200, "Mutated images.", lower_bound=0)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the random moments and places.")
+_KILLS = flags.DEFINE_integer("kills", 100, "Number of kills in training, and of kills in scoring.", lower_bound=0)
+_FLIPS = flags.DEFINE_integer("flips", 20, "Number of flipped bits in each kind of file.", lower_bound=0)
+_IMAGES = flags.DEFINE_integer("images", 200, "Number of mutated images.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the random moments and places.")
 
 _TINY = [
     "--config=configs/digits.py",
@@ -50,23 +50,24 @@ _TINY = [
 
 
 def main(_: list[str]) -> None:
-    """Run the campaign; print the table."""
-    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of mutated images
+    """Run all tests; print the table."""
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # Pillow warns of mutated images
     root, rng = Path(_WORKDIR.value).absolute(), np.random.default_rng(_SEED.value)
     if root.exists():
-        raise SystemExit(f"error: {root}: exists; give another --workdir")
+        raise SystemExit(f"error: {root}: exists already; give another --workdir")
     root.mkdir(parents=True)
     rows: list[tuple[str, int | str, int | str]] = [("what was done", "times", "lost or wrong"), ("---", "---", "---")]
     whole, scored, killed, output = (root / name for name in ("whole", "whole-scores", "killed", "killed-scores"))
     longest = [seconds(command) for command in (train(whole), score(whole, scored))]
-    kills = kill_until_done(train(killed), killed, longest[0] / 2, rng)  # goes on where the one before was killed
+    kills = kill_until_done(train(killed), killed, longest[0] / 2, rng)  # each run resumes the last
     rows.append(("kills in training", kills, differing(load(whole), load(killed))))
     kills = kill_until_done(score(whole, output), output, longest[1], rng)
     rows.append(("kills in scoring", kills, int(read(scored) != read(output))))
-    rows.append(("two that train in one folder", 2, two_at_once(train(root / "two"), lambda: load(root / "two"))))
+    two = root / "two"
+    rows.append(("two processes that train in one folder", 2, two_at_once(train(two), lambda: load(two))))
     both = root / "two-scores"
-    rows.append(("two that score into one folder", 2, two_at_once(score(whole, both), lambda: read(both))))
-    rows.append(("two that score into two folders", 2, readers(whole, root, read(scored))))
+    rows.append(("two processes that score into one folder", 2, two_at_once(score(whole, both), lambda: read(both))))
+    rows.append(("two processes that score into two folders", 2, readers(whole, root, read(scored))))
     for path in sorted((whole / "detector").iterdir()):
         rows.append((f"flipped bits in {path.name}", _FLIPS.value, flips_missed(path, rng, lambda: load(whole))))
     rows.append(("flipped bits in a checkpoint", _FLIPS.value, checkpoint_flips_missed(whole, rng)))
@@ -76,7 +77,7 @@ def main(_: list[str]) -> None:
 
 
 def train(workdir: Path) -> list[str]:
-    """Return the command that trains there."""
+    """Return the command that trains in a work directory."""
     return [sys.executable, "train.py", *_TINY, f"--workdir={workdir}"]
 
 
@@ -98,13 +99,13 @@ def seconds(command: list[str]) -> float:
 
 
 def kill_until_done(command: list[str], folder: Path, longest: float, rng: np.random.Generator) -> int:
-    """Run a command again and again, killed after up to ``longest`` seconds; at last to its end. Return the kills."""
+    """Run a command again and again, killed after up to ``longest`` seconds, then to its end; return the kills."""
     done = 0
     while done < _KILLS.value:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             process.wait(timeout=rng.uniform(0.1, longest))
-            shutil.rmtree(folder)  # it came to its end: start over
+            shutil.rmtree(folder)  # the command finished: start over
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -114,13 +115,13 @@ def kill_until_done(command: list[str], folder: Path, longest: float, rng: np.ra
 
 
 def differing(ours: object, theirs: object) -> int:
-    """Return how many arrays of two detectors differ in a bit."""
+    """Return how many arrays of two detectors differ in any bit."""
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
     return sum(not np.array_equal(one, other) for one, other in pairs if hasattr(one, "shape"))
 
 
 def two_at_once(command: list[str], check: Callable[[], object]) -> int:
-    """Start a command twice; return 1 unless one ends well, the other says why it did not, and the result is whole."""
+    """Start a command twice; return 0 if one succeeds, a failing one says why and the result is intact, else 1."""
     pair = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     ended = [(process.communicate()[1], process.returncode) for process in pair]
     check()
@@ -154,7 +155,7 @@ def flips_missed(path: Path, rng: np.random.Generator, check: Callable[[], objec
 
 
 def checkpoint_flips_missed(workdir: Path, rng: np.random.Generator) -> int:
-    """Flip bits in files of the last checkpoint; return how often it was restored all the same."""
+    """Flip bits in files of the last checkpoint; return how often the checkpoint was restored nevertheless."""
     config, folder = configs.load(workdir / "config.json"), workdir / "checkpoints"
     optimizer = make_optimizer(config.train.learning_rate, config.train.beta1)
     shapes = jax.eval_shape(lambda: init_state(gan_of(config), optimizer, jax.random.key(0), config.model.channels))
@@ -170,7 +171,7 @@ def checkpoint_flips_missed(workdir: Path, rng: np.random.Generator) -> int:
 
 
 def mutations_missed(root: Path, rng: np.random.Generator) -> int:
-    """Read images with changed, cut or inserted bytes; return how often anything but a UserError was raised."""
+    """Read images with changed, cut or inserted bytes; return how often an error other than UserError was raised."""
     missed, path = 0, root / "mutated"
     for number in range(_IMAGES.value):
         kind = ("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP")[number % 6]

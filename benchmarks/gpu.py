@@ -1,11 +1,12 @@
-"""Measure how near an accelerator comes to its limit: training, search, and the two forms of the convolutions.
+"""Measure how close training, search and both forms of the convolutions come to the limit of an accelerator.
 
     python -m benchmarks.gpu [--json FILE]
 
-For a DCGAN of base width 64 it prints training images a second; images x steps a second of several numbers of searches
-side by side; and, layer by layer, XLA's own convolutions against the matrix products that the CPU uses. In float32 and
-bfloat16, each as a share of the rate measured for a large square product of that type, counting the arithmetic of
-direct convolutions. Medians; compilation is left out. Without an accelerator it runs small on the CPU, and says so.
+For a DCGAN of base width 64 it prints training images per second; images x steps per second for several numbers of
+parallel searches; and, layer by layer, XLA's own convolutions against the matrix products that the CPU uses. Each is
+measured in float32 and in bfloat16, and also given as a share of the rate of a large square product of that type,
+counting the arithmetic of direct convolutions. Times are medians without compilation. Without an accelerator it
+measures a small model on the CPU, and says so.
 """
 
 import json
@@ -35,7 +36,7 @@ from anogan_jax import (
 )
 from anogan_jax.models import Precision
 
-_STEPS = 16  # of a search
+_STEPS = 16  # steps of a search
 _JSON = flags.DEFINE_string("json", None, "File of the rows.")
 
 
@@ -44,9 +45,9 @@ class Work(NamedTuple):
 
     image: int
     width: int
-    batches: tuple[int, ...]  # of training
-    searches: tuple[int, ...]  # side by side
-    square: int  # edge of the product whose rate is the peak
+    batches: tuple[int, ...]  # batch sizes of training
+    searches: tuple[int, ...]  # numbers of parallel searches
+    square: int  # side of the matrices whose product gives the peak rate
     repeat: int
 
 
@@ -80,7 +81,7 @@ def main(_: list[str]) -> None:
 
 
 def training(work: Work, precision: Precision) -> list[dict[str, Any]]:
-    """Return a row per batch size, of one training step."""
+    """Return a row for one training step of each batch size."""
     gan, optimizer = make_gan(work.image, 1, work.width, precision=precision), make_optimizer()
     rows = []
     for batch in work.batches:
@@ -99,7 +100,7 @@ def training(work: Work, precision: Precision) -> list[dict[str, Any]]:
 
 
 def searching(work: Work, precision: Precision) -> list[dict[str, Any]]:
-    """Return a row per number of searches side by side, of searches with the discriminator's features."""
+    """Return a row for each number of parallel searches with the discriminator's features."""
     gan = make_gan(work.image, 1, work.width, precision=precision)
     state = init_state(gan, make_optimizer(), jax.random.key(0), channels=1)
     weights = jax.jit(partial(inference_weights, gan))(state._replace(step=state.step + 1))
@@ -110,10 +111,10 @@ def searching(work: Work, precision: Precision) -> list[dict[str, Any]]:
         images = jax.random.uniform(jax.random.key(1), (count, work.image, work.image, 1), minval=-1.0)
         z = sample_latent(gan, jax.random.key(2), (count,))
         seconds = timed_chain(partial(run, weights, images), z, work.repeat, chained=False)
-        # Each step takes G and D forward and the gradients for their inputs; before that D sees the query, and after
-        # the last step G and D the result.
+        # Each step runs G and D forward and computes the gradients for their inputs. D is also run once on the query
+        # before the first step, and G and D once after the last step.
         flops = (4 * _STEPS + 3) * count * convolution_flops(work)
-        rows.append(rate_row(f"{count} searches side by side", seconds, flops, _STEPS * count, "images x steps"))
+        rows.append(rate_row(f"{count} parallel searches", seconds, flops, _STEPS * count, "images x steps"))
     return rows
 
 
@@ -149,7 +150,7 @@ def convolutions(work: Work, precision: Precision) -> list[dict[str, Any]]:
 
 
 def rate_row(work: str, seconds: float, flops: float, images: int, unit: str) -> dict[str, Any]:
-    """Return the row of a whole program."""
+    """Return the row of a program that handles whole images."""
     return {
         "work": work,
         "seconds": seconds,
@@ -160,7 +161,7 @@ def rate_row(work: str, seconds: float, flops: float, images: int, unit: str) ->
 
 
 def timed_chain(step: Callable[[Any], Any], state: Any, repeat: int, chained: bool = True) -> float:
-    """Return the median seconds of a step after two that do not count; a chained step takes its own result."""
+    """Return the median seconds of a step, without the first two; a chained step gets its own result as input."""
     seconds = []
     for i in range(repeat + 2):
         began = time.perf_counter()
@@ -172,7 +173,7 @@ def timed_chain(step: Callable[[Any], Any], state: Any, repeat: int, chained: bo
 
 
 def convolution_flops(work: Work) -> float:
-    """Return the operations of one image in the direct convolutions of one network; both networks have as many."""
+    """Return the operations of one image in the direct convolutions of one network, the same number for both."""
     total, channels, features, edge = 0.0, 1, work.width, work.image // 2
     while edge >= 4:
         total += 2 * edge**2 * 16 * channels * features

@@ -1,10 +1,10 @@
-"""Check that a scoring run that is killed twice is complete, and that many files take the memory of few.
+"""Check that a scoring run that is killed twice is complete, and that many files need no more memory than few.
 
     python -m benchmarks.interrupted --workdir runs/digits [--counts 2000,20000]
 
-Writes each number of PNG files, random test images with noise; kills score.py (SIGKILL) after a third and after two
-thirds of them, and starts it again each time. Prints the peak memory of its processes and whether scores.csv names
-every file once, in order.
+For each number, writes so many PNG files of random test images with noise, kills score.py (SIGKILL) after a third and
+after two thirds of them, and starts it again each time. Prints the peak memory of its processes and whether scores.csv
+names every file once, in order.
 """
 
 import csv
@@ -29,7 +29,7 @@ from anogan_jax.evaluation import test_split
 from benchmarks.apart import each_apart
 
 _COUNTS = flags.DEFINE_list("counts", ["2000", "20000"], "Numbers of files.")
-_ONE = flags.DEFINE_integer("one", None, "Score this number alone, in this process.")
+_ONE = flags.DEFINE_integer("one", None, "Score only this number, in this process.")
 
 
 def main() -> None:
@@ -39,14 +39,14 @@ def main() -> None:
         return
     for count, found in each_apart("benchmarks.interrupted", _COUNTS.value):
         print(
-            f"{count:7,} files: {found['megabytes']:6,.0f} MB, {found['seconds']:5.0f} s in all, "
+            f"{count:7,} files: {found['megabytes']:6,.0f} MB, {found['seconds']:5.0f} s in total, "
             f"killed after {found['killed after']}; {'complete, none twice' if found['complete'] else 'NOT COMPLETE'}",
             flush=True,
         )
 
 
 def interrupted(count: int) -> dict:
-    """Score so many files, killed twice."""
+    """Score ``count`` files in a run that is killed twice; return what was measured."""
     workdir = cli.given_workdir()
     with tempfile.TemporaryDirectory() as temporary:
         folder, output = Path(temporary) / "files", Path(temporary) / "output"
@@ -57,7 +57,7 @@ def interrupted(count: int) -> dict:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             while written(output) < share * count:
                 if process.poll() is not None:
-                    raise RuntimeError("score.py ended before it was killed")
+                    raise RuntimeError("score.py ended before it could be killed")
                 time.sleep(0.05)
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -72,7 +72,7 @@ def interrupted(count: int) -> dict:
 
 
 def write_files(folder: Path, count: int) -> list[str]:
-    """Write PNG files in folders of a thousand; return their names."""
+    """Write PNG files, a thousand in each folder; return their names."""
     config = load(cli.given_workdir()).config
     images = as_array(test_split(load_one_class(config)), config)
     rng = np.random.default_rng(0)
@@ -90,7 +90,7 @@ def written(output: Path) -> int:
     try:
         with closing(sqlite3.connect(f"file:{output}/.unfinished.sqlite?mode=ro", uri=True)) as journal:
             return int(journal.execute("SELECT COUNT(*) FROM entries").fetchone()[0])
-    except sqlite3.OperationalError:  # there is no file or no table yet
+    except sqlite3.OperationalError:  # the file or the table does not exist yet
         return 0
 
 

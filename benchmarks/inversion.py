@@ -1,11 +1,11 @@
-"""Measure how well the search inverts the generator: queries G(z*) of a trained model, whose residual can reach zero.
+"""Measure how well the search inverts the generator, on queries G(z*), whose residual can reach zero.
 
     python -m benchmarks.inversion --workdir runs/mnist --figure docs/inversion.png
 
-For 100 random z*, measures the residual in pixels that a search leaves, as a share of the residual of an unrelated
-image: of SOAP from the nearest images of a random bank, as training images are inverted, and of the paper's Adam from a
-random z; for several numbers of steps, with 1, 2 and 4 starts of which the best counts. Prints JSON, and draws the
-curves of one start.
+For 100 random z*, measures the pixel residual that remains after a search, divided by the residual of an unrelated
+image. Two searches are compared: SOAP from the nearest images of a random bank (as in the inversion of training
+images), and Adam from a random z (the paper's). Each is run for several numbers of steps and with 1, 2 and 4 starts, of
+which the best counts. Prints JSON, and draws the curves of one start.
 """
 
 import json
@@ -44,7 +44,7 @@ def main() -> None:
     unrelated = float(jnp.abs(queries - others).sum(axis=(1, 2, 3)).mean())
 
     def search_all(z: Array, steps: int, **settings: Any) -> Any:
-        """Return the Found of the searches from z (queries, starts, latent), with axes (queries, starts)."""
+        """Return the results of the searches from z (queries, starts, latent), with axes (queries, starts)."""
         search = make_search(gan, pixels, steps=steps, feature_layer=config.search.feature_layer, **settings)
         pairs = (jnp.repeat(queries, z.shape[1], axis=0), z.reshape(-1, z.shape[-1]))
         found = jax.jit(partial(lax.map, lambda pair: search.run(weights, *pair), batch_size=64))(pairs)
@@ -81,7 +81,7 @@ def _draw(curves: dict[str, dict[int, np.ndarray]], path: Path) -> None:
         axis.fill_between(list(left), low, high, alpha=0.2, color=color)
         axis.plot(list(left), middle, color=color, label=f"{name}: median, 10 % to 90 % shaded")
     axis.axhline(0.05, color="black", linestyle="--", linewidth=1, label="5 %")
-    axis.set(xscale="log", yscale="log", xlabel="gradient steps of the search, one start", ylabel="residual left")
+    axis.set(xscale="log", yscale="log", xlabel="gradient steps of the search, one start", ylabel="remaining residual")
     axis.set(title="Queries G(z*): residual, 1 for an unrelated image")
     axis.legend()
     figure.savefig(path, dpi=120)

@@ -1,10 +1,10 @@
-"""Measure how much memory an image takes when it is scored in patches, by its size.
+"""Measure how the memory for scoring an image in patches depends on its size.
 
     python train.py --config configs/folder.py --config.data.dir=FOLDER --config.patches.enabled --workdir runs/patches
     python -m benchmarks.large_images --workdir runs/patches [--megapixels 25,100,200]
 
-Each image is noise in a PNG file. Prints the peak memory of the process, score.py with the preset nearest and one tile
-beside the other, and the bytes for each pixel more than those of the first image.
+Each image is noise in a PNG file, scored by score.py with the preset nearest and tiles that do not overlap. Prints the
+peak memory of the process, and the bytes for each pixel more than in the first image.
 """
 
 import os
@@ -27,7 +27,7 @@ def main() -> None:
     """Measure each size."""
     workdir = cli.given_workdir()
     model, first = load(workdir).config.model, (0, 0.0)
-    print("| megapixels | GB | bytes a further pixel | seconds |\n|---|---|---|---|")
+    print("| megapixels | GB | bytes per further pixel | seconds |\n|---|---|---|---|")
     for megapixels in map(int, _MEGAPIXELS.value):
         side = round(1000 * megapixels**0.5)
         with tempfile.TemporaryDirectory() as temporary:
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def measure(command: list[str]) -> tuple[int, float]:
-    """Run a command; return the peak of its memory in bytes, and the seconds that it took."""
+    """Run a command; return its peak memory in bytes, and the seconds that it took."""
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)

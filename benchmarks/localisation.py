@@ -1,24 +1,25 @@
-"""Compare how defects are found and located: the detector, PCA and nearest neighbours on the same patches.
+"""Compare how the detector, PCA and nearest neighbours detect and locate defects on the same patches.
 
     python train.py --config configs/magnetic_tile.py --config.data.dir=FOLDER
     python -m benchmarks.localisation --workdir runs/magnetic_tile
 
-For any detector of patches whose data has masks. All methods see the same tiles; their maps of a tile are blended and
-pooled in the same way.
-  no references   the detector, its references left out
-  no search       the detector with references in the place of the search
+Works with any detector of patches whose data has masks. All methods see the same tiles; their maps of a tile are
+blended and pooled in the same way.
+  default         the detector
+  no references   the detector without references
+  no search       the detector with references instead of the search
   no segmenter    the detector without its segmenter
-  search only     neither references nor segmenter
-  segmenter only  the detector's segmenter alone
-  size only       distance of log width and height to the two nearest of training images: what the size alone gives away
+  search only     the detector without references and segmenter
+  segmenter only  the detector's segmenter only
+  size only       distance of log width and height to the two nearest training images: shows what the image size detects
 The baselines learn from 20,000 random patches of the training images:
   pca32           |x - its projection on 32 principal components|
   knn2            the mean distance to the two nearest patches, the same at each pixel of a tile
   knn2_residual   |x - the mean of the two nearest patches|
-  same_knn        the detector's comparison with the eight nearest patches themselves: no generator
+  same_knn        the detector's comparison, but with the eight nearest patches: no generator
 Prints the table and, for each method, in how many images of small defects the map's peak lies inside the mask, widened
-by a quarter of a patch; writes benchmarks/results/<run>.json, where rows of other methods stay. Resumes from
-<workdir>/benchmark.
+by a quarter of a patch. Writes benchmarks/results/<run>.json and keeps the rows of other methods there. An interrupted
+run resumes from <workdir>/benchmark.
 """
 
 import json
@@ -67,7 +68,7 @@ def main() -> None:
     detector = load(workdir)
     config, data = detector.config, load_one_class(detector.config)
     if not config.patches.enabled or data.test is None or data.test.mask is None:
-        raise UserError(f"{workdir}: its data has no masks, or its images are not cut into patches")
+        raise UserError(f"{workdir}: its data has no masks, or its detector uses no patches; both are needed")
     path, peaks = RESULTS / f"{workdir.name.replace('_', '-')}.json", {}
     earlier = json.loads(path.read_text()) if path.exists() else []
     rows = [row for row in earlier if row["method"] not in _CHOSEN.value]
@@ -100,7 +101,7 @@ def scoring_of(method: str, detector: Detector, train: Images) -> Scoring:
 
 
 def by_size(train: Images, test: Images, first: int) -> Iterator[Finding]:
-    """Yield the finding of each test image from number ``first`` on, by its width and height alone."""
+    """Yield the finding of each test image from number ``first`` on, from its width and height only."""
 
     def size(images: Images, number: int) -> np.ndarray:
         return np.log(images.read(number).shape[:2])
@@ -123,7 +124,7 @@ def by_size(train: Images, test: Images, first: int) -> Iterator[Finding]:
         yield Finding(*of_image, score, 0.0, TERMS[0], score, *[0.0] * 4)
 
 
-Residuals = Callable[[np.ndarray], np.ndarray]  # of tiles (n, S * S * C), of the same shape
+Residuals = Callable[[np.ndarray], np.ndarray]  # from tiles (n, S * S * C) to residuals of the same shape
 
 
 def pca32(patches: np.ndarray) -> Residuals:
@@ -157,7 +158,7 @@ flags.register_validator("methods", lambda given: set(given) <= set(METHODS), f"
 
 
 def patches_of(config: Config, train: Images) -> np.ndarray:
-    """Return random patches as training draws them, (20,000, S, S, C) in [-1, 1]."""
+    """Return random patches drawn as in training, (20,000, S, S, C) in [-1, 1]."""
     drawn = read_ahead(make_draw(train, config), range(_PATCHES), ahead=256)
     patches = np.stack([patch for patch in drawn if not isinstance(patch, UserError)])
     return to_networks(patches, config)

@@ -2,18 +2,18 @@
 
     python -m benchmarks.one_class --config configs/mnist.py --workdir runs/one_class/mnist --config.data.dir=IDX_FOLDER
 
-For each class, trains a detector on the training images less the held-out tenth (Ruff et al. 2018), scores the test
-split by each method, and writes a row per method to benchmarks/results/<data set>.json and the table to
+For each class, trains a detector on the training images without the held-out tenth (Ruff et al. 2018), scores the test
+split with each method, and writes a row per method to benchmarks/results/<data set>.json and the table to
 docs/detection.md. The methods:
   default         the search of the config
   nearest, encoder, paper, yeh   the presets of score.py; paper and yeh on 2,000 of the test images
-  no_references   the default search, compared with reconstructions alone
-  references      the references alone, no search
+  no_references   the default search, compared only with reconstructions
+  references      the references only, no search
   random_bank     the default search on a bank of random images
   same_knn        the mean of the 8 nearest training images in the features of the default search: no generator
   pca32, knn2, knn2cos   the baselines of score.py --compare
 A method that is the config's own search under another name has no row. Methods that have a row are not run again; to
-measure anew or with other settings, give another file as --results. --quick only tries the program out.
+measure again or with other settings, give another file as --results. --quick is only for trying out the program.
 """
 
 import json
@@ -47,7 +47,7 @@ from benchmarks.classes import (
 )
 from benchmarks.one_class_table import RESULTS, table, write_table
 
-_SLOW = ("paper", "yeh")  # on a fixed sample of the test split
+_SLOW = ("paper", "yeh")  # these score a fixed sample of the test split
 _SAMPLE = 2_000
 BASELINES = {"pca32": pca, "knn2": knn, "knn2cos": knn_cosine}
 _REFERENCE_WEIGHTS = {"no_references": 0.0, "references": 1.0}
@@ -56,11 +56,11 @@ _QUICK_VALUES = {"train.steps": 50, "encoder.steps": 20, "bank.size": 512, "bank
 
 
 def main() -> None:
-    """Train and score what has no row yet."""
+    """Train and score every method and class that has no row yet."""
     commit()
     config = cli.given_config() or Config()
     if not config.data.name:
-        raise UserError("data.name: give the data set's name; its results are filed under it")
+        raise UserError("data.name: give the data set's name; the file of results is named after it")
     name = config.data.name.replace("_", "-") + ("-contaminated" if config.data.contamination else "")
     path = Path(_RESULTS.value or RESULTS / f"{name}.json")
     rows = json.loads(path.read_text()) if path.exists() and not _QUICK.value else []
@@ -68,7 +68,7 @@ def main() -> None:
         for normal in map(int, _CLASSES.value[: 2 if _QUICK.value else None]):
             asked = of_class(config, normal, seed)
             asked = with_values(asked, _QUICK_VALUES) if _QUICK.value else asked
-            if "encoder" not in _METHODS.value:  # training one takes a minute, and nothing else needs it
+            if "encoder" not in _METHODS.value:  # training an encoder takes a minute, and no other method needs it
                 asked = with_values(asked, {"encoder.steps": 0})
             found = {row["method"]: row for row in rows if (row["class"], row["seed"]) == (normal, seed)}
             wanted = {method: row for method, row in found.items() if method in _METHODS.value}
@@ -78,7 +78,7 @@ def main() -> None:
             if not missing:
                 continue
             if (warning := load_one_class(asked).warning) and not _QUICK.value:
-                raise UserError(f"results of stand-in data are not filed: {warning}")
+                raise UserError(f"results of substitute data are not stored: {warning}")
             detector = trained(asked, cli.given_workdir() / f"{normal}-{seed}{'-quick' if _QUICK.value else ''}")
             for method in missing:
                 rows.append(row := measured(detector, method))
@@ -106,7 +106,7 @@ def repeats_default(config: Config, method: str) -> bool:
 
 
 def measured(detector: Detector, method: str) -> dict:
-    """Score the test split, or a sample of it, by one method; return the row."""
+    """Score the test split, or a sample of it, with one method; return the row."""
     config = for_method(detector.config, method)
     data = load_one_class(config)
     test = test_split(data)
@@ -131,7 +131,7 @@ def measured(detector: Detector, method: str) -> dict:
 def timed_baseline(
     score: Callable[[np.ndarray, np.ndarray], np.ndarray], config: Config, train: Images, test: Images
 ) -> tuple[np.ndarray, float]:
-    """Return a baseline's scores of the test images, and the seconds that it took."""
+    """Return a baseline's scores of the test images, and the seconds that scoring took."""
     flat_train, flat_test = (
         array.reshape(len(array), -1) / 255.0 for array in (as_array(images, config) for images in (train, test))
     )
@@ -140,7 +140,7 @@ def timed_baseline(
 
 
 def detector_of(method: str, detector: Detector, data: OneClass) -> Detector:
-    """Return the detector that scores by a method."""
+    """Return the detector that scores with a method."""
     if method == "default":
         return detector
     if method in _REFERENCE_WEIGHTS:
@@ -159,7 +159,7 @@ _CLASSES = flags.DEFINE_list("classes", [str(n) for n in range(10)], "The classe
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of training.")
 _METHODS = flags.DEFINE_list("methods", METHODS, "Methods to run.")
 _RESULTS = flags.DEFINE_string("results", None, "File of the rows. Default: benchmarks/results/<data set>.json.")
-_QUICK = flags.DEFINE_bool("quick", False, "Two classes, 50 steps, 200 test images; no results are filed.")
+_QUICK = flags.DEFINE_bool("quick", False, "Two classes, 50 steps, 200 test images; no results are stored.")
 for _numbers in ("classes", "seeds"):
     flags.register_validator(_numbers, lambda given: all(map(str.isdigit, given)), "must be numbers, such as 0,1")
 flags.register_validator("methods", lambda given: set(given) <= set(METHODS), f"must be among {','.join(METHODS)}")

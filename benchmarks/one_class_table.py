@@ -15,7 +15,7 @@ _NAMES = {
     "default": "**this project, default search**",
     "nearest": "nearest neighbours in bank and references, no search",
     "no_references": "the default search without references",
-    "references": "references alone: no generator but in screening them",
+    "references": "the nearest references only; the generator is used only to screen them",
     "random_bank": "default search, bank of random images",
     "encoder": "encoder (f-AnoGAN), no search",
     "paper": "the paper's search, 500 steps",
@@ -25,7 +25,7 @@ _NAMES = {
     "knn2cos": "kNN (k=2), cosine",
     "pca32": "PCA-32",
 }
-# From Ruff et al. 2018 (AnoGAN, Deep SVDD), Deecke et al. 2018 (AnoGAN), Perera et al. 2019 (OCGAN); others: means.
+# Ruff et al. 2018 (AnoGAN, Deep SVDD), Deecke et al. 2018 (AnoGAN), Perera et al. 2019 (OCGAN); of others the means.
 _PUBLISHED = {
     "mnist": {
         "AnoGAN in Ruff et al. 2018": [96.6, 99.2, 85.0, 88.7, 89.4, 88.3, 94.7, 93.5, 84.9, 92.4],
@@ -42,7 +42,7 @@ _PUBLISHED = {
 def table(name: str, rows: list[dict]) -> list[str]:
     """Return the Markdown table: AUROC in % by class, averaged over seeds, then the published rows.
 
-    A method's mean is over the seeds that have all classes.
+    A method's mean is computed from the seeds that have all classes.
     """
     classes = sorted({row["class"] for row in rows} | (set(range(10)) if name in _PUBLISHED else set()))
     lines = [
@@ -71,7 +71,7 @@ def table(name: str, rows: list[dict]) -> list[str]:
 
 
 def write_table(name: str, lines: list[str]) -> None:
-    """Replace the lines between the markers of this name in docs/detection.md, if there are any."""
+    """Replace the lines between the markers of this name in docs/detection.md, if the markers exist."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
     between = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     text = begin + "\n".join(lines) + "\n" + end

@@ -1,12 +1,13 @@
-"""Compare PyOD's AnoGAN with this one, by PyOD's own interface, on the same images.
+"""Compare PyOD's AnoGAN with this one, through PyOD's own interface, on the same images.
 
     pip install '.[pyod,torch]'
     python -m benchmarks.pyod_anogan --config mnist --config.data.normal=8 --config.data.dir=IDX_FOLDER
 
-PyOD's fully connected networks have its defaults; they see pixels from 0 to 1. When it predicts, its search is over:
-the latent vector is a layer's output for zeros, so each query is compared with one and the same image. How many images
-these are is counted, and the distance to the mean training image stands beside it. Prints a table: AUROC in %; the
-share of normal test images above the threshold in %, of which a contamination of 0.05 allows 5; seconds.
+PyOD's fully connected networks have its defaults; they see pixels from 0 to 1. PyOD does not search when it predicts:
+the latent vector is a layer's output for zeros, so all queries are compared with the same image. The program counts
+with how many different images the queries are compared, and also measures the distance to the mean training image.
+Prints a table: AUROC in %; the share of normal test images above the threshold in %, which should be at most 5 with a
+contamination of 0.05; seconds.
 """
 
 import time
@@ -23,9 +24,9 @@ from anogan_jax.data import load_one_class
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import test_split
 
-_IMAGES = flags.DEFINE_integer("images", 1_000, "Training images, and at most twice as many test images.", 20)
-_EPOCHS = flags.DEFINE_integer("epochs", 500, "Of PyOD's AnoGAN; 500 is its default.", 1)
-_STEPS = flags.DEFINE_integer("steps", 1_000, "Training steps of ours.", 1)
+_IMAGES = flags.DEFINE_integer("images", 1_000, "Training images; at most twice as many test images are used.", 20)
+_EPOCHS = flags.DEFINE_integer("epochs", 500, "Epochs of PyOD's AnoGAN; 500 is its default.", 1)
+_STEPS = flags.DEFINE_integer("steps", 1_000, "Training steps of this AnoGAN.", 1)
 _ALLOWED = 0.05
 
 
@@ -40,12 +41,12 @@ def main() -> None:
     queries, labels = np.stack([test.read(i) for i in range(len(test.names))]), test.labels
     rows, new_rows = (each.reshape(len(each), -1) / 255 for each in (train, queries))
     torch.manual_seed(config.seed)
-    torch.set_num_threads(1)  # which is faster for networks so small
+    torch.set_num_threads(1)  # one thread is faster for networks this small
     peer = theirs.AnoGAN(epochs=_EPOCHS.value, contamination=_ALLOWED)
     settings = with_values(config, {"train.steps": _STEPS.value, "encoder.steps": 0})
     ours = pyod.AnoGAN(_ALLOWED, sklearn.AnoGAN(settings))
     print(f"{len(train)} training images, {len(queries)} test images of {data.origin}")
-    print("| detector | AUROC | above the threshold | seconds to train | ms an image |\n|---|---|---|---|---|")
+    print("| detector | AUROC | above the threshold | seconds to train | ms per image |\n|---|---|---|---|---|")
     measure("PyOD's AnoGAN", peer, rows, new_rows, labels)
     distances = np.abs(new_rows - rows.mean(axis=0)).mean(axis=1)
     print(f"| distance to the mean training image | {100 * roc_auc_score(labels, distances):.1f} | | | |")
@@ -58,7 +59,7 @@ def measure(name: str, detector: pyod.BaseDetector, train: np.ndarray, queries: 
     began = time.monotonic()
     detector.fit(train)
     fitted = time.monotonic()
-    detector.decision_function(queries[:1])  # compiles
+    detector.decision_function(queries[:1])  # compiles the program
     compiled = time.monotonic()
     scores = detector.decision_function(queries)
     milliseconds = 1000 * (time.monotonic() - compiled) / len(queries)
@@ -68,7 +69,7 @@ def measure(name: str, detector: pyod.BaseDetector, train: np.ndarray, queries: 
 
 
 def count_compared(peer: theirs.AnoGAN, queries: np.ndarray) -> int:
-    """Return with how many different generated images PyOD's AnoGAN compares queries when it predicts."""
+    """Return the number of different generated images with which PyOD's AnoGAN compares the queries."""
     seen = []
     hook = peer.query_model.generator.register_forward_hook(lambda *call: seen.append(call[-1].numpy().tobytes()))
     peer.decision_function(queries)

@@ -1,9 +1,9 @@
-"""Compare the default search with its alternatives in one run: images a second, gradient steps and AUROC.
+"""Compare the default search with its alternatives in one run: images per second, gradient steps and AUROC.
 
     python -m benchmarks.search --workdir runs/mnist [--images 256]
 
 The images are random test images, half of them normal. Compares the configured search, the nearest neighbours without
-a search, the encoder if there is one, and the paper's 500 steps; compilation is left out. Prints JSON.
+a search, the encoder if there is one, and the paper's 500 steps; times exclude compilation. Prints JSON.
 """
 
 import json
@@ -17,7 +17,7 @@ from anogan_jax.metrics import ranking_metrics
 from benchmarks.classes import balanced_sample, timed_scores, with_preset_search
 
 _IMAGES = flags.DEFINE_integer("images", 256, "Number of test images.", 2)
-_SECONDS = 2.0  # passes are repeated for so long
+_SECONDS = 2.0  # passes are repeated until they took this long together
 
 
 def main() -> None:

@@ -3,13 +3,15 @@
     pip install -r requirements-torch.txt
     python -m benchmarks.vs_torch [--quick] [--json FILE]
 
-Both run in one process and take turns, training steps in runs of five, as in training; PyTorch runs contiguous and
-channels_last, and its faster time counts. Times are medians; a ratio above 1 means that ours is faster.
+Both run in one process and alternate; training steps are timed in runs of five, as in training. PyTorch is run with
+both memory formats, contiguous and channels_last, and the faster time counts. Times are medians; a ratio above 1 means
+that this library is faster.
 
-The whole searches of PyTorch (500 Adam steps, in batches of 64, or one image after the other as its AnoGANs do) are
-timed over some of their steps, which all cost the same, and scaled. Ours are timed whole: the same loss by 64 SOAP
-steps from the nearest image of a bank; and the default preset, by structure. The share of the matmul peak counts the
-arithmetic of direct convolutions, of which ours does 9/16; it can exceed 1.
+Whole searches of PyTorch (500 Adam steps, in batches of 64, or one image after another as in AnoGANs written in
+PyTorch) are timed for some of their steps, which all cost the same, and extrapolated. The searches of this library are
+timed as a whole: the same loss with 64 SOAP steps from the nearest image of a bank, and the default preset, by
+structure. The share of the matmul peak counts the arithmetic of direct convolutions. This library needs 9/16 of it, so
+the share can exceed 1.
 """
 
 import json
@@ -47,7 +49,7 @@ from anogan_jax.config import ModelConfig, SearchConfig
 from anogan_jax.detector import Regions, gan_of, scorer_of
 from anogan_jax.runtime import to_pixels
 
-_QUICK = flags.DEFINE_bool("quick", False, "The smallest size alone, no search step, a quarter of the queries; scaled.")
+_QUICK = flags.DEFINE_bool("quick", False, "Only the smallest size, no search step, a quarter of the queries; scaled.")
 _JSON = flags.DEFINE_string("json", None, "File of the rows.")
 
 _BATCH = 64
@@ -59,7 +61,7 @@ _DEFAULT = SearchConfig(**PRESETS["anogan"].search)
 
 
 class Size(NamedTuple):
-    """A model; base width 64."""
+    """The size of a model of base width 64."""
 
     image: int
     channels: int
@@ -145,7 +147,7 @@ class TorchModel:
         loss = loss + F.binary_cross_entropy_with_logits(self.discriminator(fake.detach())[0], zeros)
         loss.backward()
         of_discriminator.step()
-        self.discriminator.requires_grad_(False)  # its gradients are not needed for the generator's update
+        self.discriminator.requires_grad_(False)  # its gradients are not needed to update the generator
         of_generator.zero_grad()
         F.binary_cross_entropy_with_logits(self.discriminator(fake)[0], ones).backward()
         of_generator.step()
@@ -154,7 +156,7 @@ class TorchModel:
             torch._foreach_lerp_(self.average, list(self.generator.parameters()), 0.001)
 
     def search_step(self, batch: int) -> Callable[[], None]:
-        """Return one Adam step on the z of a batch of queries."""
+        """Return a function that runs one Adam step on the z of a batch of queries."""
         self.generator.eval().requires_grad_(False)
         self.discriminator.eval().requires_grad_(False)
         queries = self.images[:batch]
@@ -187,17 +189,17 @@ class Ours:
         self.images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
 
     def train_step(self) -> None:
-        """Train one step and wait for it."""
-        images = jax.block_until_ready(jax.numpy.asarray(self.images[:_BATCH]))  # as training does
+        """Run one training step and wait for it."""
+        images = jax.block_until_ready(jax.numpy.asarray(self.images[:_BATCH]))  # as in training
         self.state, metrics = self._step(self.state, images)
         jax.block_until_ready(metrics)
 
     def weights(self) -> Weights:
-        """Return the weights as they are; the time does not depend on their values."""
+        """Return the current weights; the time does not depend on their values."""
         return Weights(self.state.generator, self.state.discriminator)
 
     def search_steps(self) -> Callable[[], None]:
-        """Return eight search steps of a batch; they include the evaluation of the result."""
+        """Return a function that runs eight search steps on a batch, including the evaluation of the result."""
         pixels = make_features("pixels", *self.images.shape[2:])
         names = ("learning_rate", "discrimination_weight")
         search = make_search(self.gan, pixels, steps=8, **{name: getattr(_SAME_LOSS, name) for name in names})
@@ -207,7 +209,7 @@ class Ours:
         return lambda: jax.block_until_ready(run(*arguments).loss)
 
     def whole_search(self, settings: SearchConfig, queries: int) -> Callable[[], Any]:
-        """Return the whole search of so many queries from a bank."""
+        """Return a function that runs the whole search from a bank for this number of queries."""
         bank = draw_bank(self.gan, self.weights(), jax.random.key(2), 8_192)
         appearance = fit_appearance(to_pixels(self.images, self.images), seed=0)
         nothing, whole = Calibration(np.zeros(0), np.zeros(0), np.zeros(()), np.zeros(())), Regions(None, [])
@@ -218,7 +220,7 @@ class Ours:
 
 def main(_: list[str]) -> None:
     """Measure all sizes."""
-    cli.keep_memory()  # both gain
+    cli.keep_memory()  # makes both faster
     cli.keep_compiled_programs()
     torch.set_num_threads(os.cpu_count() or 1)
     peak = matmul_peak()
@@ -269,7 +271,7 @@ def measure(size: Size, peak: float) -> list[dict[str, Any]]:
     if not _QUICK.value:
         times = interleaved([ours.search_steps(), *steps], repeats())
         rows.append(row("search_step", times, (1 / 8, 1), 4 * _BATCH * layer))
-    if size.kernel == 5:  # its whole searches would take most of the time, and show nothing new
+    if size.kernel == 5:  # whole searches of this size would take most of the time and show nothing new
         return rows
     queries = _QUERIES // 4 if _QUICK.value else _QUERIES
     searches = {"search_256": _SAME_LOSS, "default_256": _DEFAULT}
@@ -278,7 +280,7 @@ def measure(size: Size, peak: float) -> list[dict[str, Any]]:
     singles = interleaved([repeated(peer.search_step(1), in_a_row) for peer in peers], 1)
     scale, in_batches = _QUERIES / queries, _PEERS_STEPS * _QUERIES / _BATCH
     for (name, settings), seconds in zip(searches.items(), times, strict=False):
-        passes = 4 if settings.discrimination_weight else 2  # through a network, in one step
+        passes = 4 if settings.discrimination_weight else 2  # passes through a network in one step
         flops = passes * settings.starts * settings.steps * _QUERIES * layer
         rows.append(row(name, [seconds, *times[len(searches) :]], (scale, in_batches), flops))
         if settings is _SAME_LOSS:
@@ -287,12 +289,12 @@ def measure(size: Size, peak: float) -> list[dict[str, Any]]:
 
 
 def repeats() -> int:
-    """Return how often each is timed."""
+    """Return how often each function is timed."""
     return 3 if _QUICK.value else 7
 
 
 def repeated(work: Callable[[], None], times: int) -> Callable[[], None]:
-    """Return the work done several times in a row."""
+    """Return a function that does the work several times in a row."""
 
     def all_of_it() -> None:
         for _ in range(times):
@@ -302,13 +304,13 @@ def repeated(work: Callable[[], None], times: int) -> Callable[[], None]:
 
 
 def interleaved(works: list[Callable[[], Any]], repeat: int) -> list[list[float]]:
-    """Return the seconds of each, run in turn, after one run that does not count."""
+    """Return the seconds of each function; they are run in turn, after one run that is not timed."""
     for work in works:
         work()
     times: list[list[float]] = [[] for _ in works]
     for _ in range(repeat):
         for work, seconds in zip(works, times, strict=True):
-            time.sleep(0.1)  # the other library's threads spin a while before they sleep
+            time.sleep(0.1)  # the other library's threads spin for a while before they sleep
             began = time.perf_counter()
             work()
             seconds.append(time.perf_counter() - began)
@@ -316,7 +318,7 @@ def interleaved(works: list[Callable[[], Any]], repeat: int) -> list[list[float]
 
 
 def convolution_flops(size: Size) -> float:
-    """Return the operations of one image in the direct convolutions of one network; both networks have as many."""
+    """Return the operations of one image in the direct convolutions of one network, the same number for both."""
     total, channels, features, edge = 0.0, size.channels, 64, size.image // 2
     while edge >= 4:
         total += 2 * edge**2 * size.kernel**2 * channels * features
@@ -325,7 +327,7 @@ def convolution_flops(size: Size) -> float:
 
 
 def matmul_peak() -> float:
-    """Return FLOP/s of the faster of both libraries' square products, in float32."""
+    """Return FLOP/s of the faster square product of both libraries, in float32."""
     size = 2048
     a, b = torch.rand(size, size), np.random.default_rng(0).random((size, size), np.float32)
     product, on_device = jax.jit(lambda x: x @ x), jax.numpy.asarray(b)

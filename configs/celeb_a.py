@@ -6,9 +6,10 @@
     python train.py --config configs/celeb_a.py --config.data.attribute=Bald --config.data.normal=0 --workdir runs/bald
     python score.py --workdir runs/bald
 
-TensorFlow Datasets downloads it. The first commands take all faces for normal. With an attribute the faces that have it
-(1) or not (0) are normal, and those of the test split the other way are anomalous. Photographs to score are cropped
-likewise, so they should be aligned as CelebA's are, 178x218 pixels. Meant for a GPU; detection was not measured.
+TensorFlow Datasets downloads it. The first two commands treat all faces as normal. With data.attribute, the faces that
+have the attribute (data.normal=1) or lack it (data.normal=0) are normal; in the test split the other faces are
+anomalous. Photographs to score are cropped in the same way, so they must be aligned like CelebA's, with 178x218 pixels.
+Meant for a GPU; detection was not measured.
 """
 
 from anogan_jax.config import BankConfig, Config, DataConfig, ModelConfig, TrainConfig

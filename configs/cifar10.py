@@ -4,11 +4,11 @@
     python train.py --config configs/cifar10.py --config.data.normal=1 --workdir runs/automobile
     python score.py --config configs/cifar10.py --workdir runs/automobile --compare
 
-TensorFlow Datasets downloads it. A rotation network takes part in the scores: more where things have an upright, such
-as automobiles, less where few of their turns are told. Detection on CIFAR-10 was not measured here; the weight comes
-from trials with a sketch of these networks. What they are worth on garments: docs/detection.md (Rotations). Training
-takes about ten minutes of processor time, on images of noise of this size: 82 ms a step of the GAN, 118 ms of the
-rotation network.
+TensorFlow Datasets downloads it. The score includes the loss of a rotation network. The loss counts more for objects
+that have an upright position, such as automobiles, and less if the network cannot classify the rotations of held-out
+images. Detection on CIFAR-10 was not measured with this code; the weight 0.3 comes from trials with a prototype.
+docs/detection.md (Rotations) has results on garments. Training takes about ten minutes on a CPU: 82 ms per step of the
+GAN and 118 ms per step of the rotation network, timed on random images of this size.
 """
 
 from anogan_jax.config import BankConfig, Config, DataConfig, ModelConfig, RotationConfig

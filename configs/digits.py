@@ -1,6 +1,6 @@
 """scikit-learn's 1,797 real 8x8 digits, enlarged to 16x16; nothing to download. One digit is normal.
 
-For first tries and tests: trains and scores in about a minute on two CPU cores.
+For first tries and tests; training and scoring take about a minute on two CPU cores.
 
     python train.py --config configs/digits.py
     python score.py --config configs/digits.py

@@ -3,8 +3,9 @@
     python train.py --config configs/fashion_mnist.py --config.data.dir=FOLDER_OF_IDX_FILES
     python score.py --config configs/fashion_mnist.py
 
-Unlike those of MNIST, brightness and contrast distinguish garments, so they are kept. The bank holds random images:
-inversion loses the garments' texture (docs/detection.md). Trains in about 4 minutes on two CPU cores.
+Unlike on MNIST, brightness and contrast help to distinguish the classes, so they are kept. The bank holds random
+images, because inversions lose the garments' texture (docs/detection.md). Training takes about 4 minutes on two CPU
+cores.
 """
 
 from anogan_jax.config import BankConfig, Config, DataConfig, EncoderConfig, SearchConfig

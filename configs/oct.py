@@ -1,11 +1,12 @@
-"""OCTMNIST (MedMNIST): retinal scans of 28x28 pixels, healthy ones to train on, by the model of the AnoGAN paper.
+"""OCTMNIST (MedMNIST): retinal scans of 28x28 pixels, healthy ones to train on.
 
     python train.py --config configs/oct.py --config.data.dir=octmnist.npz
     python score.py --config configs/oct.py
 
-medmnist.com has the file; its class 3 is healthy (0 choroidal neovascularisation, 1 diabetic macular edema, 2 drusen).
-Any other file of MedMNIST works with its own class, --config.data.normal=0, a larger one (octmnist_128.npz) with
---config.model.image_size=128. Anomalous images of train_images and all of val_images are not looked at. Detection on
+The model has the AnoGAN paper's kernel size, prior and width, at 32x32 pixels. medmnist.com has the file; its class 3
+is healthy (0 choroidal neovascularisation, 1 diabetic macular edema, 2 drusen). Other MedMNIST files work too: give the
+number of their normal class, such as --config.data.normal=0. For larger images (octmnist_128.npz) give
+--config.model.image_size=128. Anomalous images in train_images, and all of val_images, are not used. Detection on
 OCTMNIST was not measured.
 """
 

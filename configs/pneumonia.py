@@ -3,8 +3,8 @@
     python train.py --config configs/pneumonia.py --config.data.dir=pneumoniamnist.npz
     python score.py --config configs/pneumonia.py
 
-No training image is taken for an outlier, for physicians have looked through them. This and the latent size were chosen
-on the validation split (docs/detection.md). Trains in about three minutes on two CPU cores.
+No training image is treated as an outlier, because physicians have checked them. This setting and the latent size were
+chosen on the validation split (docs/detection.md). Training takes about three minutes on two CPU cores.
 """
 
 from anogan_jax.config import BankConfig, Config, DataConfig, EncoderConfig, ModelConfig, SearchConfig, TrainConfig

@@ -1,4 +1,4 @@
-"""Score images on a Ray cluster: paths or URIs in, Parquet out. Given again, the command scores what is missing."""
+"""Score images on a Ray cluster, from paths or URIs to Parquet files; a second run scores the images still missing."""
 
 import argparse
 import hashlib
@@ -14,7 +14,7 @@ from anogan_jax.evaluation import score_contents
 
 
 class Scorer:
-    """A detector, loaded once, that scores files of the columns path and bytes."""
+    """A detector, loaded once, that scores tables of files with the columns path and bytes."""
 
     def __init__(self, folder: Path) -> None:
         self.detector = anogan_jax.load(folder)
@@ -24,13 +24,13 @@ class Scorer:
 
 
 def main() -> None:
-    """Score the images that the output lacks, and add a file to it after every so many."""
+    """Score the images that have no row in the output, and write a Parquet file for each block of rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("detector", type=Path, help="work directory that all machines see")
     parser.add_argument("output", help="folder of the Parquet files, or its URI")
     parser.add_argument("images", nargs="+", help="images and folders of images, or their URIs")
     parser.add_argument("--actors", type=int, help="default: one for each GPU, or for each machine")
-    parser.add_argument("--batch", type=int, default=256, help="images that an actor takes at a time")
+    parser.add_argument("--batch", type=int, default=256, help="number of images that an actor takes at a time")
     given = parser.parse_args()
     detector = given.detector.absolute()
     digest = hashlib.sha256((detector / "detector" / "detector.json").read_bytes()).hexdigest()[:16]
@@ -53,7 +53,7 @@ def main() -> None:
     for rows in scored.iter_batches(batch_size=None, batch_format="pandas"):
         part = hashlib.sha256("".join([digest, *rows["file"]]).encode()).hexdigest()[:32]
         rows.assign(detector=digest).to_parquet(f"{folder}/.{part}", filesystem=store, index=False)
-        store.move(f"{folder}/.{part}", f"{folder}/{part}.parquet")  # complete, or not there
+        store.move(f"{folder}/.{part}", f"{folder}/{part}.parquet")  # so that a file is complete or does not exist
 
 
 if __name__ == "__main__":
