@@ -1,4 +1,4 @@
-"""AnoGAN in JAX and Flax: anomaly detection learnt from normal images alone (Schlegl et al. 2017)."""
+"""AnoGAN in JAX and Flax: anomaly detection learnt from normal images only (Schlegl et al. 2017)."""
 
 from anogan_jax.appearance import fit_appearance
 from anogan_jax.auxiliary import (

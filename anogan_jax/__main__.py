@@ -1,4 +1,4 @@
-"""Run a program of the package: python -m anogan_jax train|score|export FLAGS; --help after its name lists them."""
+"""Run a program of the package: python -m anogan_jax train|score|export FLAGS; --help after the name lists them."""
 
 import importlib
 import sys
@@ -16,7 +16,7 @@ def main() -> None:
         print(f"error: give one of {', '.join(PROGRAMS)}, not {name!r}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
-    importlib.import_module(f"anogan_jax.{name}").run()  # that program alone: each defines its flags
+    importlib.import_module(f"anogan_jax.{name}").run()  # only that program, because each defines its flags
 
 
 if __name__ == "__main__":

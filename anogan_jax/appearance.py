@@ -1,11 +1,11 @@
 """Appearance: brightness, contrast, noise and colour of an image, compared with those of normal images.
 
 Reconstructions are compared by edge structure, which ignores all of these: a blank frame has the structure of an
-average texture. Two terms see what structure ignores. The term "appearance" is of the whole image: the Mahalanobis
-distance of grey level statistics on a 4x4 grid. The term "detail" is of windows of 6x6 pixels: the largest distance of
-one to its nearest neighbour among windows of normal images. Here they are fitted; ``make_judge`` of runtime.py compares
-with them. (Related, with a pretrained network's features in the place
-of statistics: PaDiM, Defard et al. 2020; PatchCore, Roth et al. 2022.)
+average texture. Two terms measure what structure ignores. The term "appearance" is the Mahalanobis distance of grey
+level statistics of the whole image, on a 4x4 grid. The term "detail" is the largest distance of a window of 6x6 pixels
+to its nearest neighbour among windows of normal images. This module fits them to normal images; ``make_judge`` of
+runtime.py computes them for others. (Related, with a pretrained network's features instead of statistics: PaDiM, Defard
+et al. 2020; PatchCore, Roth et al. 2022.)
 """
 
 from collections.abc import Iterable
@@ -14,21 +14,21 @@ import numpy as np
 
 from anogan_jax.runtime import Appearance, Farthest, cells_of, centres_of, describe, windows_of
 
-_FLOOR = 0.02  # added to each statistic's standard deviation: changes of a grey level or two do not count
-_PIXELS = 2**25  # of images, whose windows are compared in fitting
+_FLOOR = 0.02  # added to each statistic's standard deviation, so that changes of one or two grey levels do not count
+_PIXELS = 2**25  # after this number of pixels no further images are read
 _FOLDS = 5
-_LEAST, _LEAST_DETAIL = 1.0, 0.01  # limits if the normal images are all alike
-_MARGIN, _DETAIL_MARGIN = 1.5, 2.0  # a limit is so many times what one in a hundred normal images exceeds
+_LEAST, _LEAST_DETAIL = 1.0, 0.01  # smallest limits, for normal images that are all alike
+_MARGIN, _DETAIL_MARGIN = 1.5, 2.0  # limit / value that one in a hundred normal images exceeds
 
 
 def fit_appearance(images: Iterable[np.ndarray], seed: int) -> Appearance:
-    """Fit the statistics of normal images; a function of the images and the seed alone.
+    """Fit the statistics of normal images; the result depends only on the images and the seed.
 
-    The limits come from distances of images to those of other folds (cross-validation), so they hold for new images.
+    The limits come from distances between images of different folds (cross-validation), so they hold for new images.
 
     Args:
       images: (H, W, C) uint8, 8x8 or larger, at least two; those after the first 2^25 pixels are not read.
-      seed: of the random choices.
+      seed: the seed of the random choices.
     """
     described, windows, pixels = [], [], 0
     for image in images:
@@ -55,7 +55,7 @@ def fit_appearance(images: Iterable[np.ndarray], seed: int) -> Appearance:
 
 
 def tree_of(points: np.ndarray) -> Farthest:
-    """Return what ``farthest_of`` of runtime.py returns for points (K, 3), faster, by SciPy's k-d tree."""
+    """Return ``farthest(windows)`` for points (K, 3), faster than ``farthest_of`` of runtime.py, by a k-d tree."""
     from scipy.spatial import KDTree  # slow to import
 
     tree = KDTree(points)
@@ -63,7 +63,7 @@ def tree_of(points: np.ndarray) -> Farthest:
 
 
 def _whitening(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean (F,), and (F, F) that whitens differences to it, with a shrunk covariance."""
+    """Return the mean (F,), and a matrix (F, F) that whitens differences from it, with a shrunk covariance."""
     from sklearn.covariance import ledoit_wolf  # slow to import, and scoring does not need it
 
     center, scale = statistics.mean(axis=0), statistics.std(axis=0) + _FLOOR
@@ -75,5 +75,5 @@ def _whitening(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cover(windows: list[np.ndarray]) -> list[np.ndarray]:
-    """Return for each channel the points (K, 3) of a fine grid that are next to the windows of all images."""
+    """Return for each channel the points (K, 3) of a fine grid that are nearest to the windows of all images."""
     return [centres_of(np.unique(cells_of(each))) for each in np.concatenate(windows, axis=1)]

@@ -1,4 +1,4 @@
-"""Training of the networks beside the GAN, each by a loss of its own: encoder, segmenter, rotation network."""
+"""Training of the networks other than the GAN, each with its own loss: encoder, segmenter, rotation network."""
 
 from collections.abc import Callable
 from functools import cache, lru_cache, partial
@@ -46,7 +46,7 @@ class NetworkMetrics(NamedTuple):
 def init_network_state(
     network: Encoder | Segmenter, optimizer: optax.GradientTransformation, key: Array, channels: int
 ) -> NetworkState:
-    """Return the initial state for images with ``channels`` channels; it depends on the key alone."""
+    """Return the initial state for images with ``channels`` channels; it depends only on the key."""
     size = network.image_size
     variables = network.init(key, jnp.zeros((1, size, size, channels)), train=False)
     return NetworkState(jnp.zeros((), jnp.int32), key, variables, optimizer.init(variables["params"]))
@@ -92,7 +92,7 @@ def make_encoder_loss(gan: GAN, weights: Weights, feature_weight: float = 1.0, f
 
     Args:
       gan: the model.
-      weights: its trained weights, which stay as they are.
+      weights: its trained weights, which do not change.
       feature_weight: kappa of izif; 0 is izi.
       feature_layer: the discriminator's hidden layer whose features are compared.
     """
@@ -120,7 +120,7 @@ def make_segmenter_loss(gan: GAN) -> Partial:
     """Return the loss of a network that marks damage, on pseudo-anomalies (compare DRAEM, Zavrtanik et al. 2021).
 
     It is ``segmentation_loss`` of examples (N, S, S, C + 1): images in [-1, 1], and as the last channel their masks, 1
-    where damaged and else 0. Of the GAN only the shapes of its convolutions matter.
+    where damaged and 0 elsewhere. Only the shapes of the GAN's convolutions matter.
     """
     segmenter = make_segmenter(gan)
 
@@ -133,10 +133,10 @@ def make_segmenter_loss(gan: GAN) -> Partial:
 
 @cache
 def make_rotation_loss(gan: GAN) -> Partial:
-    """Return the loss of a network that tells by which quarter turn an image is turned (Gidaris et al. 2018).
+    """Return the loss of a network that classifies by which quarter turn an image is rotated (Gidaris et al. 2018).
 
     It is the mean of ``rotation_loss`` over images (N, S, S, C) in [-1, 1], which are first shifted and mirrored at
-    random. Of the GAN only the shapes of its convolutions matter.
+    random. Only the shapes of the GAN's convolutions matter.
     """
     network = make_rotation_network(gan)
 
@@ -149,7 +149,7 @@ def make_rotation_loss(gan: GAN) -> Partial:
 
 
 def shift_and_mirror(images: Array, key: Array) -> Array:
-    """Return images (N, S, S, C), each shifted by up to an eighth of S with its edge repeated, and half mirrored."""
+    """Return images (N, S, S, C), shifted by up to an eighth of S with the edge repeated, and half of them mirrored."""
     count, most = len(images), images.shape[1] // 8
     shift_key, mirror_key = jax.random.split(key)
     padded = jnp.pad(images, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")

@@ -17,7 +17,7 @@ _BATCH = 256  # images generated or described at a time: a fixed shape, whatever
 
 
 class Bank(NamedTuple):
-    """B latent vectors and the images that the generator makes of them."""
+    """B latent vectors and the images that the generator makes from them."""
 
     z: np.ndarray  # (B, latent) float32
     images: np.ndarray  # (B, S, S, C) float16 G(z), in [-1, 1]
@@ -39,7 +39,7 @@ class Index(NamedTuple):
 
 
 def draw_bank(gan: GAN, weights: Weights, key: Array, size: int) -> Bank:
-    """Draw ``size`` latent vectors from the prior, projected to where the search may go, with their images."""
+    """Draw ``size`` latent vectors from the prior, projected to the region of the search, with their images."""
 
     drawn = [_draw(gan, weights, each) for each in jax.random.split(key, -(-size // _BATCH))]
     z, images = (np.concatenate(parts)[:size] for parts in zip(*jax.device_get(drawn), strict=True))
@@ -61,9 +61,9 @@ def retrieve(neighbours: Neighbours, described: Array, count: int) -> Array:
     """Return the places (N, count) of the nearest neighbours of N queries, nearest first.
 
     Args:
-      neighbours: of B images.
+      neighbours: B images in a feature space.
       described: (N, F) the queries' features; the distance is Euclidean.
-      count: how many; if there are fewer, all of them.
+      count: the number of neighbours; if there are fewer images, all of them.
     """
     nearness = 2.0 * described @ neighbours.features.T - neighbours.squares[None]
     return lax.top_k(nearness, min(count, len(neighbours.squares)))[1]
@@ -71,7 +71,7 @@ def retrieve(neighbours: Neighbours, described: Array, count: int) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def _draw(gan: GAN, weights: Weights, key: Array) -> tuple[Array, Array]:
-    """Return a batch of latent vectors (n, latent), and the images (n, S, S, C) float16 made of them."""
+    """Return a batch of latent vectors (n, latent), and the images (n, S, S, C) float16 made from them."""
     z = jax.vmap(partial(project, gan))(sample_latent(gan, key, (_BATCH,)))
     images: Any = gan.generator.apply(weights.generator, z, train=False)
     return z, images.astype(jnp.float16)

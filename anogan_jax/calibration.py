@@ -1,35 +1,36 @@
-"""Calibration: from scores to p-values, how unusual a score is among normal images."""
+"""Calibration: from scores to p-values, which say how unusual a score is among normal images."""
 
 import math
 from typing import NamedTuple
 
 import numpy as np
 
-_ALPHA = 0.05  # at which an appearance beyond its limit is an anomaly
-_MOST_KAPPA = 20.0  # reached where all but one in 28 turns are told
+_ALPHA = 0.05  # the alpha at which an appearance beyond its limit is an anomaly
+_MOST_KAPPA = 20.0  # reached at an accuracy of 27/28
 
 
 class Calibration(NamedTuple):
     """Scores of M held-out normal images, which training never saw."""
 
     scores: np.ndarray  # (M,) float64
-    map_levels: np.ndarray  # (M,) float64 the value that one percent of each image's map reaches
+    map_levels: np.ndarray  # (M,) float64 the value that one percent of each image's map exceeds
     level: np.ndarray  # () the score of an appearance at its limit, see ``appearance_level``
-    rotation_factor: np.ndarray  # () what T(x) is multiplied by before it is added to A(x); 0 without it
+    rotation_factor: np.ndarray  # () factor with which T(x) is added to A(x); 0 without a rotation network
 
 
 def appearance_level(scores: np.ndarray, appearance: np.ndarray) -> float:
-    """Return the score of an appearance at its limit; an image above it is an anomaly at alpha = 0.05.
+    """Return the score that corresponds to an appearance at its limit; beyond it an image is an anomaly (p <= 0.05).
 
-    Held-out images score higher either by A(x) or because their own appearance is beyond its limit. The level is so
-    high that both together are few enough for a p-value of 0.05. It is at most the largest A(x), so with fewer than 19
-    held-out images, or too many of them beyond the limit, p-values are larger.
+    Two kinds of held-out images have a higher score than this level: those with a higher A(x), and those whose own
+    appearance is beyond its limit. The level is so high that both together are few enough for a p-value of 0.05. It is
+    never above the largest A(x), so with fewer than 19 held-out images, or too many beyond the limit, the p-value is
+    larger.
 
     Args:
       scores: A(x) of held-out images, (M,).
-      appearance: theirs, (M,), in units of the limit.
+      appearance: their appearance, (M,), divided by its limit.
 
-    >>> appearance_level(np.arange(40.0), np.full(40, 0.5))  # 39 alone is higher: (1 + 1) / 41 <= 0.05
+    >>> appearance_level(np.arange(40.0), np.full(40, 0.5))  # only 39 is higher: (1 + 1) / 41 <= 0.05
     38.0
     """
     may_lie_above = int(_ALPHA * (1 + len(scores)) + 1e-9) - 1 - int((appearance > 1).sum())
@@ -37,15 +38,15 @@ def appearance_level(scores: np.ndarray, appearance: np.ndarray) -> float:
 
 
 def rotation_scale(scores: np.ndarray, rotation: np.ndarray, accuracy: float) -> float:
-    """Return kappa * sigma(A) / sigma(T): how much of A(x) one of T(x) is worth; more, the better turns are told.
+    """Return kappa * sigma(A) / sigma(T), by which T(x) is scaled to A(x); it grows with the network's accuracy.
 
-    kappa = (accuracy - 1/4) / (1 - accuracy), between 0 and 20: 0 where turns are told by chance, 2 where three in four
-    are. The result is also 0 if the images do not differ in A(x) or in T(x).
+    kappa = (accuracy - 1/4) / (1 - accuracy), between 0 and 20: it is 0 at chance, and 2 at an accuracy of 3/4. The
+    result is also 0 if all A(x) or all T(x) are equal.
 
     Args:
       scores: A(x) of held-out images, (M,).
       rotation: T(x) of the same, (M,).
-      accuracy: share of their quarter turns that are told.
+      accuracy: share of their rotations that the network classifies correctly.
 
     >>> rotation_scale(np.array([1.0, 3.0]), np.array([0.25, 0.75]), accuracy=0.75)
     8.0
@@ -59,7 +60,7 @@ def rotation_scale(scores: np.ndarray, rotation: np.ndarray, accuracy: float) ->
 def threshold(held_out: np.ndarray, alpha: float) -> float:
     """Return the score above which an image is called an anomaly, that is, has a p-value <= alpha.
 
-    Infinite if the held-out images are too few; see ``alpha_obstacle``.
+    It is infinite if there are too few held-out images; see ``alpha_obstacle``.
     """
     attainable = np.arange(1, len(held_out) + 2) / (1 + len(held_out))
     may_lie_above = np.count_nonzero(attainable <= alpha) - 1
@@ -85,7 +86,7 @@ def alpha_obstacle(count: int, alpha: float) -> str:
     if count >= needed:
         return ""
     return (
-        f"alpha={alpha:g}: too low for {count} held-out images, nothing can be called an anomaly; it takes {needed}: "
-        "train with more images or a larger data.held_out, or give "
+        f"alpha={alpha:g}: too low for {count} held-out images, so nothing can be called an anomaly; {needed} are "
+        "needed: train with more images or a larger data.held_out, or give "
         f"--config.alpha={math.ceil(1000 / (count + 1)) / 1000:g}"
     )

@@ -1,4 +1,4 @@
-"""Saving and restoring training states with orbax, which is slow to import and needed in training alone."""
+"""Saving and restoring training states with orbax, which is slow to import and needed only in training."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ from anogan_jax.training import TrainState
 
 log = logging.getLogger(__name__)
 State = TypeVar("State", TrainState, NetworkState)
-_KEEP = 3  # the last one, and two earlier ones in case it is damaged
+_KEEP = 3  # the last checkpoint, and two earlier ones in case it is damaged
 
 
 def save_state(folder: Path, state: State) -> None:
@@ -65,17 +65,17 @@ def restore_state(folder: Path, like: State) -> State | None:
     raw_key: Any = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=like.key.sharding)
     steps = saved_steps(folder)
     for path in folder.glob("*/"):
-        if path.name.isdecimal() and int(path.name) not in steps:  # of a killed process, or of another version
+        if path.name.isdecimal() and int(path.name) not in steps:  # left by a killed process or another version
             log.warning("%s: checkpoint %s has no digest and is not used", folder, path.name)
     for step in reversed(steps):
         try:
             if _digest(folder / str(step)) != _digest_file(folder, step).read_text():
-                raise ValueError("a file's digest does not agree")
+                raise ValueError("the digest does not match")
             with _manager(folder) as manager:
                 state = manager.restore(step, args=ocp.args.StandardRestore(like._replace(key=raw_key)))
             return state._replace(key=jax.random.wrap_key_data(state.key))
         except Exception as error:  # damage raises many types
-            log.warning("%s: damaged, falling back to the one before: %s", folder / str(step), _reason(error))
+            log.warning("%s: damaged, falling back to the checkpoint before it: %s", folder / str(step), _reason(error))
     if steps:
         raise UserError(f"{folder}: none of its checkpoints can be read; delete the folder to train anew")
     return None
@@ -94,7 +94,7 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def _digest(folder: Path) -> str:
-    """Return the digest of all files below a folder; orbax may read other weights out of a damaged file."""
+    """Return the digest of all files below a folder; orbax may read wrong weights from a damaged file."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [f"{path.relative_to(folder)} {digest(path)}" for path in files]
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
@@ -105,7 +105,7 @@ def _digest_file(folder: Path, step: int) -> Path:
 
 
 def _manager(folder: Path, alone: bool = False) -> Any:
-    """Open orbax's CheckpointManager, for all processes together or for the first alone."""
+    """Open orbax's CheckpointManager, for all processes together or only for the first."""
     import orbax.checkpoint as ocp
     from orbax.checkpoint.checkpoint_managers import LatestN
 

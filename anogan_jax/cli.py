@@ -1,4 +1,4 @@
-"""The command line of the programs train and score: flags, messages, exit codes."""
+"""The command line of the programs train, score and export: flags, messages, exit codes."""
 
 import contextlib
 import ctypes
@@ -32,7 +32,7 @@ EXIT_UNREADABLE = 3  # done, but some images could not be read
 for of_text in (Literal, Annotated):  # checked by config.validate
     config_flags.register_flag_parser_for_type(of_text, flags.ArgumentParser())
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "This is one of several processes, started alike on one or more machines, that work together."
+    "distributed", False, "This process works together with others, started alike on one or more machines."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the run. Default: runs/<name of the config file>.")
 
@@ -43,7 +43,7 @@ def run(main: Callable[[], int | None]) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[_LogHandler(sys.stderr)], force=True)
     logging.getLogger("anogan_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    for module in ("PIL", "pydicom", "nibabel"):  # of damaged files; what matters is an error
+    for module in ("PIL", "pydicom", "nibabel"):  # warnings about damaged files; serious damage raises an error
         for category in (UserWarning, RuntimeWarning):
             warnings.filterwarnings("ignore", category=category, module=module)
     keep_memory()
@@ -83,7 +83,7 @@ def handle_ctrl_c() -> None:
 
     Python runs a handler only between two bytecodes of the main thread, so a long call into C delays it, and an
     exception that it raises inside a callback from C is swallowed. A thread that reads the wakeup file sees the signal
-    in both cases. It leaves the signals alone that training handles with handlers of its own.
+    in both cases. It ignores signals while training handles them itself.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -102,10 +102,10 @@ def handle_ctrl_c() -> None:
 def keep_memory() -> None:
     """Make glibc keep freed memory; call it before JAX computes anything. It has no effect on systems without glibc.
 
-    XLA allocates a program's temporary memory, hundreds of megabytes, in every step. If it is returned to the system
-    in between, its pages are faulted in again each time: up to a third of a training step on a CPU. glibc keeps such
-    pieces for the main thread alone, so programs must run on the calling thread; for that their inputs have to be
-    ready, or the CPU client defers them to another thread.
+    XLA allocates a program's temporary memory, hundreds of megabytes, in every step. If glibc returned it to the system
+    in between, its pages would be faulted in again each time, which takes up to a third of a training step on a CPU.
+    glibc keeps such memory only for the main thread, so programs must run on the calling thread. For that their inputs
+    have to be ready; otherwise the CPU client runs them on another thread.
     """
     mmap_max, trim_threshold, top_pad = -4, -1, -2  # of malloc.h
     with contextlib.suppress(OSError, AttributeError, TypeError):
@@ -118,7 +118,7 @@ def keep_memory() -> None:
 def given_config() -> Config | None:
     """Return the checked config of --config with its overrides, or None without --config.
 
-    ``--config.data.anomalous=K`` alone replaces the file's ``data.normal``, and the reverse.
+    ``--config.data.anomalous=K`` replaces the file's ``data.normal`` unless that is given too, and the reverse.
 
     Raises:
       UserError: the file cannot be loaded, or a value is invalid.
@@ -127,10 +127,10 @@ def given_config() -> Config | None:
     if path is None:
         return None
     if not isinstance(config, Config):
-        # config_flags returns an object with the error in place of a config that failed to load.
+        # For a config that failed to load, config_flags returns an object with the error.
         failure = getattr(config, "_error", None)
         if not path.is_file():
-            reason = f"no such file, and none of the packaged configs: {', '.join(packaged_configs())}"
+            reason = f"no such file, and no packaged config has this name ({', '.join(packaged_configs())})"
         elif failure is not None:
             reason = f"cannot be loaded: {_reason(failure.__cause__ or failure.__context__ or failure)}"
         else:
@@ -167,7 +167,7 @@ def given_workdir() -> Path:
 
 
 def _config_path() -> Path | None:
-    """Return the file of --config, or None without --config; overrides alone change the defaults."""
+    """Return the file of --config, or None without --config; overrides then change the defaults."""
     path = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
     return None if path == Path(configs.__file__) else path
 
@@ -208,7 +208,7 @@ def _parse_flags(main: Callable[[], int | None]) -> None:
     if not {"--help", "-help", "-h", "--helpfull"}.isdisjoint(arguments[1:]):
         print(_help(main))
         sys.exit(0)
-    flags.FLAGS.set_gnu_getopt(True)  # flags may follow the files that a shell puts in the place of --input=*.png
+    flags.FLAGS.set_gnu_getopt(True)  # flags may follow the files to which a shell expands --input=*.png
     try:
         unparsed = flags.FLAGS(arguments)
     except flags.Error as error:
@@ -269,7 +269,7 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 class _LogHandler(logging.StreamHandler):
-    """Show messages with control characters escaped, so that a file name forges none."""
+    """Show messages with control characters escaped, so that a file name cannot forge one."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(record.getMessage())

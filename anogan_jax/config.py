@@ -1,7 +1,8 @@
-"""The typed configuration that ``get_config()`` in configs/*.py returns: settings that train, settings that score.
+"""The typed configuration that ``get_config()`` in configs/*.py returns: training settings and scoring settings.
 
-Each field declares its default, its help text and its range once; ``--help``, the command line, config files and
-config.json are all checked by that. Compiled code never sees the configuration: factories take its values.
+Each field declares its default, its help text and its range once. ``--help`` shows them, and values of the command
+line, config files and config.json are checked against them. Compiled code never sees the configuration: factories take
+its values.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ def _as_text(classes: Any) -> Any:
 
 
 def _as_window(window: Any) -> Any:
-    """Return two numbers that are given as text, ``0,4095``; an empty text is None."""
+    """Return the two numbers of a text such as ``0,4095``, or None for an empty text."""
     if window in ("", "auto", None):
         return window or None
     try:
@@ -38,7 +39,7 @@ def _as_window(window: Any) -> Any:
     except (ValueError, TypeError):
         low = high = math.nan
     if not low < high:
-        raise ValueError("must be LOW,HIGH with LOW below HIGH, such as 0,4095; or auto; or nothing")
+        raise ValueError("must be LOW,HIGH with LOW below HIGH, such as 0,4095; or auto; or empty")
     return low, high
 
 
@@ -59,40 +60,46 @@ class _Checked:
 class DataConfig(_Checked):
     """The images, and which of them are normal."""
 
-    source: Source = setting("auto", "kind of data; auto: the first available of tfds, idx, packaged")
-    name: str = setting("", "name of the data set in TensorFlow Datasets, of its idx folder or package: mnist, digits")
+    source: Source = setting(
+        "auto",
+        "kind of data; auto: the first available of data prepared by TFDS, idx files, a TFDS download, packaged images",
+    )
+    name: str = setting(
+        "", "name of the data set in TensorFlow Datasets, of its idx folder, or in a package, such as mnist or digits"
+    )
     dir: str = setting("", "folder of the files; with source npz the file itself; may be given when scoring")
     roi: str = setting(
         "",
-        "region of interest, all else becomes its mean: a mask, a folder of masks by the images' names (may be given "
-        "when scoring), or threshold:LEVEL:PARTS, the largest PARTS brighter than LEVEL",
+        "region of interest; pixels outside get its mean colour. The path of a mask for all images; a folder of masks "
+        "named like the images (another one may be given when scoring); or threshold:LEVEL:PARTS, the PARTS largest "
+        "connected parts brighter than the grey level LEVEL",
     )
     labels: str = setting(
         "",
         "CSV of a folder's images: file, label[, split][, mask], with or without a header; may be given when scoring",
     )
     normal: Classes = setting(
-        None, "the class that is normal, by number or name, or several: 0,1,4; all others are anomalous"
+        None, "normal class, by number or name, or several, such as 0,1,4; all other classes are anomalous"
     )
-    anomalous: Classes = setting(None, "the class that is anomalous, or several; all others are normal")
+    anomalous: Classes = setting(None, "anomalous class, or several; all other classes are normal")
     attribute: str = setting(
         "", "attribute of a TensorFlow data set, such as Eyeglasses, whose value 0 or 1 is an image's class"
     )
-    crop: int | None = setting(None, "height and width of an image's middle, in pixels; all else is cut off", ge=8)
+    crop: int | None = setting(None, "height and width in pixels to which images are cropped, at their middle", ge=8)
     window: Window = setting(
         None,
-        "LOW,HIGH: the values of pixels that become black and white, such as 0,4095; auto: quantiles of the training "
+        "LOW,HIGH: the pixel values that become black and white, such as 0,4095; auto: quantiles of the training "
         "images; empty: the range of the pixels' type",
     )
     normalize_contrast: bool = setting(
-        False, "remove each image's own brightness and contrast; patches lose those of their image"
+        False, "remove each image's own brightness and contrast; from patches, those of their whole image"
     )
-    held_out: float = setting(0.1, "share of the normal training images held out to calibrate", gt=0, lt=1)
-    keep_held_out: bool = setting(True, "keep held-out images in the detector, to calibrate for other scoring settings")
+    held_out: float = setting(0.1, "share of the normal training images that is held out to calibrate", gt=0, lt=1)
+    keep_held_out: bool = setting(True, "keep held-out images in the detector, to calibrate other scoring settings")
     contamination: float = setting(0.0, "share of anomalous training images mixed in, for experiments", ge=0, lt=1)
     test_limit: int | None = setting(None, "score a fixed random sample of this many test images", ge=1, le=2**31)
     max_pixels: int = setting(
-        2**26, "pixels of the largest image file that is read; may be given when scoring", ge=1, le=2**40
+        2**26, "largest number of pixels of an image file that is read; may be given when scoring", ge=1, le=2**40
     )
 
     def __post_init__(self) -> None:
@@ -101,7 +108,7 @@ class DataConfig(_Checked):
 
 @dataclass
 class PatchConfig(_Checked):
-    """Large images are trained on in random patches and scored in overlapping tiles of the model's size."""
+    """Large images: training on random patches and scoring in overlapping tiles, both of the model's size."""
 
     enabled: bool = setting(False, "use patches; otherwise each image is resized to the model's size")
     scale: float = setting(1.0, "resize images by this factor first", gt=0, le=64)
@@ -114,29 +121,31 @@ class ModelConfig(_Checked):
 
     image_size: int = setting(32, "height and width in pixels: 8, 16, 32, 64, ...", ge=8, le=1024)
     channels: int = setting(1, "1 for grey, 3 for RGB", ge=1, le=16)
-    width: int = setting(32, "features of the layer next to the image, doubled at each halving", ge=1, le=1024)
+    width: int = setting(32, "features of the layer next to the image, doubled when the size is halved", ge=1, le=1024)
     kernel_size: int = setting(4, "side of the convolution kernels: 4 or 5", ge=4, le=5)
     latent_size: int = setting(32, "dimensions of z", ge=1, le=4096)
     latent_prior: Prior = setting("normal", "distribution of z: N(0, I), or uniform on [-1, 1]")
-    precision: Precision = setting("float32", "of the computation; bfloat16 is meant for accelerators")
+    precision: Precision = setting("float32", "data type of the computation; bfloat16 is meant for accelerators")
 
 
 @dataclass
 class TrainConfig(_Checked):
     """Adversarial training."""
 
-    objective: Objective = setting("gan", "wgan_gp: a Wasserstein critic with gradient penalty; set beta1=0 with it")
+    objective: Objective = setting(
+        "gan", "training objective; wgan_gp: a Wasserstein critic with gradient penalty, which needs train.beta1=0"
+    )
     steps: int = setting(4_000, "update steps", ge=1, le=10**9)
     batch_size: int = setting(64, "images per step on all devices together; a multiple of their number", ge=2, le=2**16)
-    learning_rate: float = setting(2e-4, "of Adam", gt=0, le=1)
-    beta1: float = setting(0.5, "of Adam", ge=0, lt=1)
-    ema_decay: float = setting(0.999, "decay of the moving average of the generator, which scores", ge=0, le=1)
+    learning_rate: float = setting(2e-4, "learning rate of Adam", gt=0, le=1)
+    beta1: float = setting(0.5, "beta1 of Adam", ge=0, lt=1)
+    ema_decay: float = setting(0.999, "decay of the generator's moving average, which is used for scoring", ge=0, le=1)
     flip: bool = setting(False, "augment: mirror at random, horizontally and vertically")
     rotate: bool = setting(False, "augment: rotate at random by multiples of 90 degrees")
     log_every: int = setting(50, "steps between two log lines", ge=1, le=10**9)
     sample_every: int = setting(500, "steps between two pictures of generated images", ge=1, le=10**9)
     checkpoint_every: int = setting(500, "steps between two checkpoints", ge=1, le=10**9)
-    tensorboard: bool = setting(False, "write losses and samples as TensorBoard event files too")
+    tensorboard: bool = setting(False, "also write losses and samples as TensorBoard event files")
 
 
 @dataclass
@@ -144,37 +153,51 @@ class EncoderConfig(_Checked):
     """An encoder of images to z, trained after the GAN (f-AnoGAN), for search.start=encoder."""
 
     steps: int = setting(0, "update steps; 0 trains no encoder", ge=0, le=10**9)
-    learning_rate: float = setting(5e-4, "of Adam, decaying to 0", gt=0, le=1)
-    feature_weight: float = setting(1.0, "kappa of izif, the weight of the features; 0 is izi", ge=0, le=1e6)
+    learning_rate: float = setting(5e-4, "initial learning rate of Adam; it decays to 0", gt=0, le=1)
+    feature_weight: float = setting(
+        1.0, "kappa of the izif loss, the weight of its features; 0 gives the izi loss", ge=0, le=1e6
+    )
     feature_layer: int = setting(-1, "hidden layer of the discriminator whose features izif compares")
 
 
 @dataclass
 class SegmenterConfig(_Checked):
-    """A network that marks damage, trained after the GAN on pseudo-anomalies: training images, damaged at random."""
+    """A network that marks damage, trained after the GAN on pseudo-anomalies: randomly damaged training images."""
 
     steps: int = setting(0, "update steps; 0 trains no segmenter", ge=0, le=10**9)
-    learning_rate: float = setting(2e-3, "of AdamW, the highest of one cycle", gt=0, le=1)
+    learning_rate: float = setting(2e-3, "highest learning rate of AdamW's one-cycle schedule", gt=0, le=1)
     weight: float = setting(0.1, "share of the segmenter in the score; may be given when scoring", ge=0, le=1)
 
 
 @dataclass
 class RotationConfig(_Checked):
-    """A network that tells by which quarter turn an image is turned, trained after the GAN; anomalies confuse it."""
+    """A network, trained after the GAN, that classifies quarter turns of images; it often fails on anomalies."""
 
     steps: int = setting(0, "update steps; 0 trains no rotation network", ge=0, le=10**9)
-    learning_rate: float = setting(2e-3, "of AdamW, the highest of one cycle", gt=0, le=1)
-    weight: float = setting(0.1, "of its term in the score; may be given when scoring", ge=0, le=100)
+    learning_rate: float = setting(2e-3, "highest learning rate of AdamW's one-cycle schedule", gt=0, le=1)
+    weight: float = setting(0.1, "weight of the rotation term in the score; may be given when scoring", ge=0, le=100)
 
 
 @dataclass
 class BankConfig(_Checked):
-    """Images made or chosen once after training: generated ones, where searches start, and references."""
+    """Images that are made once after training: generated images, where searches start, and references."""
 
-    size: int = setting(32_768, "random images drawn from the generator", ge=1, le=2**22)
-    inverted: int = setting(8_192, "number of training images whose inversions replace them; 0: none", ge=0, le=2**22)
+    size: int = setting(32_768, "number of random images drawn from the generator", ge=1, le=2**22)
+    inverted: int = setting(
+        8_192,
+        "number of training images to invert; their inversions replace the random images of the bank; 0 keeps the "
+        "random images (always so with patches)",
+        ge=0,
+        le=2**22,
+    )
     references: int = setting(8_192, "number of training images or patches kept to compare with", ge=0, le=2**20)
-    max_deviation: float = setting(2.0, "robust deviations beyond which a training image is in neither", gt=0, le=1e6)
+    max_deviation: float = setting(
+        2.0,
+        "a training image whose distance to random generated images exceeds the median by more than this many robust "
+        "standard deviations is left out: it is not inverted and not a reference",
+        gt=0,
+        le=1e6,
+    )
 
 
 @dataclass
@@ -182,12 +205,12 @@ class SearchConfig(_Checked):
     """How an image is reconstructed and compared; may be given when scoring."""
 
     start: Start = setting("bank", "where searches start: nearest images of the bank, random z, or the encoder's z")
-    starts: int = setting(8, "starts per image; their mean in feature space is compared", ge=1, le=1024)
+    starts: int = setting(8, "starts per image; the mean features of the images found are compared", ge=1, le=1024)
     steps: int = setting(8, "gradient steps from each start; 0 compares the starts themselves", ge=0, le=10**6)
     features: FeatureSpace = setting("structure", "feature space of retrieval and residual: edge structure, or pixels")
-    reference_weight: float = setting(0.75, "share of the references, if there are any, in the residual", ge=0, le=1)
-    optimizer: Optimizer = setting("soap", "of z: soap with a decaying rate, or adam at a constant one")
-    learning_rate: float = setting(0.01, "of z", gt=0, le=1e3)
+    reference_weight: float = setting(0.75, "share of the references in the residual, if there are any", ge=0, le=1)
+    optimizer: Optimizer = setting("soap", "optimizer of z: soap with a decaying rate, or adam with a constant one")
+    learning_rate: float = setting(0.01, "learning rate of the search, for the gradient steps on z", gt=0, le=1e3)
     discrimination: Discrimination = setting("feature_matching", "discrimination loss; cross_entropy: Yeh et al. 2016")
     discrimination_weight: float = setting(0.0, "lambda, the share of the discrimination loss", ge=0, le=1)
     feature_layer: int = setting(-1, "hidden layer of the discriminator whose features are matched")
@@ -195,10 +218,14 @@ class SearchConfig(_Checked):
 
 @dataclass
 class PoolingConfig(_Checked):
-    """The score of an image in patches, or of a segmenter, from its map; may be given when scoring."""
+    """How an image in patches, or the segmenter, gets a score from its map; may be given when scoring."""
 
-    share: float = setting(0.01, "share of the map's pixels, the highest, whose mean counts", gt=0, le=1)
-    stride: int | None = setting(None, "pixels between two tiles; None: half a tile", ge=1, le=1024)
+    share: float = setting(
+        0.01, "the score is the mean of the map's highest values; this is their share of its pixels", gt=0, le=1
+    )
+    stride: int | None = setting(
+        None, "largest distance in pixels between two neighbouring tiles; None: half a tile", ge=1, le=1024
+    )
 
 
 @dataclass
@@ -216,7 +243,7 @@ class Config(_Checked):
     search: SearchConfig = field(default_factory=SearchConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
     alpha: float = setting(0.05, "images with a p-value <= alpha are anomalies; may be given when scoring", gt=0, lt=1)
-    seed: int = setting(0, "of everything random", ge=0, lt=2**32)
+    seed: int = setting(0, "seed of all random numbers", ge=0, lt=2**32)
 
 
 class Preset(NamedTuple):
@@ -267,7 +294,7 @@ def with_preset(config: Config, name: str) -> Config:
     0
     """
     if name not in PRESETS:
-        raise UserError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
+        raise UserError(f"no preset is called {name!r}; the presets are {', '.join(PRESETS)}")
     return replace(config, search=replace(config.search, **PRESETS[name].search))
 
 
@@ -300,7 +327,7 @@ def to_fields(config: Config) -> dict[str, Any]:
 
 
 def with_window_of(config: Config, trained: Config) -> Config:
-    """Return the config with the window that training found, where it says "auto"."""
+    """Return the config with "auto" replaced by the window that training found."""
     return with_values(config, {"data.window": trained.data.window}) if config.data.window == "auto" else config
 
 
@@ -347,7 +374,7 @@ def load(path: Path) -> Config:
     """Read a config that ``save`` wrote.
 
     Raises:
-      UserError: no such file, not JSON, an unknown field, a wrong type or value.
+      UserError: the file does not exist, is not JSON, or has an unknown field, a wrong type or value.
     """
     try:
         return from_json(path.read_text(), f"{path}: ")
@@ -371,7 +398,7 @@ def from_json(text: str, where: str = "") -> Config:
 
 
 def _conflict(config: Config) -> str:
-    """Return in what settings contradict each other, or an empty string."""
+    """Return which settings contradict each other and how, or an empty string."""
     size, stride, search = config.model.image_size, config.pooling.stride, config.search
     if size & (size - 1):
         return f"model.image_size={size}: must be 8, 16, 32, 64, ..."
@@ -393,13 +420,16 @@ def _conflict(config: Config) -> str:
             "data.keep_held_out=False: references are training images kept in the detector; set bank.references=0 too"
         )
     if config.data.labels and config.data.source != "folder":
-        return f"data.labels={config.data.labels}: labels the images of a folder; set data.source=folder"
+        return f"data.labels={config.data.labels}: is only for images of a folder; set data.source=folder"
     if config.data.normal is not None and config.data.anomalous is not None:
         return "data.normal and data.anomalous are both set: give one"
     reasons = {
-        "patches.enabled": (config.patches.enabled, "the rotation network sees whole images"),
-        "train.rotate": (config.train.rotate, "turned images are normal then"),
-        "train.flip": (config.train.flip, "mirrored both ways they are turned by 180 degrees, which is normal then"),
+        "patches.enabled": (config.patches.enabled, "the rotation network needs whole images"),
+        "train.rotate": (config.train.rotate, "images are rotated at random, so their orientation is unknown"),
+        "train.flip": (
+            config.train.flip,
+            "images mirrored in both directions are rotated by 180 degrees, so their orientation is unknown",
+        ),
     }
     for name, (is_set, reason) in reasons.items():
         if config.rotation.steps and is_set:

@@ -1,4 +1,4 @@
-"""A trained detector: one value that scores images, and that is saved to and loaded from a folder."""
+"""A trained detector, which scores images and can be saved to, loaded from and exported to files."""
 
 import dataclasses
 import hashlib
@@ -56,30 +56,30 @@ from anogan_jax.search import make_search
 from anogan_jax.version import __version__
 
 log = logging.getLogger(__name__)
-_CALIBRATING = 64  # held-out images that calibrate a search tried for comparison
-_FORMAT = 4  # of the saved folder
+_CALIBRATING = 64  # held-out images that calibrate a search that is only compared
+_FORMAT = 4  # version of the saved folder's format
 _EXAMPLES = {"example:digits": Path(__file__).parent / "examples" / "digits"}
 _SHOWN = 12  # results that a notebook shows as pictures
-_NETWORKS = ("encoder", "segmenter", "rotation")  # of Model, beside the GAN, where they were trained
+_NETWORKS = ("encoder", "segmenter", "rotation")  # fields of Model: networks other than the GAN, if they were trained
 _UNCALIBRATED = Calibration(np.zeros(0), np.zeros(0), np.zeros(()), np.zeros(()))
 
 
 class Result(NamedTuple):
-    """Scores of N images. Maps and reconstructions have the images' sizes: a list where those differ."""
+    """Scores of N images. Maps and reconstructions have the images' sizes; they are lists if the sizes differ."""
 
     score: np.ndarray  # (N,) float64, higher is more anomalous
     p_value: np.ndarray  # (N,) float64 in (0, 1], see ``p_values``
     is_anomaly: np.ndarray  # (N,) bool, p_value <= alpha
-    anomaly_map: Any  # (N, H, W) float32 where the image differs from what was found, at least 0
+    anomaly_map: Any  # (N, H, W) float32, at least 0: difference from the reconstructions and nearest references
     reconstruction: Any  # (N, H, W, C) uint8 G(z) where the best search ended
     residual: np.ndarray  # (N,) float64 R(x)
     discrimination: np.ndarray  # (N,) float64 D(x)
     damage: np.ndarray  # (N,) float64 S(x) of the segmenter, 0 without one
     rotation: np.ndarray  # (N,) float64 T(x) of the rotation network, 0 without one
-    appearance: np.ndarray  # (N,) float64 distance of brightness, contrast, noise, colour; above 1 it raises the score
-    term: np.ndarray  # (N,) str, what each score is of: "reconstruction" (A(x)), "appearance" or "detail"
-    image: Any  # (N, H, W, C) uint8 the images as they were seen
-    map_level: np.ndarray  # (N,) float64 all the same, the value of a map that normal images seldom exceed
+    appearance: np.ndarray  # (N,) float64 the larger appearance term, divided by its limit; above 1 it raises the score
+    term: np.ndarray  # (N,) str, what determined each score: "appearance", "detail", or else "reconstruction"
+    image: Any  # (N, H, W, C) uint8 the images at their own size, after ``data.crop`` and ``data.roi``
+    map_level: np.ndarray  # (N,) float64 one value, repeated: what maps of normal images seldom exceed
 
     def __repr__(self) -> str:
         low, high = self.score.min(), self.score.max()
@@ -100,23 +100,23 @@ class Result(NamedTuple):
 class Regions(NamedTuple):
     """The regions of interest that a detector keeps."""
 
-    mask: np.ndarray | None  # (H, W) bool the one of all images, if there is one
-    held_out: list[np.ndarray]  # of each held-out image, (H, W) bool; empty without ``data.roi``
+    mask: np.ndarray | None  # (H, W) bool the one region for all images, if there is one
+    held_out: list[np.ndarray]  # the region of each held-out image, (H, W) bool; empty without ``data.roi``
 
 
 class Detector(NamedTuple):
     """Everything that scoring needs of a training run; complete, and independent of the training data."""
 
-    config: Config  # settings that train, fixed; settings that score
+    config: Config  # training settings, which are fixed, and scoring settings
     gan: GAN  # static
     model: Model  # arrays on the device: weights, encoder, index of the bank
     bank: Bank  # where searches start
     references: np.ndarray | None  # (K, S, S, C) uint8 training images to compare with; None if none are kept
-    appearance: Appearance  # of normal images
-    held_out: list[np.ndarray] | None  # M normal images (H, W, C) uint8 at the model's size; None if not kept
-    calibration: Calibration  # of the held-out images under these settings
+    appearance: Appearance  # the appearance of normal images
+    held_out: list[np.ndarray] | None  # M normal images, as ``resized_images`` returns them; None if not kept
+    calibration: Calibration  # from the held-out images under these settings
     step: int  # training steps done
-    regions: Regions  # of interest
+    regions: Regions  # the regions of interest
 
     def __repr__(self) -> str:
         model, search, size = self.config.model, self.config.search, self.config.model.image_size
@@ -133,15 +133,15 @@ class Detector(NamedTuple):
         )
 
     def score(self, images: Any) -> Result:
-        """Score images; an image's score depends on nothing but the image and the detector.
+        """Score images. The score of an image depends only on the image and the detector.
 
         Args:
           images: uint8, or floats in [-1, 1], (N, H, W) or (N, H, W, C) of any size; a list of such images, of paths
-            or of Pillow's images; or the path of an image, a folder, an .npy or an .npz file, whose floats lie in
+            or of Pillow's images; or the path of an image, a folder, an .npy or an .npz file; floats in files lie in
             [0, 1].
 
         Raises:
-          UserError: an image or its region of interest cannot be read, or floats are on another scale than [-1, 1].
+          UserError: an image or its region of interest cannot be read, or floats are not scaled to [-1, 1].
         """
         limit_pixels(self.config.data.max_pixels)
         queries = in_regions(self, from_user(images, self.config.model.channels, self.config.data.window))
@@ -149,7 +149,7 @@ class Detector(NamedTuple):
         for number, finding in enumerate(findings):
             if not finding.is_readable:
                 queries.read(number)  # raises the reason, if there still is one
-                raise UserError(f"{finding.name}: could not be read at first, and now can; score again")
+                raise UserError(f"{finding.name}: could not be read at first, but can be read now; score again")
         fields = [name for name in Result._fields if name in Finding._fields and name != "term"]
         values = {name: stacked([getattr(finding, name) for finding in findings]) for name in fields}
         p = p_values(values["score"], self.calibration.scores)
@@ -158,11 +158,11 @@ class Detector(NamedTuple):
         return Result(p_value=p, is_anomaly=p <= self.config.alpha, term=spoke, map_level=level, **values)
 
     def with_config(self, config: Config) -> "Detector":
-        """Return the detector with other scoring settings, calibrated anew from the held-out images if needed.
+        """Return the detector with other scoring settings, calibrated again with the held-out images if needed.
 
         Raises:
-          UserError: a training setting differs, an encoder is asked for that was not trained, or held-out images are
-            needed and were not kept.
+          UserError: a training setting differs, the search needs an encoder but none was trained, or held-out images
+            are needed but were not kept.
         """
         config = configs.with_window_of(configs.validate(config), self.config)
         mine, theirs = configs.to_fields(self.config), configs.to_fields(config)
@@ -174,7 +174,9 @@ class Detector(NamedTuple):
                 raise UserError(f"{given}: is fixed by training, with {mine[name]!r}; train again to change it")
             if name == "data.roi" and not has_masks:
                 was = f"with {mine[name]!r}" if mine[name] else "without a region of interest"
-                raise UserError(f"{given}: the detector was trained {was}; only a folder of masks can become another")
+                raise UserError(
+                    f"{given}: the detector was trained {was}; only a folder of masks can be replaced, by another one"
+                )
             if configs.changes_scores(name) and self.held_out is None:
                 raise UserError(
                     f"{given}: needs another calibration, but the detector keeps no held-out images "
@@ -190,11 +192,11 @@ class Detector(NamedTuple):
         return self.with_config(configs.with_preset(self.config, name))
 
     def with_search(self, search: SearchConfig, values: dict[str, Any] | None = None) -> "Detector":
-        """Return the detector with another search, calibrated by few held-out images: for scores without p-values.
+        """Return the detector with another search, calibrated with few held-out images; its p-values are coarse.
 
         Args:
-          search: its settings.
-          values: of further scoring settings, by their dotted names, such as "segmenter.weight".
+          search: the settings of the search.
+          values: the values of further scoring settings, by their dotted names, such as "segmenter.weight".
         """
         configured = _configured(self, configs.with_values(self.config, {"search": search} | (values or {})))
         return _calibrated(configured._replace(held_out=(self.held_out or [])[:_CALIBRATING]))
@@ -219,7 +221,7 @@ class Detector(NamedTuple):
             raise UserError(f"{target}: cannot be written: {error.strerror or error}") from error
 
     def export(self, path: str | Path) -> None:
-        """Write the detector, under its settings, as one file that ``anogan_jax/runtime.py`` scores with by itself.
+        """Write the detector with its settings to one file, for ``anogan_jax/runtime.py`` without the library.
 
         Raises:
           UserError: the file exists already, or cannot be written, or the extra ``export`` is not installed.
@@ -253,19 +255,19 @@ def make_detector(
     regions: Regions,
     calibration: Calibration | None = None,
 ) -> Detector:
-    """Return a complete detector: the bank indexed, the held-out images scored.
+    """Return a complete detector, with the bank indexed and the held-out images scored.
 
     Args:
       config: all settings.
       model: the trained weights; the index of the bank is made here.
       bank: where searches start.
       references: (K, S, S, C) uint8 training images to compare with, or None.
-      appearance: of normal images.
+      appearance: the appearance of normal images.
       step: training steps done.
       held_out: M normal images that training never saw, as ``resized_images`` returns them; kept in the detector
         unless ``data.keep_held_out`` is False.
-      regions: of interest, of the held-out images and of all.
-      calibration: of the held-out images, if it is known.
+      regions: the regions of interest: one for all images, or those of the held-out images.
+      calibration: the calibration from the held-out images, if it is known.
     """
     gan, model = gan_of(config), jax.device_put(model)
     of = (config, gan, model, bank, references, appearance, held_out, _UNCALIBRATED, step, regions)
@@ -280,7 +282,7 @@ def load(folder: str | Path) -> Detector:
       folder: the folder; or "example:digits", a detector of scikit-learn's zeros (``anogan_jax/examples``).
 
     Raises:
-      UserError: there is none, or a file of it is missing or damaged.
+      UserError: there is no detector, or a file of it is missing or damaged.
     """
     if str(folder).startswith("example:") and folder not in _EXAMPLES:
         raise UserError(f"{folder}: no such example; there is {', '.join(_EXAMPLES)}")
@@ -317,10 +319,12 @@ def scorer_of(detector: Detector) -> Callable[[Iterable[np.ndarray]], Iterator[S
 
 
 def in_regions(detector: Detector, queries: Images) -> Images:
-    """Return the queries, cropped and within the regions that the detector looks at; those that have regions keep them.
+    """Return the queries, cropped, with the pixels outside their region of interest replaced by the region's mean.
+
+    Queries that have the field ``region`` already are only cropped.
 
     Raises:
-      UserError: they need a folder of masks, and there is none.
+      UserError: the queries need a folder of masks, and ``data.roi`` is not their folder.
     """
     data = detector.config.data
     return cropped(within(queries, data.roi, detector.regions.mask), data.crop)
@@ -338,7 +342,7 @@ def _levels(calibration: Calibration) -> tuple[float, float]:
 
 
 def held_out_images(detector: Detector) -> tuple[Images, Config]:
-    """Return the held-out images that a detector keeps, with their regions, and the config for images so prepared.
+    """Return the held-out images that a detector keeps, with their regions, and a config for them.
 
     They were cropped and resized when they were held out, so this config does neither.
     """
@@ -350,7 +354,7 @@ def held_out_images(detector: Detector) -> tuple[Images, Config]:
 
 
 def _rotates(detector: Detector) -> bool:
-    """Return whether the detector has a rotation network that takes part in its scores."""
+    """Return whether the detector has a rotation network that contributes to its scores."""
     return bool(detector.model.rotation and detector.config.rotation.weight)
 
 
@@ -391,7 +395,7 @@ def _configured(detector: Detector, config: Config) -> Detector:
 
 
 def _calibrated(detector: Detector) -> Detector:
-    """Return the detector with the scores of its held-out images, uncalibrated if it has none."""
+    """Return the detector, calibrated with its held-out images; without any it is uncalibrated."""
     config, held_out, regions = detector.config, detector.held_out, detector.regions
     if not held_out:
         return detector._replace(calibration=_UNCALIBRATED)
@@ -406,15 +410,21 @@ def _calibrated(detector: Detector) -> Detector:
             finding.told,
             np.quantile(finding.anomaly_map[region], 0.99),
         )
-        for finding, region in zip(findings, inside, strict=False)  # some only are scored to compare searches
+        for finding, region in zip(findings, inside, strict=False)  # ``with_search`` takes the first only
     ]
     scores, appearance, rotation, told, map_levels = np.array(found).T
     factor = np.zeros(())
     if _rotates(detector):
         factor = np.array(config.rotation.weight * rotation_scale(scores, rotation, told.mean()))
-        log.info("%.1f %% of the quarter turns of %d held-out images are told", 100 * told.mean(), len(held_out))
+        log.info(
+            "the rotation network classifies %.1f %% of the quarter turns of %d held-out images correctly",
+            *(100 * told.mean(), len(held_out)),
+        )
         if not factor:
-            log.warning("the rotation network takes no part: it tells their turns by chance, or they do not differ")
+            log.warning(
+                "the rotation network is ignored: on held-out images its accuracy is no better than chance, or all its "
+                "losses or all scores are equal"
+            )
     scores = scores + factor * rotation
     level = appearance_level(scores, appearance)
     calibration = Calibration(combine(scores, appearance, level), map_levels, np.array(level), factor)
@@ -460,7 +470,7 @@ def _write(detector: Detector, folder: Path) -> None:
 
 
 def _joined(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Return arrays of different shapes as two; ``_parted`` is the inverse."""
+    """Join arrays of different shapes into two arrays; ``_parted`` is the inverse."""
     shapes = np.array([array.shape for array in arrays])
     return {"pixels": np.concatenate([array.ravel() for array in arrays]), "shapes": shapes}
 
@@ -480,7 +490,7 @@ def _facts(path: Path) -> dict[str, Any]:
     if not is_intact:
         raise UserError(f"{path}: damaged; copy the folder again, or train again")
     if facts["format"] != _FORMAT:
-        raise UserError(f"{path}: has format {facts['format']}, this version reads {_FORMAT}; train again")
+        raise UserError(f"{path}: has format {facts['format']}, but this version reads {_FORMAT}; train again")
     return facts
 
 

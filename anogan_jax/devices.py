@@ -1,4 +1,4 @@
-"""The devices as a mesh of one axis, several processes that work as one, and programs kept for later ones."""
+"""Devices as a mesh of one axis, several processes that work together, and a cache of compiled programs."""
 
 import contextlib
 import os
@@ -63,9 +63,9 @@ def is_first() -> bool:
 
 
 def hides_bars() -> bool | None:
-    """Return what tqdm calls ``disable``: True on other processes than the first, False in a notebook.
+    """Return tqdm's argument ``disable``: True on other processes than the first, False in a notebook.
 
-    Otherwise None: bars are shown on a terminal alone.
+    Otherwise it is None: bars are shown only on a terminal.
     """
     if not is_first():
         return True
@@ -78,7 +78,7 @@ def keep_compiled_programs() -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anogan_jax"
         with contextlib.suppress(OSError):
             cache.mkdir(parents=True, exist_ok=True)
-            cache.chmod(0o700)  # what lies in there is run
+            cache.chmod(0o700)  # programs in it are executed
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

@@ -1,12 +1,12 @@
-"""Errors of the user's making, and text from the user in messages."""
+"""Errors caused by the user's input, and text from the user in messages."""
 
 
 class UserError(Exception):
-    """A mistake in what the user gave; its message is one line that names it and says what to do."""
+    """A mistake in the user's input; its message is one line that names the mistake and says what to do."""
 
 
 def printable(text: str) -> str:
-    """Return a text with control characters and undecodable bytes escaped, so that a file name forges no message.
+    """Return a text with control characters and undecodable bytes escaped, so that a file name cannot forge messages.
 
     >>> printable("a\\nerror: b")
     'a\\\\nerror: b'

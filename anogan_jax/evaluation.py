@@ -92,16 +92,16 @@ def score_to_folder(
     Args:
       detector: the trained detector.
       queries: the images.
-      folder: gets the files that ``write_report`` lists.
-      origin: what the images are, for summary.json.
+      folder: the folder for the files that ``write_report`` lists.
+      origin: a description of the images, for summary.json.
       warning: why they may not be the intended images; it is shown, and written to summary.json.
       baselines: by name, other detectors' scores of the images.
       heatmaps: write heatmaps/<name>.png, each query under its anomaly map.
-      maps: write maps/<name>.npy, each anomaly map (H, W) float32, and those of a volume in its own format too.
+      maps: write maps/<name>.npy, each anomaly map (H, W) float32; those of a volume also in its format.
       embedding: write embedding.png, and show it in the report: see ``embed``.
 
     Returns:
-      The content of summary.json; on other processes than the first the number of unreadable images alone.
+      The content of summary.json; on other processes than the first, only the number of unreadable images.
     """
     check_masks(queries)
     queries = any_readable(in_regions(detector, queries), origin)
@@ -136,7 +136,7 @@ def score_to_folder(
 
 
 def _facts(detector: Detector, origin: str, warning: str, seconds: float, count: int) -> dict[str, Any]:
-    """Return the entries of summary.json that say what is scored and how, and how long that took for so many images."""
+    """Return the entries of summary.json on what was scored and how, and how long ``count`` images took."""
     config, model = detector.config, detector.model
     facts: dict[str, Any] = {"data": origin} | ({"warning": warning} if warning else {})
     facts["search"] = ", ".join(f"{name} {value}" for name, value in vars(config.search).items())
@@ -148,16 +148,16 @@ def _facts(detector: Detector, origin: str, warning: str, seconds: float, count:
 
 
 def score_contents(detector: Detector, files: Iterable[tuple[str, bytes]]) -> dict[str, Any]:
-    """Score image files whose contents are at hand, wherever they were read; for clusters that divide the work.
+    """Score image files from their contents, which the caller has read; for clusters that divide the work.
 
     Args:
       detector: the trained detector.
       files: the name and the content of each.
 
     Returns:
-      Columns, a row for each picture of a file: file, its name as given; name, ``scan.tif#017`` for one of several; and
-      as in scores.csv score and its terms, p_value, is_anomaly. Where a picture cannot be read the numbers are NaN, the
-      term is empty and is_anomaly is False.
+      Columns, with a row for each picture of a file: file, its name as given; name, the same with the picture's number
+      if there are several, ``scan.tif#017``; and, as in scores.csv, score and its terms, p_value and is_anomaly. If a
+      picture cannot be read, its numbers are NaN, its term is empty and is_anomaly is False.
     """
     data = detector.config.data
     limit_pixels(data.max_pixels)
@@ -189,7 +189,7 @@ def _walk(detector: Detector, journal: Journal) -> np.ndarray | None:
 
 
 def _obstacle(volumes: Sequence[str], held_out: int, alpha: float) -> str:
-    """Return why nothing, or no volume of the most slices, can be called an anomaly, or an empty string if it can."""
+    """Return why no image, or no volume with the most slices, can be called an anomaly; an empty string if one can."""
     slices = max(Counter(filter(None, volumes)).values(), default=0)
     if obstacle := alpha_obstacle(held_out, alpha):
         return obstacle
@@ -197,7 +197,8 @@ def _obstacle(volumes: Sequence[str], held_out: int, alpha: float) -> str:
         return ""
     needed = math.ceil(slices / alpha) - 1
     return (
-        f"volumes of {slices} slices: too many for {held_out} held-out images to call one an anomaly; it takes {needed}"
+        f"volumes of {slices} slices: too many for {held_out} held-out images, so no such volume can be called an "
+        f"anomaly; {needed} held-out images are needed"
     )
 
 
@@ -221,7 +222,7 @@ def _write_maps(folder: Path, queries: Images) -> None:
 
 
 def origin_of(sources: Sequence[Path]) -> str:
-    """Return what an input is, as text: its path, or of several the folder that holds them, their number and digest."""
+    """Describe an input as text: its path, or for several their common folder, their number and a digest."""
     if len(sources) == 1:
         return str(sources[0].resolve())
     names = "\n".join(str(source.resolve()) for source in sources)
@@ -230,7 +231,7 @@ def origin_of(sources: Sequence[Path]) -> str:
 
 
 def folder_of_input(workdir: Path, *sources: Path) -> Path:
-    """Return the folder for results of an input, by its name; another one if that holds results of another input."""
+    """Return the folder for results of an input, named after it; another one if that has results of another input."""
     source, origin = (sources[0] if len(sources) == 1 else folder_of(sources)).resolve(), origin_of(sources)
     folder = workdir / "inputs" / (source.name if source.is_dir() else source.stem)
     if claimed(folder)["origin"] in (None, origin):
@@ -248,7 +249,7 @@ def check_apart(output: Path, *sources: Path) -> None:
 
 @contextmanager
 def _writing(folder: Path, names: Iterable[str], origin: str) -> Iterator[None]:
-    """Hold a folder for results and claim files in it, on the first process."""
+    """Lock a folder for results and claim files in it, on the first process."""
     with locked(folder, "scoring") if is_first() else nullcontext():
         if is_first():
             remove_leftovers(folder, _PICTURES)
@@ -279,7 +280,7 @@ def _open_journal(folder: Path, made_with: str) -> Journal:
 def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
     """Score the test split by the detector, each preset that it can run, P_D and the baselines; write AUROC as CSV.
 
-    One baseline compares a query, as "nearest" does, with the training images themselves: what the generator is worth.
+    One baseline is the preset "nearest" with the training images as the bank; it shows what the generator contributes.
 
     Returns:
       The scores by name, (N,) each.
@@ -294,7 +295,7 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
         has = "no test split" if data.test is None else "images of one kind"
         raise UserError(f"--compare: needs a test split with normal and anomalous images; {data.origin} has {has}")
     if detector.held_out is None:
-        log.warning("the detector keeps no held-out images: other settings are compared by their reconstructions alone")
+        log.warning("no held-out images are kept: other settings are compared without appearance and rotation terms")
     methods: dict[str, Callable[[str], Iterator[Finding]]] = {
         name: partial(findings_of, of, test) for name, of in detectors_of(detector).items()
     }
@@ -314,7 +315,9 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
         findings = method(name)
         labels, scores[name] = np.array([(f.label, f.score) for f in findings if f.is_readable]).T
         if len(np.unique(labels)) < 2:
-            raise UserError(f"--compare: of the test images of {data.origin} those of one kind cannot be read")
+            raise UserError(
+                f"--compare: needs readable normal and anomalous test images; those of {data.origin} are of one kind"
+            )
     if is_first():
         scores |= baselines_of(detector, data)
         with _writing(path.parent, [path.name], data.origin):
@@ -324,7 +327,7 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
 
 
 def _parts_of(detector: Detector) -> dict[str, dict[str, float]]:
-    """Return the settings with which each part of the score is left out, or counts alone."""
+    """Return settings that leave out one part of the score, or use only that part, by their descriptions."""
     found: dict[str, dict[str, float]] = {}
     if detector.references is not None:
         found["as configured, without references"] = {"search.reference_weight": 0.0}
@@ -338,7 +341,7 @@ def _parts_of(detector: Detector) -> dict[str, dict[str, float]]:
 
 
 def _turns_alone(detector: Detector, queries: Images, what: str) -> Iterator[Finding]:
-    """Yield findings whose score is T(x) alone; the search beside it is the fastest."""
+    """Yield findings whose score is only T(x); the search, which has no effect on it, is the fastest."""
     search = with_preset(detector.config, "nearest").search
     rotating = detector.with_search(search, {"rotation.weight": 1.0})
     return (finding._replace(score=finding.rotation) for finding in findings_of(rotating, queries, what))
@@ -356,7 +359,7 @@ def detectors_of(detector: Detector) -> dict[str, Detector]:
 
 
 def bank_of_images(detector: Detector, images: np.ndarray) -> Bank:
-    """Return images (N, S, S, C) in [-1, 1] as a bank, to be compared themselves; they have no z."""
+    """Return images (N, S, S, C) in [-1, 1] as a bank, to compare queries with them; their z are zeros."""
     return Bank(np.zeros((len(images), detector.gan.latent_size), np.float32), images.astype(np.float16))
 
 
@@ -380,7 +383,7 @@ def test_split(data: OneClass) -> Images:
     """Return the test split.
 
     Raises:
-      UserError: there is none, or none of its images can be read.
+      UserError: there is no test split, or none of its images can be read.
     """
     if data.test is None:
         raise UserError(f"give --input=IMAGES; the training data, {data.origin}, has no test split")

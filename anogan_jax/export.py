@@ -1,8 +1,8 @@
 """Export a detector as one file: python -m anogan_jax.export --workdir runs/parts --output parts.anogan
 
-The file is scored with by anogan_jax/runtime.py, which may be copied to another machine and needs JAX, NumPy and
-flatbuffers alone. anogan-export is the same program. Scoring settings are given as --config.search.steps=64,
---config.alpha=0.01 or --preset, and are fixed in the file.
+anogan_jax/runtime.py loads the file and scores images. That module may be copied to another machine; it needs only JAX,
+NumPy and flatbuffers. anogan-export is the same program as this one. Scoring settings are given as
+--config.search.steps=64, --config.alpha=0.01 or --preset, and are fixed in the file.
 """
 
 import logging

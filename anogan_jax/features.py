@@ -12,7 +12,7 @@ from jax import Array
 
 FeatureSpace = Literal["structure", "pixels"]
 _DIRECTIONS = 8
-_SHARPNESS = 8  # power of the cosine: how sharply a direction is told from its neighbours
+_SHARPNESS = 8  # power of the cosine: how sharply a direction is separated from its neighbours
 _BLUR = 2.0  # standard deviation in pixels
 _STRIDE = 4  # pixels between two places
 _FLOOR = 1e-4  # added to an edge's strength: keeps the cube root's gradient finite
@@ -33,11 +33,11 @@ def make_features(name: FeatureSpace, image_size: int, channels: int) -> Feature
     "pixels": the image itself; the distance is the L1 norm, the residual loss R(z) = sum |x - G(z)| of Schlegl et al.
     2017, eq. 3; the map is |x - G(z)|, averaged over channels.
 
-    "structure": (S/4 * S/4 * C * 8,) values, a vector of length 1: the gradient's strength in eight directions,
-    blurred, sampled at every fourth pixel, and its cube root, so that a faint edge counts nearly as much as a bold
-    one. It ignores brightness, contrast and even noise, and tolerates shifts of about a pixel. The distance is
-    Euclidean; the map shows the norm of each place's difference, interpolated. Related to histograms of oriented
-    gradients (Dalal & Triggs 2005) with the whole image as one block.
+    "structure": (S/4 * S/4 * C * 8,) values, a vector of length 1. They are the gradient's strength in eight
+    directions, blurred and sampled at every fourth pixel; its cube root is taken, so that a faint edge counts nearly as
+    much as a bold one. This space ignores brightness, contrast and even noise, and tolerates shifts of about a pixel.
+    The distance is Euclidean; the map is the norm of the difference at each place, interpolated. Related to histograms
+    of oriented gradients (Dalal & Triggs 2005) with the whole image as one block.
 
     Raises:
       ValueError: no feature space has this name.

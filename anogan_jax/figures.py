@@ -1,6 +1,6 @@
 """Pictures for people: samples, heatmaps, panels and plots of scores.
 
-matplotlib and scikit-learn are slow to import, and training and scoring need them for plots alone.
+matplotlib and scikit-learn are imported only where a plot is drawn, because that is slow.
 """
 
 import base64
@@ -19,7 +19,7 @@ from anogan_jax.data.images import resize
 from anogan_jax.files import replacing
 
 _NORMAL, _ANOMALOUS, _UNKNOWN = "#2a6f97", "#d1495b", "#6c757d"
-_GROUPS = {  # of the points of an embedding, in the order in which they are drawn
+_GROUPS = {  # styles of the groups of points of an embedding, in the order of drawing
     "generated": {"color": "#2a9d6f", "marker": "^"},
     "training": {"color": "#9aa5ad", "marker": "s"},
     "held out": {"color": "#3f4a52", "marker": "s"},
@@ -36,7 +36,7 @@ _LOSSLESS = 32  # longer side up to which lossy compression would be visible
 def save_grid(path: Path, images: np.ndarray, columns: int = 8) -> np.ndarray:
     """Save images (N, S, S, C) as one enlarged PNG, row by row with a white margin; return its pixels, uint8.
 
-    The range of the values is mapped to black to white.
+    The lowest value becomes black and the highest white.
     """
     low, high = float(images.min()), float(images.max())
     pixels = np.rint((images - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
@@ -96,7 +96,7 @@ def save_heatmap(path: Path, title: str, image: np.ndarray, anomaly_map: np.ndar
     axis.imshow(overlay(image, anomaly_map, level), interpolation="nearest")
     axis.set(xticks=[], yticks=[], frame_on=False)
     axis.set_title(title, fontsize=9, parse_math=False)
-    _add_legend(figure, axis, level, "anomaly; the mark: seldom reached by normal images")
+    _add_legend(figure, axis, level, "anomaly (black line: seldom exceeded by normal images)")
     _save(figure, path)
 
 
@@ -115,7 +115,7 @@ def save_panels(path: Path, groups: Mapping[str, Sequence[tuple[str, bytes]]], l
             axis.set(xticks=[], yticks=[], frame_on=False)
         for axis, label in zip(axes[:, 0], ("query", "reconstruction", "anomaly map"), strict=True):
             axis.set_ylabel(label)
-        for column, (name, picture) in zip(axes.T, panels, strict=False):  # a group may have fewer than columns
+        for column, (name, picture) in zip(axes.T, panels, strict=False):  # a group may have fewer panels than columns
             column[0].set_title(name, fontsize=8, parse_math=False)
             with Image.open(io.BytesIO(picture)) as opened:
                 query, reconstruction, _, under_map = np.split(np.asarray(opened.convert("RGB")), len(PARTS), axis=1)
@@ -156,7 +156,7 @@ def save_histogram(path: Path, scores: np.ndarray, labels: np.ndarray | None, th
 
 
 def save_embedding(path: Path, groups: Mapping[str, np.ndarray]) -> None:
-    """Plot points (N, 2) of each group, in the order of their names' colours; where they lie has no unit."""
+    """Plot the points (N, 2) of each group; the axes have no unit."""
     figure = _figure((6.4, 4.6))
     axis = figure.subplots()
     for name, points in groups.items():
@@ -168,7 +168,7 @@ def save_embedding(path: Path, groups: Mapping[str, np.ndarray]) -> None:
 
 
 def _heat_colours() -> np.ndarray:
-    """Return colours (256, 4), transparent where nothing is found; the query is seen through the most opaque too."""
+    """Return colours (256, 4), transparent for low values; even the most opaque lets the query show through."""
     share = np.linspace(0, 1, 256)[:, None]
     low, high = np.array([1.0, 0.85, 0.0]), np.array([0.85, 0.0, 0.1])
     opacity = 0.65 * np.clip((share - 0.25) / 0.5, 0, 1)
@@ -189,7 +189,7 @@ def _add_legend(figure: Any, axes: Any, level: float, label: str, **where: Any) 
 
 
 def _figure(inches: tuple[float, float]) -> Any:
-    """Return an empty matplotlib figure of this width and height, apart from pyplot and its windows."""
+    """Return an empty matplotlib figure of this width and height, without pyplot and its windows."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=inches, layout="constrained")
@@ -204,7 +204,7 @@ def _save(figure: Any, path: Path) -> None:
 def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
     """Return an image (H, W, C), shrunk if it has a longer side than this.
 
-    If it is much longer, blocks of pixels are averaged first: resizing takes 8 bytes for each pixel of a map.
+    If it is much longer, blocks of pixels are averaged first, because resizing a map takes 8 bytes per pixel.
     """
     side = max(image.shape[:2])
     shape = [max(1, round(min(1.0, longest / side) * length)) for length in image.shape[:2]]
@@ -215,7 +215,7 @@ def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
 
 
 def _block_means(image: np.ndarray, count: int) -> np.ndarray:
-    """Return the means of so many blocks of rows of an image (H, W, C), float32; or the image if rows are few."""
+    """Return the means of ``count`` blocks of rows of an image (H, W, C), float32; or the image if it has few rows."""
     if len(image) < 2 * count:
         return image
     edges = np.linspace(0, len(image), count + 1).astype(int)

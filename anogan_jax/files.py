@@ -20,7 +20,7 @@ _TEMPORARY = ".anogan_jax-"  # how the names of temporary files begin
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` to write to; move it to ``path`` when the block succeeds.
+    """Yield a temporary path next to ``path`` to write to; move it to ``path`` when the block succeeds.
 
     A process killed inside the block leaves ``path`` unchanged, and a file that ``remove_leftovers`` removes.
 
@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix  # libraries go by it
+        suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix  # sets the format
         handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
@@ -51,7 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
     """Remove the temporary files of killed processes that are in a folder, or below the folders of these names in it.
 
-    Call it under the folder's lock. Other folders in it may have locks of their own, so their files stay.
+    Call it under the folder's lock. Other folders in it may have their own locks, so their files stay.
     """
     for where in (folder.glob, *((folder / name).rglob for name in names)):
         for path in where(f"{_TEMPORARY}*"):
@@ -63,8 +63,8 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold the folder's lock; the operating system releases it when the process ends, however it ends.
 
     Args:
-      folder: is made if necessary.
-      what: the verb, "training" or "scoring"; each has a lock of its own.
+      folder: the folder, which is made if necessary.
+      what: the verb, "training" or "scoring"; each has its own lock.
 
     Raises:
       UserError: another process holds it, or the folder cannot be written.

@@ -1,4 +1,4 @@
-"""From normal images to a finished detector: train the GAN, the encoder, make the bank, calibrate, save."""
+"""From normal images to a finished detector: train the networks, make bank and appearance, calibrate, save."""
 
 import hashlib
 import json
@@ -71,25 +71,25 @@ log = logging.getLogger(__name__)
 _SAMPLES = 64  # images in the picture of samples
 _DESCRIBED = 8_192  # training images, at most, whose appearance is described
 _WRITTEN = ("checkpoints", "samples", "metrics.jsonl", "tensorboard", "encoder", "segmenter", "rotation", "detector")
-_LOOKED_AT = 8  # training images, for what they lose
+_LOOKED_AT = 8  # training images that are checked for lost colours and grey levels
 _CLIPPED = 0.95  # share of black and white pixels beyond which a window is most likely wrong
 _INVERSION_STEPS = 24  # gradient steps that invert a training image
-_INVERSION_RATE = 1.0  # in pixels, whose loss is far flatter than that of the default search
+_INVERSION_RATE = 1.0  # its learning rate: in pixels the loss is far flatter than in the default search
 
 
 def fit(images: Any = None, config: Config | None = None, workdir: str | Path | None = None) -> Detector:
     """Train a detector on normal images.
 
-    With a work directory it leaves there config.json, checkpoints/, metrics.jsonl, samples/ and detector/, resumes from
+    With a work directory it writes config.json, checkpoints/, metrics.jsonl, samples/ and detector/ there, resumes from
     the last checkpoint, and returns the finished detector if there is one. However often training is interrupted,
     the final state is the same bit for bit.
 
     Args:
       images: normal images, uint8 or floats in [-1, 1], (N, H, W) or (N, H, W, C), or a list of images of any sizes,
-        arrays, paths or Pillow's; or the path of a folder, an .npz or an .npy file, whose floats lie in [0, 1]; None:
-        the data set that the config names.
+        arrays, paths or Pillow's; or the path of a folder, an .npz or an .npy file (floats in files lie in [0, 1]);
+        None: the data set that the config names.
       config: the settings; None: ``default_config(images)``.
-      workdir: where to train; None: nothing is kept but the returned detector.
+      workdir: where to train; None: only the returned detector is kept.
 
     Raises:
       UserError: the images or a setting cannot be used, a loss is not finite, the work directory belongs to another
@@ -118,8 +118,8 @@ def fit(images: Any = None, config: Config | None = None, workdir: str | Path | 
 def default_config(images: Any) -> Config:
     """Return settings for images as ``fit`` takes them.
 
-    Arrays of up to 32 pixels a side are resized to the next of 8, 16 and 32, all others to 64x64. Arrays with colours
-    have three channels; of a path the model has one, for nothing is read here.
+    Arrays of up to 32 pixels a side are resized to the next of 8, 16 and 32, all others to 64x64. The model has three
+    channels for arrays with colours; for a path it has one, because no file is read here.
 
     >>> default_config(np.zeros((100, 28, 28), np.uint8)).model.image_size
     32
@@ -158,7 +158,7 @@ def _fit(config: Config, workdir: Path, given: Images | None) -> Detector:
     digest = hashlib.sha256(train.tobytes() + held_out.tobytes()).hexdigest()
     known = workdir / "data.json"
     if known.exists() and digest not in known.read_text(errors="replace"):
-        raise UserError(f"{workdir}: was trained on other images; give another --workdir, or the images of then")
+        raise UserError(f"{workdir}: was trained on other images; give another --workdir, or the original images")
     if is_finished:
         log.info("%s: the detector is finished", workdir)
         return load(workdir)
@@ -190,7 +190,7 @@ def _fit(config: Config, workdir: Path, given: Images | None) -> Detector:
 def _train(
     config: Config, workdir: Path, images: Images, held_out: list[np.ndarray], regions: Regions, mesh: Mesh
 ) -> Detector:
-    """Train what the work directory lacks, and leave the detector in it."""
+    """Train the networks that the work directory lacks, and save the detector in it."""
     state = train_gan(config, workdir, images, mesh)
     gan = gan_of(config)
     weights: Weights = jax.jit(inference_weights, static_argnums=0)(gan, state)
@@ -240,7 +240,7 @@ def train_segmenter(config: Config, workdir: Path, images: Images, mesh: Mesh) -
 
 
 def train_rotation(config: Config, workdir: Path, images: Images, mesh: Mesh) -> Variables:
-    """Train the network that tells quarter turns in the work directory's folder rotation/, or resume."""
+    """Train the rotation network in the work directory's folder rotation/, or resume."""
     gan, settings = gan_of(config), config.rotation
     optimizer = _one_cycle(settings.steps, settings.learning_rate)
     of_images = (make_draw(images, config), partial(to_networks, config=config))
@@ -250,13 +250,13 @@ def train_rotation(config: Config, workdir: Path, images: Images, mesh: Mesh) ->
 
 @cache
 def _cosine_decay(steps: int, learning_rate: float) -> optax.GradientTransformation:
-    """Return Adam, whose rate falls to 0."""
+    """Return Adam with a learning rate that decays to 0."""
     return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
 
 @cache
 def _one_cycle(steps: int, learning_rate: float) -> optax.GradientTransformation:
-    """Return AdamW, whose rate rises to its highest in the first fifth of the steps and falls to nearly 0."""
+    """Return AdamW with a learning rate that rises in the first fifth of the steps and then falls to nearly 0."""
     return optax.adamw(optax.cosine_onecycle_schedule(steps, learning_rate, pct_start=0.2))
 
 
@@ -272,9 +272,9 @@ def _train_network(
     draw: Callable[[int], np.ndarray],
     to_batch: Callable[[np.ndarray], np.ndarray],
 ) -> Variables:
-    """Train a network beside the GAN to its last step in a folder, or resume; return its variables.
+    """Train a network other than the GAN to its last step in a folder, or resume; return its variables.
 
-    The stream is a number of the network's own for its random key; see ``advance`` for ``draw`` and ``to_batch``.
+    ``stream`` is the network's number, for its random key; see ``advance`` for ``draw`` and ``to_batch``.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), stream)
     state = restored(folder, init_network_state, (network, optimizer, key, config.model.channels), mesh)
@@ -288,8 +288,8 @@ def _train_network(
 def make_bank(config: Config, gan: GAN, weights: Weights, images: Images) -> tuple[Bank, np.ndarray | None]:
     """Return the bank, and the references (K, S, S, C) uint8 or None: training images or patches, without outliers.
 
-    The bank holds random generated images; unless patches are used, inversions of training images replace them. Random
-    images also lie between the kinds of normal images, where anomalies are; reconstructions of training images do not.
+    The bank holds random generated images; unless patches are used, inversions of training images replace them. Some
+    random images mix several kinds of normal images, and can resemble anomalies; inversions of training images do not.
     """
     bank = draw_bank(gan, weights, jax.random.fold_in(jax.random.key(config.seed), 0), config.bank.size)
     inverted, references = 0 if config.patches.enabled else config.bank.inverted, config.bank.references
@@ -306,9 +306,9 @@ def make_bank(config: Config, gan: GAN, weights: Weights, images: Images) -> tup
 def screen(config: Config, gan: GAN, weights: Weights, random: Bank, images: Images, count: int) -> np.ndarray:
     """Return up to ``count`` training images or patches (K, S, S, C) uint8, without outliers.
 
-    Outliers may be anomalies among the training images. They are those that random generated images reconstruct badly:
-    whose distance to the mean of the eight nearest exceeds the median by ``bank.max_deviation`` robust standard
-    deviations: the median absolute deviation, or the mean one where most distances are equal (Iglewicz & Hoaglin 1993).
+    An outlier, perhaps an anomaly, is far from all random generated images: the distance of its features to the mean of
+    the eight nearest exceeds the median distance by more than ``bank.max_deviation`` robust standard deviations. These
+    are estimated from the median absolute deviation, or if that is 0 from the mean one (Iglewicz & Hoaglin 1993).
     """
     draw = make_draw(images, config)
     places = range(count if config.patches.enabled else min(count, len(images.names)))
@@ -322,7 +322,7 @@ def screen(config: Config, gan: GAN, weights: Weights, random: Bank, images: Ima
     deviations = np.abs(scores - np.median(scores))
     spread = 1.4826 * np.median(deviations) or 1.2533 * deviations.mean()
     is_outlier = scores > np.median(scores) + config.bank.max_deviation * spread
-    log.info("left %d outliers out of the bank", is_outlier.sum())
+    log.info("left out %d outliers: they are neither inverted nor used as references", is_outlier.sum())
     return np.stack(examples)[~is_outlier]
 
 
@@ -343,7 +343,7 @@ def invert(gan: GAN, weights: Weights, bank: Bank, images: Iterable[np.ndarray],
       weights: its trained weights.
       bank: where the searches start.
       images: each (S, S, C) in [-1, 1].
-      count: how many images, for the progress bar.
+      count: the number of images, for the progress bar.
     """
     scores = _score_by_bank(gan, weights, bank, "pixels", images, starts=1, steps=_INVERSION_STEPS)
     with tqdm(scores, total=count, desc="inverting", unit="image", disable=hides_bars(), dynamic_ncols=True) as found:
@@ -367,12 +367,12 @@ def _refuse_another(workdir: Path, config: Config) -> None:
     path = workdir / "config.json"
     if not path.exists():
         if found := next((workdir / name for name in _WRITTEN if (workdir / name).exists()), None):
-            raise UserError(f"{found}: is there, but no run that wrote it; give another --workdir")
+            raise UserError(f"{found}: exists without the config.json of a run to resume; give another --workdir")
         return
     if changed := configs.differences(config, configs.load(path)):
         raise UserError(
             f"{workdir}: holds a run with another config ({'; '.join(changed)}); give another --workdir, or that "
-            "config. Settings that score (search, pooling, alpha) are given when scoring"
+            "config. Scoring settings (search, pooling, alpha) are given when scoring"
         )
 
 
@@ -388,11 +388,11 @@ def _check_memory(config: Config) -> None:
     for fields, needed in (("model.width, model.image_size, model.latent_size", state), ("bank.size", bank)):
         if needed > has:
             gigabytes = f"at least {needed / 2**30:.0f} GB, this machine has {has / 2**30:.0f}"
-            raise UserError(f"{fields}: too large together, training would take {gigabytes}")
+            raise UserError(f"{fields}: too large together; training would take {gigabytes}")
 
 
 def _digests(images: Images) -> np.ndarray:
-    """Return the SHA-256 of each image's pixels, (N, 32) uint8, zeros where it cannot be read; warn of those.
+    """Return the SHA-256 of each image's pixels, (N, 32) uint8, zeros if it cannot be read; warn of such images.
 
     Each of several processes reads its share.
     """
@@ -422,7 +422,7 @@ def _warning_of_pixels(images: Images, data: DataConfig, channels: int) -> str:
             f"data.window={data.window[0]:g},{data.window[1]:g}: nearly all pixels of the training images lie outside"
         )
     if np.ptp(levels) == 0:
-        return f"the first training images are all of the grey level {levels[0]}; is data.dir the right one?"
+        return f"all pixels of the first training images have the grey level {levels[0]}; is data.dir the right folder?"
     return ""
 
 
@@ -432,6 +432,6 @@ def _readable(images: Images, digests: np.ndarray, needed: int) -> np.ndarray:
     if len(found) < needed:
         what = "held-out" if needed == 1 else "training"
         unreadable = np.flatnonzero(~digests.any(axis=1))
-        reason = "".join(f"; the first: {error}" for error in read_ahead(images.read, unreadable[:1], ahead=1))
-        raise UserError(f"of {len(digests)} {what} images {len(found)} can be read, {needed} are needed{reason}")
+        reason = "".join(f"; the first error: {error}" for error in read_ahead(images.read, unreadable[:1], ahead=1))
+        raise UserError(f"{len(found)} of {len(digests)} {what} images can be read, but {needed} are needed{reason}")
     return found

@@ -13,7 +13,7 @@ import numpy as np
 
 from anogan_jax.errors import UserError
 
-_ENTRIES, _SECONDS = 256, 10.0  # entries are committed after so many or so long
+_ENTRIES, _SECONDS = 256, 10.0  # entries are committed after this number or time
 _TABLES = """
 CREATE TABLE IF NOT EXISTS anogan_jax_run (made_with TEXT);
 CREATE TABLE IF NOT EXISTS entries (
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
     discrimination: float
     damage: float
     rotation: float
-    z: bytes  # float32, of ``Finding.z``; empty if there is none
+    z: bytes  # the bytes of ``Finding.z``, float32; empty if there is none
     picture: bytes  # a ``strip``
 
     @property
@@ -51,7 +51,7 @@ class Journal:
     def __init__(self, path: Path, made_with: str) -> None:
         """Resume from the file's entries if they were made with the same settings (a text); otherwise start anew.
 
-        Then ``earlier`` are the names of the entries that were dropped.
+        In that case ``earlier`` holds the names of the dropped entries.
 
         Raises:
           UserError: the file cannot be written, or is not a journal.

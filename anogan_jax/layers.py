@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _THIN = 16  # with fewer input channels or features, gathering patches is cheaper than minimal filtering
-# with without_layouts(True): programs are traced with the same values and no layouts, which ``jax.export`` refuses.
+# In ``with without_layouts(True):`` programs are traced without layouts, which ``jax.export`` refuses.
 without_layouts = jax.make_user_context(False)
 native_down = partial(lax.conv_general_dilated, window_strides=(2, 2), padding="SAME", dimension_numbers=_NHWC)
 native_up = partial(lax.conv_transpose, strides=(2, 2), padding="SAME", dimension_numbers=_NHWC)
@@ -52,7 +52,7 @@ class StridedConv(nn.Module):
     kernel_size: int
     up: bool
     use_bias: bool
-    dtype: DTypeLike  # of the computation; the weights are float32
+    dtype: DTypeLike  # data type of the computation; the weights are float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -105,7 +105,7 @@ class _Algorithm(NamedTuple):
     """A stride-2 convolution as products of matrices: join(split(image) @ split_taps(kernel)); all three are linear."""
 
     split: Callable[[Array], list[Array]]  # image (N, H, W, C) to matrices of 4 C columns or a multiple
-    split_taps: Callable[[Array], list[Array]]  # kernel (k, k, C, features) to (..., C, features), as many
+    split_taps: Callable[[Array], list[Array]]  # kernel (k, k, C, features) to (..., C, features), as many arrays
     join: Callable[[list[Array]], Array]  # their products to (N, H/2, W/2, features)
 
 
@@ -133,7 +133,7 @@ def _minimal_filtering(reach: int, batch: int, height: int, width: int) -> _Algo
     """Filter minimally, F(2x2, reach x reach): one product for each of (reach + 1)^2 points, of all output tiles."""
     for_pixels, for_taps, for_outputs = _FILTERS[reach]
     points = reach + 1
-    rows, columns = -(-height // 2), -(-width // 2)  # of tiles
+    rows, columns = -(-height // 2), -(-width // 2)  # number of tiles
 
     def split(image: Array) -> list[Array]:
         pairs = _pixel_pairs(image, 2 * rows + reach - 1, 2 * columns + reach - 1)
@@ -158,7 +158,7 @@ def _minimal_filtering(reach: int, batch: int, height: int, width: int) -> _Algo
 def _pixel_pairs(image: Array, rows: int, columns: int) -> Array:
     """Return pairs of rows and of columns, (N, rows, columns, 4 C).
 
-    Pair i is of the pixels 2 i - 1 and 2 i; output i sees ``reach`` pairs from pair i on.
+    Pair i holds the pixels 2 i - 1 and 2 i; output i sees ``reach`` pairs from pair i on.
     """
     batch, height, width, channels = image.shape
     padding = ((0, 0), (1, 2 * rows - 1 - height), (1, 2 * columns - 1 - width), (0, 0))

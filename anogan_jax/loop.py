@@ -54,17 +54,17 @@ def advance(
 ) -> State:
     """Train a state to the last step; show progress and write metrics, samples and checkpoints.
 
-    Progress is lines of the log or, where these are not shown, as in a notebook, a bar.
+    Progress is shown as log lines, or as a bar if log lines are hidden, as in a notebook.
 
     Args:
       config: the settings.
-      folder: gets metrics.jsonl, checkpoints/<step>/, samples/<step>.png and, if configured, tensorboard/.
+      folder: the folder for metrics.jsonl, checkpoints/<step>/, samples/<step>.png and, if configured, tensorboard/.
       steps: the last step.
       state: the state to start or resume from.
       train_step: the compiled step, which returns the new state and a tuple of metrics.
-      draw: the training example at a place of the stream, uint8, as from ``make_draw``.
+      draw: returns the training example at a place of the stream, uint8, as from ``make_draw``.
       to_batch: converts stacked examples to the batch of a step, float32, such as ``to_model_range``.
-      draw_samples: the images of a state for the sample pictures.
+      draw_samples: returns the images of a state for the sample pictures.
 
     Returns:
       The state after the last step.
@@ -82,7 +82,8 @@ def advance(
     silent = True if log.isEnabledFor(logging.INFO) else hides_bars()
     bar = tqdm(total=steps, initial=step, desc="training", unit="step", disable=silent, dynamic_ncols=True)
     with _stop_signal() as stop_signal, _event_writer(folder, config, step) as events, bar:
-        progress = _Progress(folder / "metrics.jsonl", step, steps, events)
+        setting = f"{'train' if isinstance(state, TrainState) else folder.name}.learning_rate"
+        progress = _Progress(folder / "metrics.jsonl", step, steps, events, setting)
         while step < steps:
             state, metrics = train_step(state, next(batches))
             step += 1
@@ -167,7 +168,7 @@ def _batches(
 
 
 def _event_writer(folder: Path, config: Config, step: int) -> AbstractContextManager[Any]:
-    """Return a TensorBoard writer that hides events after the step; a context of None if not configured."""
+    """Return a TensorBoard writer that hides events after the step, or a context of None if there is to be none."""
     if not (config.train.tensorboard and is_first()):
         return nullcontext()
     from tensorboardX import SummaryWriter
@@ -216,8 +217,9 @@ def _stop_signal() -> Iterator[Callable[[bool], int]]:
 class _Progress:
     """Collects the metrics of each step and reports their means: a log line, metrics.jsonl, TensorBoard events."""
 
-    def __init__(self, path: Path, step: int, steps: int, events: Any) -> None:
+    def __init__(self, path: Path, step: int, steps: int, events: Any, setting: str) -> None:
         self.path, self.steps, self.events = path, steps, events
+        self.setting = setting  # name of the learning rate
         self.start, self.began = step, time.monotonic()
         self.pending: list[Any] = []  # Metrics or NetworkMetrics since the last report
 
@@ -235,7 +237,7 @@ class _Progress:
                 first = int(np.argmin(np.isfinite(values)))
                 raise UserError(
                     f"step {step - len(values) + 1 + first}: {name} is {values[first]}: training diverged; "
-                    "the last checkpoint is intact. Try a smaller train.learning_rate in a new --workdir"
+                    f"the last checkpoint is intact. Try a smaller {self.setting} in a new --workdir"
                 )
         if not write:
             return

@@ -60,10 +60,10 @@ def encoding_loss(
 
 
 def rotation_loss(logits: Array) -> Array:
-    """Return T(x) (N,) = -log p(k | x turned by k quarter turns), averaged over k (Gidaris et al. 2018, eq. 2 and 3).
+    """Return T(x) (N,) = -log p(k | x rotated by k quarter turns), averaged over k (Gidaris et al. 2018, eq. 2 and 3).
 
     Args:
-      logits: (4, N, 4), of N images turned by k = 0, 1, 2, 3 quarter turns, for each of the four turns.
+      logits: (4, N, 4), for k = 0, 1, 2, 3 quarter turns of N images the logits of the four classes.
     """
     turns = jnp.broadcast_to(jnp.arange(4)[:, None], logits.shape[:2])
     return optax.softmax_cross_entropy_with_integer_labels(logits, turns).mean(axis=0)

@@ -5,7 +5,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score, roc_curve
 
 _LEVELS = 2**15  # non-negative values of float16
-_MAX_FALSE_POSITIVES = 0.3  # up to which PRO is integrated
+_MAX_FALSE_POSITIVES = 0.3  # false positive rate up to which PRO is integrated
 
 
 def ranking_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:

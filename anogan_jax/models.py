@@ -1,4 +1,7 @@
-"""The networks: DCGAN generator and discriminator (Radford et al. 2015, arXiv 1511.06434), encoder, segmenter."""
+"""The networks: generator and discriminator, encoder, segmenter, rotation network.
+
+Generator and discriminator are those of DCGAN (Radford et al. 2015, arXiv 1511.06434).
+"""
 
 from collections.abc import Mapping
 from functools import partial
@@ -15,8 +18,8 @@ from anogan_jax.layers import StridedConv
 Prior = Literal["normal", "uniform"]
 Precision = Literal["float32", "bfloat16"]
 Objective = Literal["gan", "wgan_gp"]
-Variables = Mapping[str, Any]  # of a Flax module: {"params", "batch_stats"}
-# Deviation from DCGAN code, which uses 0.9, about the last ten batches: inference needs a steadier estimate.
+Variables = Mapping[str, Any]  # variables of a Flax module: {"params", "batch_stats"}
+# DCGAN code uses 0.9, about the last ten batches; inference needs a steadier estimate.
 STATISTICS_MOMENTUM = 0.99
 _EPSILON = 1e-5
 _dense = partial(nn.DenseGeneral, kernel_init=nn.initializers.normal(0.02))
@@ -28,7 +31,7 @@ class BatchNorm(nn.Module):
     It equals ``nn.BatchNorm``, including the names of its variables, with fewer passes over memory.
     """
 
-    dtype: DTypeLike  # of the result; statistics are float32
+    dtype: DTypeLike  # data type of the result; statistics are float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -60,7 +63,7 @@ class Generator(nn.Module):
     channels: int
     width: int
     kernel_size: int  # 4 or 5
-    dtype: DTypeLike = jnp.float32  # of the computation; weights, statistics and images are float32
+    dtype: DTypeLike = jnp.float32  # data type of the computation; weights, statistics and images are float32
 
     @nn.compact
     def __call__(self, z: Array, train: bool) -> Array:
@@ -82,7 +85,7 @@ class Discriminator(nn.Module):
     image_size: int  # 4 * 2^k, k >= 1
     width: int
     kernel_size: int  # 4 or 5
-    dtype: DTypeLike = jnp.float32  # of the computation; weights, statistics, logits and features are float32
+    dtype: DTypeLike = jnp.float32  # data type of the computation; weights, statistics, logits, features are float32
     batch_norm: bool = True  # False for a critic, whose gradient is penalised for each image
 
     @nn.compact
@@ -111,7 +114,7 @@ class Encoder(nn.Module):
     latent_size: int
     width: int
     kernel_size: int  # 4 or 5
-    dtype: DTypeLike = jnp.float32  # of the computation; weights, statistics and z are float32
+    dtype: DTypeLike = jnp.float32  # data type of the computation; weights, statistics and z are float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -128,11 +131,11 @@ class Segmenter(nn.Module):
     image_size: int  # 4 * 2^k, k >= 1
     width: int
     kernel_size: int  # 4 or 5
-    dtype: DTypeLike = jnp.float32  # of the computation; weights, statistics and logits are float32
+    dtype: DTypeLike = jnp.float32  # data type of the computation; weights, statistics and logits are float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        """Return logits (N, S/2, S/2), positive: damaged, of x (N, S, S, C) in [-1, 1]; with ``train``, see Encoder."""
+        """Return logits (N, S/2, S/2) of x (N, S, S, C) in [-1, 1], positive for damage; see Encoder for ``train``."""
 
         def convolve(x: Array, layer: int, up: bool) -> Array:
             width = self.width * 2**layer
@@ -188,7 +191,7 @@ def make_gan(
       objective: "wgan_gp" makes the discriminator a critic without batch normalisation (Gulrajani et al. 2017, sec. 4).
 
     Raises:
-      ValueError: another size, or an unknown prior, precision or objective.
+      ValueError: image_size is not 4 * 2^k, or the prior, precision or objective is unknown.
     """
     for value, allowed in ((latent_prior, Prior), (precision, Precision), (objective, Objective)):
         if value not in get_args(allowed):
@@ -216,12 +219,12 @@ def make_segmenter(gan: GAN) -> Segmenter:
 
 
 def make_rotation_network(gan: GAN) -> Encoder:
-    """Return a network that tells by which quarter turn an image is turned: an encoder of four dimensions, logits."""
+    """Return a network that classifies by which quarter turn an image is rotated: an encoder to four logits."""
     return make_encoder(gan).clone(latent_size=4)
 
 
 def quarter_turns(images: Array) -> Array:
-    """Return images (N, S, S, C) turned by 0, 1, 2 and 3 quarter turns, (4, N, S, S, C)."""
+    """Return images (N, S, S, C) rotated by 0, 1, 2 and 3 quarter turns, (4, N, S, S, C)."""
     return jnp.stack([jnp.rot90(images, turn, axes=(1, 2)) for turn in range(4)])
 
 
@@ -241,9 +244,9 @@ def sample_latent(gan: GAN, key: Array, shape: tuple[int, ...] = ()) -> Array:
 def project(gan: GAN, z: Array) -> Array:
     """Return the nearest point to z (latent,) of the region that holds the prior's mass.
 
-    The box [-1, 1] for the uniform prior; for the normal prior the ball of radius sqrt(latent), the typical norm of a
-    draw. Outside it the generator was never trained, and an unconstrained search finds images there that resemble
-    anything, anomalies too.
+    The region is the box [-1, 1] for the uniform prior, and for the normal prior the ball of radius sqrt(latent), the
+    typical norm of a draw. Outside it the generator was never trained, and an unconstrained search finds images there
+    that resemble anything, including anomalies.
     """
     if gan.latent_prior == "uniform":
         return jnp.clip(z, -1.0, 1.0)

@@ -1,4 +1,4 @@
-"""A detector as one file that runs without this library: a program of ``jax.export``, its arrays, and the rest."""
+"""A detector as one file that runs without this library: a program of ``jax.export``, its arrays and settings."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ from anogan_jax.scoring import Model, Program
 from anogan_jax.version import __version__
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
-_TIE = 1e-6  # stored held-out scores are this much higher, so that rounding elsewhere puts no image above its own
+_TIE = 1e-6  # stored held-out scores are raised by it: rounding lifts no rescored image above its own score
 
 
 def export_program(
@@ -26,11 +26,11 @@ def export_program(
     """Write the file that ``runtime.load`` reads, complete or not at all.
 
     Args:
-      path: of a file that does not exist.
-      program: of ``make_program``.
+      path: the file to write, which must not exist.
+      program: the program of ``make_program``.
       model: its arrays; those that the program does not read are left out.
-      facts: what ``runtime.Exported`` reads of them: view, alpha, levels, region.
-      arrays: the same: held_out, those of ``runtime.pack_appearance``, and mask if there is one.
+      facts: the facts that ``runtime.Exported`` reads: view, alpha, levels, region.
+      arrays: the arrays that it reads: held_out, those of ``runtime.pack_appearance``, and mask if there is one.
 
     Raises:
       UserError: the file exists already, or cannot be written, or flatbuffers is missing.
@@ -49,7 +49,7 @@ def export_program(
 
 
 def _exported(program: Program, model: Model, view: dict[str, Any]) -> tuple[export.Exported, list[np.ndarray]]:
-    """Return the exported program of the arrays that it reads and of any number of images, and these arrays."""
+    """Return the exported program, for any number of images, and the arrays that are its other arguments."""
     leaves, structure = jax.tree.flatten(model)
     size, channels = view["image_size"], view["channels"]
     of_images = jax.ShapeDtypeStruct((*export.symbolic_shape("n"), size, size, channels), np.float32)
@@ -75,7 +75,7 @@ def _exported(program: Program, model: Model, view: dict[str, Any]) -> tuple[exp
 
 
 def _narrow(leaf: np.ndarray) -> np.ndarray:
-    """Return an array in half precision if that loses nothing, which is so of the bank's images."""
+    """Return an array in half precision if that loses nothing, as for the bank's images."""
     with np.errstate(over="ignore"):
         half = leaf.astype(np.float16)
     return half if leaf.dtype == np.float32 and np.array_equal(half, leaf) else leaf

@@ -1,4 +1,4 @@
-"""The detector as one of PyOD's: ``decision_scores_``, ``labels_``, ``threshold_``, ``decision_function``, ``predict``.
+"""The detector for PyOD: ``decision_scores_``, ``labels_``, ``threshold_``, ``decision_function``, ``predict``.
 
 from anogan_jax.pyod import AnoGAN
 
@@ -20,15 +20,15 @@ except ImportError as error:
 
 
 class AnoGAN(BaseDetector):
-    """Detect anomalous images, (N, H, W[, C]) or what else ``anogan_jax.fit`` takes.
+    """Detect anomalous images, (N, H, W[, C]) or in another form that ``anogan_jax.fit`` takes.
 
-    ``threshold_`` is of the images held out of training: a share ``contamination`` of others like them lies above it.
-    PyOD's own detectors take it from ``decision_scores_``. Here those are lower than new images' scores, because the
-    training images are among the references that they are compared with.
+    ``threshold_`` is computed from the images held out of training: at most a share ``contamination`` of new images
+    like them lies above it. PyOD's own detectors compute it from ``decision_scores_``, the scores of the training
+    images. That would be too low here: training images are among the references, so they score lower than new images.
 
     Args:
-      contamination: the share of images like those of training that are called anomalous.
-      estimator: with the settings; None: ``anogan_jax.sklearn.AnoGAN()``. Its ``alpha`` is ``contamination``.
+      contamination: the largest share of normal images that may be called anomalous.
+      estimator: has the settings; None: ``anogan_jax.sklearn.AnoGAN()``. Its ``alpha`` is ``contamination``.
       shape: (H, W) or (H, W, C) of an image, to take rows of pixels (N, H * W [* C]) as PyOD's other detectors do.
     """
 
@@ -42,7 +42,7 @@ class AnoGAN(BaseDetector):
         self.estimator, self.shape = estimator, shape
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Train on images; y is not looked at."""
+        """Train on images; y is ignored."""
         self._set_n_classes(y)
         estimator = clone(self.estimator or sklearn.AnoGAN()).set_params(alpha=self.contamination)
         self.estimator_ = estimator.fit(self._images(X))

@@ -1,4 +1,4 @@
-"""Queries of any size through a scorer: read ahead, resized or cut into tiles, divided between processes."""
+"""Scoring of queries of any size: read ahead, resized or cut into tiles, divided between processes."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from anogan_jax.errors import UserError
 from anogan_jax.runtime import Judge, Measured, Query, Score
 
 log = logging.getLogger(__name__)
-_ARRAYS = ("image", "reconstruction", "anomaly_map", "z")  # of a finding
+_ARRAYS = ("image", "reconstruction", "anomaly_map", "z")  # fields of a finding
 _READ_AHEAD = 8  # images
 _EXCHANGED = 32  # results that each process sends at a time
 
@@ -68,18 +68,18 @@ def score_queries(
 ) -> Iterator[Finding]:
     """Yield the finding of each query in order, as soon as it is known; show a progress bar on a terminal.
 
-    Each of several processes reads and scores its share and receives the results of all; each must consume them all.
+    Each of several processes reads and scores its share and receives the results of all; each must consume all.
     Memory does not grow with the number of queries.
 
     Args:
       score: a ``Scorer`` with its model bound.
-      queries: the images to score; where they have regions of interest, a map is 0 outside, which counts nowhere.
-      config: of the model; its pooling settings too.
+      queries: the images to score; outside their regions of interest, if any, maps are 0 and not pooled.
+      config: the settings, of which those of model and pooling are used.
       what: the noun that the progress bar shows; without one there is no bar.
       first: the number of the first query to score.
-      judge: of the queries' appearance; without one, scores are of reconstructions alone.
+      judge: judges the queries' appearance; without one, scores have no appearance terms.
       level: the score that corresponds to an appearance at its limit, see ``combine``.
-      rotation_factor: what T(x) is multiplied by before it is added to A(x), see ``Calibration``.
+      rotation_factor: the factor with which T(x) is added to A(x), see ``Calibration``.
     """
     total, processes = len(queries.names), jax.process_count()
     share = range(first + jax.process_index(), total, processes)
@@ -93,13 +93,13 @@ def score_queries(
 
 
 def read_tiles(queries: Images, config: Config, number: int) -> np.ndarray:
-    """Read a query; return what the networks see of it, (n, S, S, C) in [-1, 1]: with patches its tiles, else n = 1.
+    """Read a query; return what the networks see, (n, S, S, C) in [-1, 1]: its tiles, or the whole image (n = 1).
 
     Raises:
       UserError: it cannot be read.
     """
     size, channels = config.model.image_size, config.model.channels
-    tiles = list(_begin(queries, config, number).inputs())  # none where all of an image is empty
+    tiles = list(_begin(queries, config, number).inputs())  # none if the whole image lacks content
     return np.array(tiles, np.float32).reshape(-1, size, size, channels)
 
 
@@ -143,7 +143,7 @@ def _findings(
             yield Finding(queries.names[i], label, kind, *measured)
 
     for result in score(tiles()):
-        yield from done()  # queries without a tile, which stand before this tile's query
+        yield from done()  # queries without tiles that come before this tile's query
         current = waiting[0][1]
         assert current is not None
         current.add(result)

@@ -41,15 +41,15 @@ from anogan_jax.spaces import Embedding
 log = logging.getLogger(__name__)
 _WALK = "samples/walk.png"
 REPORT = ("scores.csv", "summary.json", "panels.png", "histogram.png", "roc.png", _WALK, "report.html")
-EMBEDDING = "embedding.png"  # where it is asked for
-VOLUMES = "volumes.csv"  # beside them where slices of volumes were scored
+EMBEDDING = "embedding.png"  # if it is asked for
+VOLUMES = "volumes.csv"  # if slices of volumes were scored
 _OF_VOLUMES = ("name", "label", "score", "slice", "slices", "p_value", "is_anomaly")
 SCORES = ("score", "term", "residual", "discrimination", "damage", "rotation", "appearance")
 COLUMNS = ("name", "label", *SCORES, "p_value", "is_anomaly")
 _SHOWN = 8  # most anomalous queries in panels.png, and as many least anomalous ones
 _IN_GALLERY = 10_000  # most anomalous queries in report.html
-_FEW, _THUMBNAIL = 1_000, 96  # of more queries than these, pictures are this small: the page holds them all
-_UNUSABLE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # of a picture
+_FEW, _THUMBNAIL = 1_000, 96  # with more queries, the pictures in the page are this small
+_UNUSABLE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # errors of a picture's name
 _PAGE = Path(__file__).with_name("report.html")
 
 
@@ -61,13 +61,13 @@ def record(
     heatmaps: Path | None = None,
     maps: Path | None = None,
 ) -> None:
-    """Add findings to the journal one at a time; write a heatmap and a map of each if wanted.
+    """Add findings to the journal one at a time; write a heatmap and a map of each if asked for.
 
     Args:
       journal: the entries of earlier findings; the new ones are appended.
-      findings: of the queries, in their order.
+      findings: the findings of the queries, in their order.
       queries: the scored images, with masks if there are any.
-      level: of the heatmaps' colours, see ``overlay``.
+      level: the level of the heatmaps' colours, see ``overlay``.
       heatmaps: the folder for a PNG of each query.
       maps: the folder for each anomaly map, .npy, (H, W) float32.
     """
@@ -102,21 +102,21 @@ def write_report(
     embedding: Embedding | None = None,
     volumes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write the files of REPORT: roc.png with labels of both kinds alone, the walk and the embedding where given.
+    """Write the files of REPORT: roc.png only with labels of both kinds, the walk and the embedding only if given.
 
-    With volumes, volumes.csv too.
+    With volumes, also write volumes.csv.
 
     Args:
       folder: the folder of these files.
       journal: the entries of all queries, at least one of them readable.
       held_out: (M,) scores of held-out normal images.
-      alpha: the false-alarm rate; an image is called an anomaly at p-value <= alpha.
-      level: of the heatmaps' colours, see ``overlay``.
+      alpha: the false-alarm rate; an image with a p-value <= alpha is called an anomaly.
+      level: the level of the heatmaps' colours, see ``overlay``.
       facts: further entries of summary.json, which come first.
       baselines: by name, other detectors' scores of the queries, for their AUROC.
       walk: (n, S, S, C) images of a latent walk from the least to the most anomalous query.
-      embedding: of queries and other images.
-      volumes: of each query the name of the volume that it is a slice of, or an empty text; () if there are none.
+      embedding: the embedding of queries and other images.
+      volumes: for each query the name of the volume that it is a slice of, or an empty text; () if there are none.
 
     Returns:
       The content of summary.json.
@@ -210,7 +210,7 @@ def read_names(path: Path) -> set[str]:
 def _measure(
     labels: np.ndarray, scores: np.ndarray, is_anomaly: np.ndarray, baselines: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Return the entries of summary.json that labels (N,) make possible; none where some are unknown."""
+    """Return the entries of summary.json that need labels (N,); none if some labels are unknown."""
     kinds = set(labels.tolist())
     if kinds == {0, 1}:
         measured = ranking_metrics(labels, scores) | decision_metrics(labels, is_anomaly)
@@ -231,9 +231,9 @@ def _draw_charts(
     walk: np.ndarray | None,
     embedding: Mapping[str, np.ndarray] | None,
 ) -> dict[str, Path]:
-    """Write the charts, the ROC curve with labels of both kinds alone; return their files by name.
+    """Write the charts, the ROC curve only with labels of both kinds; return their files by name.
 
-    The embedding is the points (N, 2) of each group.
+    The embedding holds the points (N, 2) of each group.
     """
     charts = {"histogram": folder / "histogram.png"}
     known = labels if set(labels.tolist()) == {0, 1} else None
@@ -251,7 +251,7 @@ def _draw_charts(
 
 
 def _one_sided(labels: np.ndarray, is_anomaly: np.ndarray) -> dict[str, Any]:
-    """Return what is known of labelled images that are all normal, or all anomalous, and what is not."""
+    """Return the metrics of labelled images that are all normal, or all anomalous, and name the missing metrics."""
     measured = decision_metrics(labels, is_anomaly)
     kept, lacking = (("recall", "sensitivity"), "normal") if labels.all() else (("specificity",), "anomalous")
     others = ", ".join(("AUROC", "average precision", *(name for name in measured if name not in kept)))
@@ -290,7 +290,7 @@ def _write_scores(path: Path, journal: Journal, p: np.ndarray, is_anomaly: np.nd
 
 
 def _unlike_formula(name: str) -> str:
-    """Return a name that a spreadsheet does not run as a formula; "./" before it changes no path."""
+    """Return a name that a spreadsheet does not run as a formula; a "./" in front does not change the path."""
     return f"./{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 
 
@@ -299,8 +299,8 @@ def _write_volumes(
 ) -> dict[str, int | float]:
     """Write a row for each volume: the highest score of its slices, and which slice has it; return a summary.
 
-    The p-value is that slice's times the number of slices, at most 1 (Bonferroni): among normal volumes a share of
-    ``alpha`` at most is called anomalous, however the scores of a volume's slices depend on each other.
+    The p-value is that slice's times the number of readable slices, at most 1 (Bonferroni): at most a share ``alpha``
+    of normal volumes is called anomalous, however the scores of a volume's slices depend on each other.
     """
     slices = defaultdict(list)
     for entry, volume, p_value in zip(journal.entries(), volumes, p.tolist(), strict=True):
@@ -391,13 +391,13 @@ def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         found.append(("AUROC", f"{summary['auroc']:.4f}", f"{bad:,} anomalous and {images - bad:,} normal images"))
     if "specificity" in summary:
         rate, good = 1 - summary["specificity"], images - bad
-        expected = f"{round(rate * good):,} of {good:,} normal images; expected with alpha: {summary['alpha']:.1%}"
+        expected = f"{round(rate * good):,} of {good:,} normal images; alpha allows {summary['alpha']:.1%}"
         found.append(("False alarms", f"{rate:.1%}", expected))
     return found
 
 
 def _warnings(summary: Mapping[str, Any], unreadable: Sequence[str]) -> list[str]:
-    """Return what a reader has to know before the figures."""
+    """Return what a reader has to know first."""
     found = [summary["warning"]] if "warning" in summary else []
     if "not_measured" in summary:
         found.append(f"Not measured: {summary['not_measured']}")

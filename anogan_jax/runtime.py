@@ -1,12 +1,12 @@
-"""Score images with an exported detector. This one file, JAX and NumPy are all that it takes; it may be copied.
+"""Score images with an exported detector. This file needs only JAX, NumPy and flatbuffers, and may be copied.
 
     detector = runtime.load("parts.anogan")  # as anogan_jax.export wrote it
     result = detector.score(images)  # uint8 images of any size: score, p_value, is_anomaly, anomaly_map
 
-The file holds the portable program of the networks and its arrays. Everything else that lies between the pixels of
-an image and its verdict is below, in NumPy, and the library scores by the same functions. Two of them the library
-replaces by faster ones with the same results: ``resize`` (by Pillow) and ``farthest_of`` (by a k-d tree). JAX needs the
-package flatbuffers to read a program.
+The exported file holds the portable program of the networks and its arrays. All other steps from the pixels of an
+image to its verdict are below, in NumPy. The library scores with the same functions, except two that it replaces by
+faster ones with the same results: ``resize`` (by Pillow) and ``farthest_of`` (by a k-d tree). JAX needs flatbuffers to
+read the program.
 """
 
 import json
@@ -20,35 +20,35 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-FORMAT = 1  # of the exported file
-TERMS = ("reconstruction", "appearance", "detail")  # what a score can be of
+FORMAT = 1  # version of the exported file's format
+TERMS = ("reconstruction", "appearance", "detail")  # what can determine a score
 _CHUNK = 64  # images in memory at a time
-_POOLED = 2**18  # pixels at a time, which takes less memory
-_CONTRASTS_IN_RANGE = np.float32(8)  # mean absolute deviations from the mean to the end of the range
+_POOLED = 2**18  # pixels that are pooled at a time, to save memory
+_CONTRASTS_IN_RANGE = np.float32(8)  # mean absolute deviations between the mean and the end of the range
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601
-_MODES = ("1", "L", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # of Pillow's images as arrays
-_CONVERTED = 2**22  # values at a time, which takes less memory
-_BITS = 22  # of the fraction of Pillow's weights
-_BLOCK = 3  # side of a block in pixels; two by two are a window
-_GRID = 4
-_STRIP = 96  # rows of pixels at a time, which takes less memory; a multiple of the block's
+_MODES = ("1", "L", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of pixel values
+_CONVERTED = 2**22  # values that are converted at a time, to save memory
+_BITS = 22  # fractional bits of Pillow's weights
+_BLOCK = 3  # side of a block in pixels; two by two blocks are a window
+_GRID = 4  # cells of the grid on each side
+_STRIP = 96  # rows of pixels that are described at a time, to save memory; a multiple of _BLOCK
 _QUANTILES = np.array([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98])
-_RESOLUTION = 64  # points of a unit, to which windows are rounded
-_DISTANCES = 2**15  # computed at a time, which takes less memory and less time
+_RESOLUTION = 64  # steps per unit of the grid to which windows are rounded
+_DISTANCES = 2**15  # distances that are computed at a time, to save memory and time
 Judge = Callable[[Sequence[np.ndarray]], list[tuple[float, str]]]
-Farthest = Callable[[np.ndarray], np.ndarray]  # of each of N images' windows (N, n, 3) the largest distance to a point
-Resize = Callable[[np.ndarray, int, int], np.ndarray]  # of an image (H, W, C), uint8 or float32, to height and width
+Farthest = Callable[[np.ndarray], np.ndarray]  # windows (N, n, 3) of N images -> largest distance (N,) to a point
+Resize = Callable[[np.ndarray, int, int], np.ndarray]  # image (H, W, C) uint8 or float32, height, width -> image
 
 
 class Result(NamedTuple):
-    """Scores of N images. Maps and reconstructions have the images' sizes: a list where those differ."""
+    """Scores of N images. Maps and reconstructions have the images' sizes; they are lists if the sizes differ."""
 
     score: np.ndarray  # (N,) float64, higher is more anomalous
     p_value: np.ndarray  # (N,) float64 in (0, 1], see ``p_values``
     is_anomaly: np.ndarray  # (N,) bool, p_value <= alpha
-    anomaly_map: Any  # (N, H, W) float32 where the image differs from what was found, at least 0
+    anomaly_map: Any  # (N, H, W) float32, at least 0: difference from the reconstructions and nearest references
     reconstruction: Any  # (N, H, W, C) uint8
-    term: np.ndarray  # (N,) str, what each score is of, one of TERMS
+    term: np.ndarray  # (N,) str, what determined each score, one of TERMS
 
 
 def load(path: str | PathLike, batch: int = 64) -> "Exported":
@@ -56,12 +56,12 @@ def load(path: str | PathLike, batch: int = 64) -> "Exported":
 
     Args:
       path: the file.
-      batch: images of the model's size, or tiles, that the program scores at a time. It is compiled for this number
-        when it first scores; fewer are padded, so that scores do not depend on the other images.
+      batch: number of images of the model's size, or of tiles, that the program scores at a time. It is compiled for
+        this number when it first scores; smaller batches are padded, so that scores do not depend on other images.
 
     Raises:
       ValueError: the file is damaged or of another format, or this version of JAX cannot read it.
-      FileNotFoundError: there is none.
+      FileNotFoundError: the file does not exist.
       ModuleNotFoundError: flatbuffers is missing.
     """
     try:
@@ -74,7 +74,7 @@ def load(path: str | PathLike, batch: int = 64) -> "Exported":
     except Exception as error:  # zipfile, NumPy and json raise many types for a damaged file
         raise ValueError(f"{path}: damaged, or not an exported detector; export it again") from error
     if not is_known:
-        raise ValueError(f"{path}: has format {facts['format']}, this runtime reads {FORMAT}; copy both again")
+        raise ValueError(f"{path}: has format {facts['format']}, but runtime.py reads {FORMAT}; copy both again")
     if batch < 1:
         raise ValueError(f"batch={batch}: must be at least 1")
     return Exported(facts, arrays, batch, str(path))
@@ -93,21 +93,21 @@ class Exported:
         self._leaves, self._program = jax.device_put(leaves), jax.jit(program.call)
 
     def score(self, images: Any, regions: Sequence[np.ndarray] | None = None) -> Result:
-        """Score images; an image's score depends on nothing but the image and the detector.
+        """Score images. The score of an image depends only on the image and the detector.
 
         Args:
           images: (N, H, W) or (N, H, W, C) uint8, one colour image (H, W, 3), or a list of images (H, W) or (H, W, C)
-            of any sizes. With ``data.window`` pixels may be integers or floats of any type.
-          regions: of interest, (H, W) bool, for each image; a detector that was trained with a folder of masks needs
-            them, others find their own.
+            of any sizes. With ``data.window``, pixels may be integers or floats of any type.
+          regions: a region of interest (H, W) bool for each image. A detector that was trained with a folder of masks
+            needs them; other detectors compute regions themselves, or need none.
 
         Raises:
-          ValueError: an image has another type or shape, or no region of interest.
+          ValueError: an image has another type or shape, or lacks a region of interest.
         """
         pixels = _listed(images, self.view)
         given: list[Any] = [None] * len(pixels) if regions is None else list(regions)
         if len(given) != len(pixels):
-            raise ValueError(f"regions: {len(given)} for {len(pixels)} images; each image needs its own")
+            raise ValueError(f"regions: {len(given)} for {len(pixels)} images; give one for each image")
         inside = list(map(self._find_region, range(len(pixels)), pixels, given))
         found: list[Measured] = []
         for first in range(0, len(pixels), _CHUNK):
@@ -137,7 +137,7 @@ class Exported:
             yield from (Score(*(field[i] for field in found)) for i in range(len(block)))
 
     def _find_region(self, number: int, image: np.ndarray, given: np.ndarray | None) -> np.ndarray | None:
-        """Return the region of interest (H, W) bool of an image as it is, or None if all of it is."""
+        """Return the region of interest (H, W) bool of an image at its own size, or None if it is the whole image."""
         if given is not None:
             if given.shape != image.shape[:2] or given.dtype != bool or not given.any():
                 raise ValueError(f"image {number}: its region must be bool, {image.shape[:2]}, and not empty")
@@ -145,7 +145,9 @@ class Exported:
         if self._mask is not None:
             return resize_region(self._mask, *image.shape[:2])
         if self._region == "masks":
-            raise ValueError("regions: the detector was trained with a mask for each image; give theirs")
+            raise ValueError(
+                "regions: the detector was trained with a mask for each image; give a mask for each image to score"
+            )
         if not self._region:
             return None
         region = largest_parts(image, *self._region)
@@ -156,7 +158,7 @@ class Exported:
 
 def _program(serialised: bytes, where: str) -> Any:
     try:
-        import flatbuffers  # noqa: F401  # jax.export says less when it is missing
+        import flatbuffers  # noqa: F401  # if it is missing, the error of jax.export is less clear
 
         return jax.export.deserialize(bytearray(serialised))
     except ModuleNotFoundError as error:
@@ -186,7 +188,7 @@ def _listed(images: Any, view: "View") -> list[np.ndarray]:
 
 
 def _to_levels(image: np.ndarray, channels: int, window: Sequence[float] | None) -> np.ndarray:
-    """Return an image (H, W, any) as uint8, its colours by the window, its transparency by its type."""
+    """Convert an image (H, W, any) to uint8: colours by the window, transparency by the range of its type."""
     if window is None:
         if image.dtype != np.uint8:
             raise ValueError(f"pixels of type {image.dtype}; uint8 is needed")
@@ -200,23 +202,23 @@ def _to_levels(image: np.ndarray, channels: int, window: Sequence[float] | None)
 
 
 def opaque_of(dtype: np.dtype) -> int:
-    """Return the value of transparency that hides what is behind."""
+    """Return the alpha value of an opaque pixel."""
     return {"uint16": 65_535}.get(dtype.name, 255 if dtype.kind in "iu" else 1)
 
 
 class View(NamedTuple):
     """How the networks see an image, and how its map becomes a score."""
 
-    image_size: int  # S, the side of what the networks see
+    image_size: int  # S, height and width of the images that the networks see
     channels: int
     patches: bool  # whether an image is cut into tiles; otherwise it is resized to S
-    scale: float  # with patches, what images are resized by first
-    min_contrast: float  # with patches, standard deviation below which a tile is left out
-    normalize_contrast: bool  # whether brightness and contrast are removed, a patch's those of its image
-    stride: int  # pixels between two tiles
-    share: float  # with patches, share of the map's pixels, the highest, whose mean is the score
+    scale: float  # with patches, the factor by which images are resized first
+    min_contrast: float  # with patches, standard deviation of grey levels below which a tile is left out
+    normalize_contrast: bool  # whether brightness and contrast are removed; from patches, those of the whole image
+    stride: int  # largest distance in pixels between two neighbouring tiles
+    share: float  # with patches, the score is the mean of the map's highest values; this is their share of the pixels
     window: Sequence[float] | None  # low and high, the values that become black and white; None: pixels are uint8
-    crop: int | None  # height and width of the middle of an image that is seen; None: all of it is
+    crop: int | None  # height and width to which images are cropped, at their middle; None: they are not cropped
 
     def size_of(self, image: np.ndarray) -> tuple[int, int]:
         """Return height and width to which an image (H, W, C) is resized."""
@@ -227,16 +229,16 @@ class View(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Scores of one image; of N images each field gains a leading axis. Higher is more anomalous."""
+    """Scores of one image; for N images each field gains a leading axis. Higher is more anomalous."""
 
-    score: np.ndarray  # () A(x) = (1 - lambda) R(x) + lambda D(x), mixed with S(x) where there is a segmenter
-    residual: np.ndarray  # () R(x), the distance in the feature space to the reconstruction and to the references
+    score: np.ndarray  # () A(x) = (1 - lambda) R(x) + lambda D(x), mixed with S(x) if there is a segmenter
+    residual: np.ndarray  # () R(x), the distance in the feature space to the reconstructions and the nearest references
     discrimination: np.ndarray  # () D(x); 0 where lambda is 0
     damage: np.ndarray  # () S(x) of the segmenter; 0 without one
     rotation: np.ndarray  # () T(x) of the rotation network, which is no part of A(x); 0 without one
-    told: np.ndarray  # () share of the image's four quarter turns that this network tells
+    told: np.ndarray  # () share of the image's four rotations that this network classifies correctly
     reconstruction: np.ndarray  # (S, S, C) in [-1, 1] G(z) where the best search ended
-    anomaly_map: np.ndarray  # (S, S) where x differs from what was found, at least 0
+    anomaly_map: np.ndarray  # (S, S), at least 0: difference of x from the reconstructions and nearest references
     z: np.ndarray  # (starts, latent) where the searches ended, the best one first
 
 
@@ -245,26 +247,26 @@ class Measured(NamedTuple):
 
     image: np.ndarray  # (H, W, C) uint8
     reconstruction: np.ndarray  # (H, W, C) uint8
-    anomaly_map: np.ndarray  # (H, W) float32 where the image differs from what was found, at least 0
-    z: np.ndarray  # (latent,) float32 of G(z), the reconstruction; with patches of the tile with the largest R(x)
-    score: float  # A(x), with patches pooled from the map, with T(x)'s part; raised where ``appearance`` is above 1
-    appearance: float  # how far brightness, contrast, noise or colour are from normal images', in units of the limit
-    term: str  # of TERMS
+    anomaly_map: np.ndarray  # (H, W) float32, at least 0: difference from the reconstructions and nearest references
+    z: np.ndarray  # (latent,) float32 of the reconstruction G(z); with patches, of the tile with the largest R(x)
+    score: float  # A(x), with patches pooled from the map, plus the part of T(x); raised if ``appearance`` is above 1
+    appearance: float  # distance of brightness, contrast, noise, colour from normal images, divided by its limit
+    term: str  # what determined the score, one of TERMS
     residual: float  # R(x); with patches the mean over tiles
     discrimination: float  # D(x); with patches the mean over tiles
-    damage: float  # S(x) of the segmenter, 0 without one; with patches the largest of a tile
+    damage: float  # S(x) of the segmenter, 0 without one; with patches the largest of the tiles
     rotation: float  # T(x) of the rotation network, 0 without one
-    told: float  # share of the four quarter turns that the rotation network tells
+    told: float  # share of the four rotations that the rotation network classifies correctly
 
 
 class Query:
-    """An image in progress: its tiles, and the scores of those that are done.
+    """An image that is being scored: its tiles, and the scores of the tiles that are done.
 
     Args:
       image: (H, W, C) uint8, filled outside its region.
-      region: of interest, (H, W) bool, or None; a map is 0 outside, which counts nowhere.
-      view: of the detector.
-      resize: resizes an image.
+      region: the region of interest, (H, W) bool, or None; outside it the map is 0 and is not pooled.
+      view: the detector's view.
+      resize: the function that resizes an image.
     """
 
     def __init__(self, image: np.ndarray, region: np.ndarray | None, view: View, resize: Resize) -> None:
@@ -278,7 +280,7 @@ class Query:
         self._resized_shape = resized.shape
         within = self._resized_region = None if region is None else resize_region(region, *resized.shape[:2])
         self.padded = pad_to(resized, size)
-        seen, self._inverse = self.padded, None  # the networks see patches without their image's contrast
+        seen, self._inverse = self.padded, None  # the networks see patches without the contrast of their image
         if view.patches and view.normalize_contrast:
             table, self._inverse = contrast_tables(self.padded)
             seen = table[self.padded]
@@ -310,7 +312,7 @@ class Query:
         return len(self._terms) == len(self.tiles)
 
     def add(self, result: Score) -> None:
-        """Take the score of the next tile."""
+        """Add the score of the next tile."""
         number = len(self._terms)
         reconstruction = to_pixels(result.reconstruction[None], self.tiles[number][None], self._by_itself)[0]
         if self._inverse is not None:
@@ -346,14 +348,14 @@ class Query:
 
 
 def blocks(images: Iterable[np.ndarray], width: int) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
-    """Yield up to ``width`` images at a time, and the same as an array of exactly that many, padded with the first."""
+    """Yield up to ``width`` images at a time, and an array of exactly ``width``: the same, padded with the first."""
     remaining = iter(images)
     while block := list(islice(remaining, width)):
         yield block, np.stack([*block, *[block[0]] * (width - len(block))]).astype(np.float32)
 
 
 def stacked(values: list[Any]) -> Any:
-    """Return arrays as one, or as they are if their shapes differ."""
+    """Return arrays stacked into one, or unchanged if their shapes differ."""
     return np.array(values) if len({np.shape(value) for value in values}) == 1 else values
 
 
@@ -373,21 +375,22 @@ def cut_tiles(image: np.ndarray, size: int, stride: int) -> Iterator[tuple[int, 
 class Mosaic:
     """Blends overlapping tiles into one image: a weighted mean, in which a tile's weight falls towards its edges.
 
-    There a tile sees least of a pixel's surroundings, and no seams show. Tiles are added in the order of ``cut_tiles``,
-    so rows above the last tile are final; the sums of a strip of ``size`` rows are all that is kept beside the result.
+    At its edges a tile shows least of a pixel's surroundings; and with these weights there are no seams. Tiles are
+    added in the order of ``cut_tiles``, so rows above the last tile are final, and only the sums of ``size`` rows are
+    kept in addition to the result.
     """
 
     def __init__(self, height: int, width: int, channels: int, size: int) -> None:
         self._reconstruction = np.zeros((height, width, channels), np.uint8)
         self._anomaly_map = np.zeros((height, width), np.float32)
         self._first = 0  # row of the image at which the strip begins
-        self._sums = np.zeros((channels + 1, size, width), np.float32)  # of reconstruction and map
+        self._sums = np.zeros((channels + 1, size, width), np.float32)  # weighted sums of reconstruction and map
         self._weights = np.zeros((size, width), np.float32)
         ramp = np.minimum(np.arange(1, size + 1), np.arange(size, 0, -1)).astype(np.float32)
         self._tile_weights = np.outer(ramp, ramp)
 
     def add(self, reconstruction: np.ndarray, anomaly_map: np.ndarray, row: int, column: int) -> None:
-        """Add a tile, (S, S, C) and (S, S), with its upper left corner at this row, none above the last, and column."""
+        """Add a tile, (S, S, C) and (S, S), whose upper left corner is here; it must not be above the last tile's."""
         self._finish_above(row)
         columns = slice(column, column + len(anomaly_map))
         self._sums[:-1, :, columns] += self._tile_weights * np.moveaxis(reconstruction, -1, 0)
@@ -397,7 +400,7 @@ class Mosaic:
     def blended(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the reconstruction (H, W, C) uint8 and the map (H, W) float32, zero where no tile was added.
 
-        No tile may be added after.
+        No tile may be added afterwards.
         """
         self._finish_above(len(self._anomaly_map))
         return self._reconstruction, self._anomaly_map
@@ -418,9 +421,9 @@ class Mosaic:
 
 
 def pool(anomaly_map: np.ndarray, share: float) -> float:
-    """Return an image's score from its anomaly map of any shape: the mean of its highest values, a share of the pixels.
+    """Return an image's score from its anomaly map of any shape: the mean of the map's highest values.
 
-    At least one pixel is taken.
+    Their number is this share of the map's pixels, and at least one.
 
     >>> pool(np.array([0.0, 1.0, 2.0, 3.0]), share=0.5)
     2.5
@@ -480,10 +483,10 @@ def to_pixels(generated: np.ndarray, queries: np.ndarray, normalize_contrast: bo
 
 
 def contrast_tables(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return grey levels (256,) uint8 without an image's own mean and contrast, and the inverse of that table.
+    """Return a table (256,) uint8 that removes an image's mean and contrast from grey levels, and its inverse.
 
-    ``to_model_range`` of ``table[image]`` is, up to rounding, that of the image with ``normalize_contrast``. A patch
-    keeps its brightness in comparison with the rest of the image (H, W, C) uint8.
+    ``to_model_range`` of ``table[image]`` is, up to rounding, that of the image with ``normalize_contrast``. So a patch
+    keeps its brightness relative to the rest of the image (H, W, C) uint8.
     """
     levels = np.arange(256.0)
     counts = sum(np.bincount(row.ravel(), minlength=256) for row in image)
@@ -501,7 +504,7 @@ def _contrast(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_window(array: np.ndarray, window: Sequence[float]) -> np.ndarray:
-    """Convert pixels of any type to uint8: low becomes 0, high 255, what lies outside the nearer one.
+    """Convert pixels of any type to uint8: low and all values below become 0, high and all above 255.
 
     >>> by_window(np.array([[-5.0, 1000.0, 4095.0]]), (0, 4095)).tolist()
     [[0, 62, 255]]
@@ -513,7 +516,7 @@ def by_window(array: np.ndarray, window: Sequence[float]) -> np.ndarray:
 
 
 def middle(image: np.ndarray, size: int | None) -> np.ndarray:
-    """Return the middle (size, size) of an image or region (H, W, ...); shorter sides stay, and None leaves all."""
+    """Crop an image or region (H, W, ...) to its middle (size, size); shorter sides stay, None crops nothing."""
     first = [max(0, (length - (size or length)) // 2) for length in image.shape[:2]]
     return image[first[0] : first[0] + (size or len(image)), first[1] : first[1] + (size or image.shape[1])]
 
@@ -522,7 +525,7 @@ def to_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     """Convert an image (H, W, any) uint8 to (H, W, channels): colour to grey, grey to colour, transparency over black.
 
     Raises:
-      ValueError: it has another number of channels.
+      ValueError: the image has another number of channels.
     """
     if pixels.shape[-1] == 4 and channels in (1, 3):  # RGBA over black
         pixels = np.rint(pixels[..., :3] * (pixels[..., 3:] / 255.0)).astype(np.uint8)
@@ -540,8 +543,8 @@ def to_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize an image (H, W, C), uint8 or float32, to (height, width, C), as the library does with Pillow, bit for bit.
 
-    Pillow's bilinear filter weights the pixels of each row, rounds, and then does the same with the columns. Weights of
-    uint8 are integers of 22 bits.
+    Pillow's bilinear filter weights the pixels of each row, rounds, and then does the same with the columns. For
+    uint8 the weights are integers with 22 fractional bits.
     """
     for axis, length in ((1, width), (0, height)):
         if image.shape[axis] != length:
@@ -550,10 +553,10 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _resample(image: np.ndarray, length: int, axis: int) -> np.ndarray:
-    """Return the image with this length along one axis: of each new pixel the weighted mean of those that it covers."""
+    """Resize an image along one axis: each new pixel is the weighted mean of the pixels that it covers."""
     size = image.shape[axis]
     scale = size / length
-    reach = max(scale, 1.0)  # of the triangle: as wide as a new pixel when it shrinks, which is antialiasing
+    reach = max(scale, 1.0)  # of the triangle filter: a new pixel's width when shrinking, which is antialiasing
     centres = (np.arange(length) + 0.5) * scale
     first = np.maximum((centres - reach + 0.5).astype(int), 0)
     last = np.minimum((centres + reach + 0.5).astype(int), size)
@@ -571,12 +574,12 @@ def _resample(image: np.ndarray, length: int, axis: int) -> np.ndarray:
 
 
 def fill_outside(image: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Return an image (H, W, C) uint8 that outside the region (H, W) bool has the region's mean colour."""
+    """Return an image (H, W, C) uint8 with the pixels outside a region (H, W) bool replaced by its mean colour."""
     return np.where(region[..., None], image, np.rint(image[region].mean(axis=0)).astype(np.uint8))
 
 
 def apply_region(values: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Return a reconstruction (H, W, C), or a map (H, W), that is 0 outside the region (H, W) bool.
+    """Return a reconstruction (H, W, C), or a map (H, W), set to 0 outside the region (H, W) bool.
 
     >>> apply_region(np.array([[7, 8, 9]]), np.array([[True, False, True]])).tolist()
     [[7, 0, 9]]
@@ -587,8 +590,8 @@ def apply_region(values: np.ndarray, region: np.ndarray) -> np.ndarray:
 def resize_region(region: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize a region (H, W) bool to (height, width).
 
-    By the nearest neighbour where it grows; where it shrinks a pixel counts if any does that it covers, so that none is
-    lost.
+    Enlarging uses the nearest neighbour. When shrinking, a new pixel is True if any pixel that it covers is True, so
+    that small regions do not vanish.
 
     >>> resize_region(np.array([[False, False, False, True]]), 2, 2).tolist()
     [[False, True], [False, True]]
@@ -600,16 +603,16 @@ def resize_region(region: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def largest_parts(image: np.ndarray, level: float, parts: int) -> np.ndarray:
-    """Return the largest connected parts (H, W) bool of the pixels of an image (H, W, C) brighter than a grey level.
+    """Return the largest connected parts (H, W) bool of an image (H, W, C) that are brighter than a grey level.
 
-    Holes are filled. Neighbours share a side; of equally large parts the upper one counts.
+    Holes are filled. Connected pixels share a side; of equally large parts the upper one is taken.
     """
     labels = _connected_parts(image.sum(axis=-1, dtype=np.uint16) > level * image.shape[-1])
     sizes = np.bincount(labels.ravel())[1:]
     is_chosen = np.zeros(len(sizes) + 1, bool)
     is_chosen[1 + np.argsort(-sizes, kind="stable")[:parts]] = True
     around = _connected_parts(np.pad(~is_chosen[labels], 1, constant_values=True))
-    return (around != around[0, 0])[1:-1, 1:-1]  # what is not around the parts is in them or in a hole
+    return (around != around[0, 0])[1:-1, 1:-1]  # pixels that are not around the parts are in them or in a hole
 
 
 def _connected_parts(mask: np.ndarray) -> np.ndarray:
@@ -637,23 +640,23 @@ def _first_of_runs(mask: np.ndarray) -> np.ndarray:
 
 
 class Appearance(NamedTuple):
-    """The statistics of normal images with C channels, and what they seldom exceed."""
+    """The statistics of normal images with C channels, and limits that such images seldom exceed."""
 
     center: np.ndarray  # (F,) mean statistics of whole images
-    whitening: np.ndarray  # (F, F) a difference times this has the Mahalanobis distance as its norm
-    limit: np.ndarray  # () of that distance
-    window_limit: np.ndarray  # () of a window's distance to its nearest neighbour among ``windows``
+    whitening: np.ndarray  # (F, F) the norm of a difference times this matrix is the Mahalanobis distance
+    limit: np.ndarray  # () limit of that distance
+    window_limit: np.ndarray  # () limit of a window's distance to its nearest neighbour among ``windows``
     windows: list[np.ndarray]  # for each channel (K, 3) statistics of windows
 
 
 def make_judge(appearance: Appearance, index: Callable[[np.ndarray], Farthest] | None = None) -> Judge:
-    """Return ``judge(images)`` for images (H, W, C) uint8, 8x8 or larger: of each the larger term, and its name.
+    """Return ``judge(images)`` for images (H, W, C) uint8, 8x8 or larger: each image's larger term, and its name.
 
-    A term is in units of its limit: above 1 it is beyond what normal images reach. Images of one size take less time.
+    A term is divided by its limit, so normal images are seldom above 1. Images of equal size take less time.
 
     Args:
-      appearance: of normal images.
-      index: returns ``farthest(windows)`` for points (K, 3); by default ``farthest_of``.
+      appearance: the appearance of normal images.
+      index: the function that returns ``farthest(windows)`` for points (K, 3); by default ``farthest_of``.
     """
     farthest = [(index or farthest_of)(points) for points in appearance.windows]
 
@@ -661,13 +664,13 @@ def make_judge(appearance: Appearance, index: Callable[[np.ndarray], Farthest] |
         if len({image.shape for image in images}) != 1:
             return [judged for image in images for judged in judge([image])]
         statistics, blocks = describe(images[0][None] if len(images) == 1 else np.stack(images))
-        rows, step = blocks.shape[2] - 1, _STRIP // _BLOCK  # of windows
+        rows, step = blocks.shape[2] - 1, _STRIP // _BLOCK  # rows of windows: all, and at a time
         parts = (windows_of(blocks[:, :, row : row + step + 1]) for row in range(0, rows, step))
         distances = [[of(windows[:, i]) for i, of in enumerate(farthest)] for windows in parts]
         detail = np.max(distances, axis=(0, 1)) / appearance.window_limit
         found = []
         for each, of_detail in zip(statistics - appearance.center, detail.tolist(), strict=True):
-            whole = np.linalg.norm(each @ appearance.whitening) / appearance.limit  # one by one: else rounding varies
+            whole = np.linalg.norm(each @ appearance.whitening) / appearance.limit  # one by one, for equal rounding
             found.append(max((float(whole), "appearance"), (of_detail, "detail")))
         return found
 
@@ -675,12 +678,12 @@ def make_judge(appearance: Appearance, index: Callable[[np.ndarray], Farthest] |
 
 
 def combine(score: ArrayLike, excess: ArrayLike, level: float) -> np.ndarray:
-    """Return the scores (N,), raised where a term is beyond its limit.
+    """Return the scores (N,), raised if a term is beyond its limit.
 
     Args:
       score: A(x), (N,).
-      excess: (N,) the largest of the terms, in units of their limits.
-      level: the score that a term at its limit stands for, see ``calibration.appearance_level``.
+      excess: (N,) the larger of the two terms, each divided by its limit.
+      level: the score that corresponds to a term at its limit, see ``calibration.appearance_level``.
     """
     return np.where(np.greater(excess, 1), np.maximum(score, np.multiply(level, excess)), score)
 
@@ -688,13 +691,13 @@ def combine(score: ArrayLike, excess: ArrayLike, level: float) -> np.ndarray:
 def describe(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the statistics (N, F) of images (N, H, W, C) uint8, 8x8 or larger, and the sums of their blocks.
 
-    Of each cell of a grid: mean, logarithm of the standard deviation, and logarithm of the roughness, the mean
-    magnitude of the discrete Laplacian. Of the whole: quantiles of grey levels and of the Laplacian. The image's
-    outermost pixels, which lack neighbours, are left out. The sums are for ``windows_of``.
+    The statistics are, for each cell of a grid, the mean, the logarithm of the standard deviation, and the logarithm of
+    the roughness, the mean magnitude of the discrete Laplacian; and for the whole image quantiles of grey levels and of
+    the Laplacian. The outermost pixels, which lack neighbours, are left out. The sums are for ``windows_of``.
     """
     count, *lengths, channels = images.shape
     blocks = np.empty((3, count, *((length - 2) // _BLOCK for length in lengths), channels), np.int32)
-    histograms: Any = 0  # (2, N, C, 1021), of levels and of the Laplacian
+    histograms: Any = 0  # (2, N, C, 1021): of grey levels and of the Laplacian's magnitude
     for row in range(0, lengths[0] - 2, _STRIP):
         of_strip, counts = _measure(images[:, row : row + _STRIP + 2])
         first = row // _BLOCK
@@ -723,15 +726,15 @@ def windows_of(blocks: np.ndarray) -> np.ndarray:
 
 
 def _cells(length: int) -> list[tuple[int, int]]:
-    """Return where each of four parts of a length begins and ends, at least one long, so that few blocks suffice."""
+    """Return where each of four parts of a length begins and ends; each is at least 1 long, even of a short length."""
     edges = [number * length // _GRID for number in range(_GRID + 1)]
     return [(first, max(last, first + 1)) for first, last in pairwise(edges)]
 
 
 def _measure(strip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return of strips (N, H, W, C), without outermost pixels, block sums, and histograms of levels and Laplacian.
+    """Return block sums of strips (N, H, W, C), without outermost pixels, and histograms of levels and Laplacian.
 
-    The block sums (3, N, H / 3, W / 3, C) are of the levels, of their squares, and of the Laplacian's magnitude.
+    The sums (3, N, H / 3, W / 3, C) are those of the levels, of their squares, and of the Laplacian's magnitude.
     """
     levels = strip.astype(np.int16)
     inner = levels[:, 1:-1, 1:-1]
@@ -750,7 +753,7 @@ def _block_sums(values: np.ndarray) -> np.ndarray:
 
 
 def _moments(sums: np.ndarray, count: int) -> np.ndarray:
-    """Return mean, logarithm of the deviation, and of the roughness, each about 0 to 1, of ``count`` pixels."""
+    """Return mean, log deviation and log roughness, each about 0 to 1, from sums over ``count`` pixels."""
     mean, square, rough = sums / (255.0 * count)
     deviation = np.sqrt(np.maximum(square / 255 - mean**2, 0))
     return np.stack([mean, _logarithm(deviation), _logarithm(rough)])
@@ -771,15 +774,16 @@ def _quantiles(histograms: np.ndarray) -> np.ndarray:
 
 
 def _logarithm(values: np.ndarray) -> np.ndarray:
-    """Map 0 to 1 onto 0 to 1, so that equal ratios above a grey level are about equally far."""
+    """Map [0, 1] to [0, 1] by a logarithm: above one grey level, equal ratios become about equal distances."""
     return np.log1p(255 * values) / np.log(256)
 
 
 def farthest_of(points: np.ndarray) -> Farthest:
     """Return ``farthest(windows)`` for points (K, 3) of the grid, without an index.
 
-    The distances of the windows' cells bound theirs, so that few have to be computed: it is zero where a cell is a
-    point, and a window is as far as its cell, give or take how far it is from that.
+    Each window lies in a cell of the grid. Its distance to the nearest point differs from that of the cell's centre by
+    at most the distance between window and centre (triangle inequality); the centre's distance is zero if the centre is
+    one of the points. Exact distances are computed only for windows that can be the farthest by this bound.
     """
     return partial(_farthest, points)
 
@@ -800,8 +804,8 @@ def _farthest(points: np.ndarray, windows: np.ndarray) -> np.ndarray:
 
 
 def cells_of(windows: np.ndarray) -> np.ndarray:
-    """Return for each window (n, 3) the number of the grid's nearest point, whose steps are 1/64 long."""
-    return np.rint(windows * _RESOLUTION).astype(np.int64) @ (1 << 14, 1 << 7, 1)  # each is below 128
+    """Return the number of the grid point nearest to each window (n, 3); the grid's steps are 1/64 long."""
+    return np.rint(windows * _RESOLUTION).astype(np.int64) @ (1 << 14, 1 << 7, 1)  # each coordinate is below 128
 
 
 def centres_of(cells: np.ndarray) -> np.ndarray:
@@ -823,7 +827,7 @@ def pack_appearance(appearance: Appearance) -> dict[str, np.ndarray]:
 
 
 def unpack_appearance(arrays: dict[str, np.ndarray]) -> Appearance:
-    """Return the appearance of the arrays of ``pack_appearance``."""
+    """Return the appearance that ``pack_appearance`` packed into these arrays."""
     windows = np.split(arrays["windows"], np.cumsum(arrays["counts"])[:-1])
     return Appearance._make([*(arrays[name] for name in Appearance._fields[:-1]), windows])
 
@@ -839,7 +843,7 @@ def p_values(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
       held_out: (M,) scores of normal images that training never saw.
 
     Returns:
-      (N,), in [1 / (M + 1), 1]; NaN where the score is.
+      (N,), in [1 / (M + 1), 1]; NaN where the score is NaN.
 
     >>> p_values(np.array([0.5, 9.0, np.nan]), held_out=np.array([0.1, 0.2, 0.7])).tolist()
     [0.5, 0.25, nan]

@@ -1,7 +1,7 @@
 """Score images with a trained detector: anogan-score --workdir runs/mnist --input photo.png
 
 python -m anogan_jax score and, in the repository, python score.py are the same program.
-Scoring settings are given as --config.search.steps=64, --config.alpha=0.01 or --preset; they apply to this run alone.
+Scoring settings are given as --config.search.steps=64, --config.alpha=0.01 or --preset; they apply only to this run.
 """
 
 from pathlib import Path
@@ -30,16 +30,18 @@ _HEATMAPS = flags.DEFINE_bool("heatmaps", False, "Also write heatmaps/<name>.png
 _MAPS = flags.DEFINE_bool(
     "maps",
     False,
-    "Also write maps/<name>.npy: each anomaly map at the image's size, float32; those of a NIfTI, NRRD, MetaImage or "
-    "TIFF file in one file of its format and geometry too.",
+    "Also write maps/<name>.npy: each anomaly map at the image's size, float32; the maps of a NIfTI, NRRD, MetaImage "
+    "or TIFF file also as one file of its format and geometry.",
 )
 _EMBEDDING = flags.DEFINE_bool(
     "embedding",
     False,
-    "Also draw embedding.png, and show it in the report: a t-SNE of the discriminator's features of queries, training "
-    "and generated images.",
+    "Also draw embedding.png, and show it in the report: a t-SNE of the discriminator's features of queries, "
+    "references, held-out images and generated images.",
 )
-_COMPARE = flags.DEFINE_bool("compare", False, "Write comparison.csv: the test split by every preset, P_D, kNN, PCA.")
+_COMPARE = flags.DEFINE_bool(
+    "compare", False, "Write comparison.csv: AUROC on the test split of each preset that can run, P_D, kNN and PCA."
+)
 
 
 def main() -> int:

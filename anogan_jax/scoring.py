@@ -1,4 +1,4 @@
-"""Images of the model's size to anomaly scores, in one compiled program of fixed shape."""
+"""From images of the model's size to anomaly scores, by one compiled program of fixed shape."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
@@ -20,7 +20,7 @@ from anogan_jax.models import GAN, Encoder, Segmenter, Variables, Weights, proje
 from anogan_jax.runtime import Score, blocks
 from anogan_jax.search import Found, Search, Start
 
-_NEAREST = 8  # references that a query is compared with
+_NEAREST = 8  # number of references that a query is compared with
 
 
 class Model(NamedTuple):
@@ -31,27 +31,27 @@ class Model(NamedTuple):
     bank_index: Index | None = None  # for start "bank"
     references: Neighbours | None = None  # training images to compare with, if any are kept
     segmenter: Variables | None = None  # if one was trained
-    rotation: Variables | None = None  # of the rotation network, if one was trained
+    rotation: Variables | None = None  # the rotation network, if one was trained
 
 
 class Segmentation(NamedTuple):
-    """The part of a segmenter in score and map; its variables are in ``Model``."""
+    """The contribution of a segmenter to score and map; its variables are in ``Model``."""
 
     segmenter: Segmenter
     weight: float  # s, its share
     mirrored: bool = False  # whether its logits are averaged over the four reflections of an image
-    share: float = 0.01  # of its map, the highest values whose mean is S(x)
+    share: float = 0.01  # S(x) is the mean of its map's highest values; this is their share
 
 
-Program = Callable[[Model, Array], tuple[Array, ...]]  # of images (n, S, S, C) in [-1, 1], to the fields of Score
-Scorer = Callable[[Model, Iterable[np.ndarray]], Iterator[Score]]  # of images (S, S, C) in [-1, 1], in their order
+Program = Callable[[Model, Array], tuple[Array, ...]]  # images (n, S, S, C) in [-1, 1] -> fields of Score
+Scorer = Callable[[Model, Iterable[np.ndarray]], Iterator[Score]]  # images (S, S, C) in [-1, 1], in order
 
 
 def slots_of(mesh: Mesh) -> int:
     """Return how many images a device scores at a time, however many there are.
 
-    Products of another shape may round differently; a fixed shape makes a score independent of the other images. An
-    accelerator needs more at a time than a CPU to be busy.
+    Matrix products of another shape may round differently; a fixed shape makes a score independent of the other images.
+    An accelerator needs more images at a time than a CPU to be busy.
     """
     return 64 if mesh.devices.flat[0].platform == "cpu" else 512
 
@@ -73,22 +73,22 @@ def make_program(
     Each image's z is optimised independently from each of its starts. A(x) = (1 - lambda) R(x) + lambda D(x) (Schlegl
     et al. 2017, eq. 7), where D is the mean of the discrimination losses of the images found from all starts. With r,
     the reference weight, R = (1 - r) |f(x) - f(G)| + r |f(x) - f(T)|: f(x) are the query's features, f(G) the mean
-    features of the images found, f(T) those of the eight nearest references. With one start and r = 0 it is the
-    paper's. With s, the segmenter's weight, the score is (1 - s) A(x) + s S(x); its map is log(1 + e^logit), and S(x)
-    the mean of that map's highest values. Maps are mixed as scores are. The reconstruction, for the eye, is the image
-    of the search that ended with the smallest loss.
+    features of the images found, f(T) those of the eight nearest references. With one start and r = 0 this is
+    the paper's A(x). With s, the segmenter's weight, the score is (1 - s) A(x) + s S(x); the segmenter's map is
+    log(1 + e^logit), and S(x) the mean of that map's highest values. Maps are mixed as scores are. The reconstruction
+    that is shown is the image of the search that ended with the smallest loss.
 
     Args:
       gan: the model.
       search: the search from one start.
       start: "bank", the nearest neighbours in the index; "random", draws of the prior, whose key is made from the
         image's pixels; or "encoder", E(x) (f-AnoGAN, Schlegl et al. 2019).
-      starts: number of starts for each image; of an encoder there is one.
+      starts: number of starts for each image; an encoder gives one.
       reference_weight: r, the share of the model's references, if it has any.
       encoder: the network of start "encoder".
-      segmentation: a network that marks damage, and its part; None: there is none.
-      rotation: a network that tells quarter turns, whose ``rotation_loss`` is T(x); None: there is none.
-      seed: of random starts.
+      segmentation: a network that marks damage, and its weight; None: there is none.
+      rotation: a network that classifies quarter turns, whose ``rotation_loss`` is T(x); None: there is none.
+      seed: the seed of random starts.
     """
     features, weight = search.features, search.discrimination_weight
     find_starts = _make_starts(gan, start, starts, features, encoder, seed)
@@ -96,7 +96,7 @@ def make_program(
 
     def score_block(model: Model, images: Array) -> tuple[Array, ...]:
         reconstruction, described, discrimination, z = reconstruct(model, images, *find_starts(model, images))
-        nothing = jnp.zeros(images.shape[0])  # not len(images), here and below: exported, their number is a symbol
+        nothing = jnp.zeros(images.shape[0])  # not len(images), here and below: in an export it is a symbol
         queries, damage = jax.vmap(features.describe)(images), nothing
         residual, anomaly_map = _compare(features, queries, described)
         if reference_weight and model.references is not None:
@@ -125,7 +125,7 @@ def make_scorer(
       start: where searches start, see ``make_program``.
       starts: number of starts for each image.
       mesh: the devices of this process to score on, by default one; scores are the same up to rounding.
-      others: what else ``make_program`` takes, such as ``reference_weight``.
+      others: further arguments of ``make_program``, such as ``reference_weight``.
     """
     return _compile(make_program(gan, search, start, starts, **others), mesh or make_mesh())
 
@@ -200,8 +200,8 @@ def _make_reconstruct(search: Search) -> Callable[..., tuple[Array, Array, Array
     """Return ``reconstruct(model, images, z, places)``, which searches from each start.
 
     It returns the best image (n, S, S, C), mean features (n, F) and mean discrimination (n,) of each query, and z
-    (n, starts, latent), the best first. Without steps and with lambda 0 the bank's own images are taken, the nearest
-    is the best, and nothing is generated.
+    (n, starts, latent), with the best first. Without steps and with lambda 0 the bank's own images are taken, the
+    nearest is the best, and nothing is generated.
     """
 
     def reconstruct(model: Model, images: Array, z: Array, places: Array | None) -> tuple[Array, Array, Array, Array]:
@@ -212,7 +212,7 @@ def _make_reconstruct(search: Search) -> Callable[..., tuple[Array, Array, Array
 
         count, each = z.shape[:2]
         pairs = (jnp.repeat(images, each, axis=0), z.reshape(count * each, -1))
-        rounds = jax.tree.map(lambda part: part.reshape(each, count, *part.shape[1:]), pairs)  # of n pairs each
+        rounds = jax.tree.map(lambda part: part.reshape(each, count, *part.shape[1:]), pairs)  # each of n pairs
 
         def run(pair: tuple[Array, Array]) -> tuple[Found, Array]:
             found = jax.vmap(partial(search.run, model.weights))(*pair)
@@ -250,7 +250,7 @@ def _find_damage(segmentation: Segmentation, model: Model, images: Array) -> tup
 
 
 def _tell_turns(network: Encoder, model: Model, images: Array) -> tuple[Array, Array]:
-    """Return T(x) (n,) of images (n, S, S, C), and the share (n,) of their four turns that are told."""
+    """Return T(x) (n,) of images (n, S, S, C), and the share (n,) of their four rotations classified correctly."""
     variables = model.rotation
     assert variables is not None
     logits: Any = lax.map(lambda turned: network.apply(variables, turned, train=False), quarter_turns(images))

@@ -1,4 +1,4 @@
-"""The latent search: gradient descent on z alone towards the image G(z) closest to a query (Schlegl et al. 2017)."""
+"""The latent search: gradient descent on z only, towards the image G(z) closest to a query (Schlegl et al. 2017)."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -33,7 +33,7 @@ class Found(NamedTuple):
 class Search(NamedTuple):
     """A latent search from one start, with the settings that scoring shares with it."""
 
-    run: Callable[[Weights, Array, Array], Found]  # of weights, the query (S, S, C), the start z (latent,); pure
+    run: Callable[[Weights, Array, Array], Found]  # weights, query (S, S, C), start z (latent,) -> Found; pure
     features: Features  # the feature space of R
     steps: int
     discrimination_weight: float  # lambda
@@ -55,16 +55,16 @@ def make_search(
 
     It minimises L(z) = (1 - lambda) R(z) + lambda D(z) (Schlegl et al. 2017, eq. 6) over z, with G and D frozen and
     in inference mode. Deviations from the paper: R is the distance in a feature space ("pixels" is the paper's); z is
-    projected after each step to where the prior has its mass (see ``project``); and of all points visited the best
-    counts, not the last.
+    projected after each step to where the prior has its mass (see ``project``); and the result is the best point
+    visited, not the last.
 
     Args:
       gan: the model.
       features: the feature space of R.
-      steps: gradient steps; 0 evaluates the start alone.
+      steps: gradient steps; 0 evaluates only the start.
       optimizer: "soap" with a warm-up over the first sixth of the steps and a cosine decay to zero; or "adam" at a
         constant rate, as AnoGANs use it (the paper names no optimiser).
-      learning_rate: its highest value.
+      learning_rate: the highest learning rate.
       discrimination: D, "feature_matching" (eq. 5) or "cross_entropy" (eq. 4, after Yeh et al. 2016).
       discrimination_weight: lambda; with 0 the discriminator is not evaluated.
       feature_layer: the discriminator's hidden layer whose features are matched.
@@ -99,7 +99,7 @@ def make_search(
 def _make_loss(
     gan: GAN, features: Features, discrimination: Discrimination, weight: float, layer: int
 ) -> Callable[[Weights, Array], Callable[[Array], tuple[Array, Found]]]:
-    """Return ``bind(weights, query)``, which returns ``loss(z)``: L(z), and all that was found at z."""
+    """Return ``bind(weights, query)``, which returns ``loss(z)``: L(z), and the ``Found`` at z."""
     second_term = {
         "feature_matching": lambda query, generated: feature_matching_loss(query[1][layer], generated[1][layer]),
         "cross_entropy": lambda query, generated: cross_entropy_loss(generated[0][0]),

@@ -22,7 +22,7 @@ from anogan_jax.fit import default_config, fit
 
 
 class AnoGAN(OutlierMixin, BaseEstimator):
-    """Detect anomalous images after training on normal ones alone.
+    """Detect anomalous images after training only on normal ones.
 
     Images are what ``anogan_jax.fit`` takes: uint8, or floats in [-1, 1], (N, H, W) or (N, H, W, C); lists of images of
     any sizes; or paths. Mistakes in them raise ``UserError``, and use before ``fit`` raises ``NotFittedError``.
@@ -33,12 +33,12 @@ class AnoGAN(OutlierMixin, BaseEstimator):
       steps: training steps.
       image_size: height and width that the model sees, a power of two.
       alpha: images with a p-value <= alpha are anomalies.
-      random_state: the seed, or a source of it. Those that are None are as the config says, the seed too: training is
-        deterministic.
+      random_state: the seed, or a ``RandomState`` that draws it. Every argument that is None, this one included, leaves
+        the value of the config unchanged; so training is deterministic.
 
     Attributes:
       detector_: the ``Detector``.
-      offset_: the threshold of ``score_samples``; -inf if the held-out images are too few for an anomaly.
+      offset_: the threshold of ``score_samples``; -inf if too few images are held out to call one an anomaly.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class AnoGAN(OutlierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Train on normal images; y is not looked at."""
+        """Train on normal images; y is ignored."""
         if X is None:
             raise UserError("X: None; give an array of images, a list of them, or a path")
         config, seed = self.config or default_config(X), self.random_state
@@ -70,7 +70,7 @@ class AnoGAN(OutlierMixin, BaseEstimator):
         return self._fitted(fit(X, with_preset(config, self.preset) if self.preset else config))
 
     def explain(self, X: Any) -> Result:
-        """Return everything known of the images: scores and p-values, anomaly maps, reconstructions."""
+        """Return all results for the images: scores and p-values, anomaly maps, reconstructions."""
         check_is_fitted(self, "detector_")
         return self.detector_.score(X)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-_DECAY = 0.9  # of both averages; a latent search of 64 steps ends higher with a longer or shorter memory
+_DECAY = 0.9  # of both averages; with a longer or shorter memory a search of 64 steps ends at a higher loss
 _EPSILON = 1e-8
 
 
@@ -16,7 +16,7 @@ class SoapState(NamedTuple):
 
     updates: Array  # () int32, number of updates so far
     mean: Array  # (n,)
-    covariance: Array  # (n, n), about zero
+    covariance: Array  # (n, n) second moments, about zero
     basis: Array  # (n, n) columns are the directions
     squares: Array  # (n,) the covariance's diagonal in the basis
 

@@ -1,4 +1,4 @@
-"""The spaces that a GAN has learnt, for the eye: a latent walk, and a t-SNE of the discriminator's features."""
+"""Pictures of the spaces that a GAN has learnt: a latent walk, and a t-SNE of the discriminator's features."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -23,11 +23,11 @@ _BATCH = 64  # images that the discriminator describes at a time
 
 
 class Embedding(NamedTuple):
-    """Images as points of a plane, near each other where the discriminator's features are."""
+    """Images as points of a plane, near each other if the discriminator's features are similar."""
 
     numbers: np.ndarray  # (n,) int the queries
     queries: np.ndarray  # (n, 2) their points
-    others: dict[str, np.ndarray]  # "generated", and "training" and "held out" where they are kept: (m, 2)
+    others: dict[str, np.ndarray]  # "generated", and "training" and "held out" if they are kept: (m, 2)
 
 
 def walk(detector: Detector, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -63,8 +63,9 @@ def interpolate(prior: Prior, first: np.ndarray, second: np.ndarray, shares: np.
 def embed(detector: Detector, queries: Images) -> Embedding:
     """Return a t-SNE (van der Maaten & Hinton 2008) of the discriminator's features, the same each time.
 
-    They are those of the last hidden layer; of an image in tiles, the mean over these. The images are up to 1,000 of
-    the queries, evenly spaced, and up to 300 generated, training and held-out ones, as far as the detector keeps these.
+    The features are those of the last hidden layer; for an image in tiles, their mean over the tiles. The images are up
+    to 1,000 of the queries, evenly spaced, and up to 300 each of generated images, references ("training") and held-out
+    images, if the detector keeps them.
     """
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
@@ -111,7 +112,7 @@ def _make_describe(detector: Detector) -> Callable[[np.ndarray], Array]:
 def _described(
     describe: Callable[[np.ndarray], Array], images: Iterable[tuple[int, np.ndarray]]
 ) -> dict[int, np.ndarray]:
-    """Return the mean features (F,) of each image's tiles by its number; an image without tiles has none."""
+    """Return the mean features (F,) of each image's tiles by its number; an image without tiles is left out."""
 
     def rows() -> Iterator[tuple[int, np.ndarray]]:
         remaining = ((number, tile) for number, tiles in images for tile in tiles)
@@ -129,5 +130,5 @@ def _described(
 
 
 def _evenly(count: int, most: int) -> np.ndarray:
-    """Return up to so many numbers below ``count``, evenly spaced."""
+    """Return up to ``most`` numbers below ``count``, evenly spaced."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)

@@ -29,7 +29,7 @@ def main() -> int | None:
 
 
 def _config_of(workdir: Path) -> Config:
-    """Return the config of the run in a work directory, with the overrides, from which ``fit`` refuses to differ."""
+    """Return the config of the run in a work directory, with the overrides; ``fit`` refuses those that change it."""
     path = workdir / "config.json"
     if not path.exists():
         raise UserError(f"{workdir}: holds no run to resume; give a config too, such as --config=folder")

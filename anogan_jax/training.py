@@ -17,7 +17,7 @@ from anogan_jax.models import GAN, STATISTICS_MOMENTUM, Objective, Variables, We
 
 _STATISTICS_STREAM = 2**32 - 1  # a number for fold_in that no training step reaches
 _PENALTY = 10.0  # weight of WGAN-GP's gradient penalty, as in the paper
-_CRITIC_STEPS = 5  # updates of WGAN-GP's critic for each of the generator, as in the paper
+_CRITIC_STEPS = 5  # updates of WGAN-GP's critic for each update of the generator, as in the paper
 
 
 class TrainState(NamedTuple):
@@ -39,7 +39,7 @@ class Metrics(NamedTuple):
     generator_loss: Array
     real_probability: Array  # mean D(x)
     fake_probability: Array  # mean D(G(z))
-    gradient_norm: Array  # of both networks together
+    gradient_norm: Array  # norm for both networks together
 
 
 @cache
@@ -50,7 +50,7 @@ def make_optimizer(learning_rate: float = 2e-4, beta1: float = 0.5) -> optax.Gra
 
 @partial(jax.jit, static_argnames=("gan", "optimizer", "channels"))
 def init_state(gan: GAN, optimizer: optax.GradientTransformation, key: Array, channels: int) -> TrainState:
-    """Return the initial state for images with ``channels`` channels; it depends on the key alone."""
+    """Return the initial state for images with ``channels`` channels; it depends only on the key."""
     generator_key, discriminator_key, train_key = jax.random.split(key, 3)
     size = gan.generator.image_size
     generator = gan.generator.init(generator_key, jnp.zeros((1, gan.latent_size)), train=False)
@@ -89,8 +89,8 @@ def make_train_step(
       ema_decay: the decay of the generator's moving average.
       mesh: the devices that divide the batch, by default one; N must be a multiple of their number. Averages are over
         the whole batch, so the step is the same on any number of devices, up to rounding.
-      objective: "gan", or "wgan_gp", which updates the generator in every fifth step only and wants Adam's beta1 to be
-        0 (Gulrajani et al. 2017, algorithm 1).
+      objective: "gan", or "wgan_gp", which updates the generator only in every fifth step and needs beta1 = 0 of Adam
+        (Gulrajani et al. 2017, algorithm 1).
     """
     is_critic = objective == "wgan_gp"
     discriminator_gradient = _make_discriminator_gradient(gan, is_critic)
@@ -165,7 +165,7 @@ def _discriminate(gan: GAN, variables: Variables, images: Array) -> tuple[Array,
 
 
 def inference_weights(gan: GAN, state: TrainState, batches: int = 16, batch_size: int = 128) -> Weights:
-    """Return the weights for inference, with matching batch statistics; they depend on the state alone.
+    """Return the weights for inference, with matching batch statistics; they depend only on the state.
 
     The generator has the averaged parameters. Its running statistics belong to the latest ones, so they are measured
     here, on ``batches * batch_size`` latent vectors. The discriminator keeps its running statistics, of real and

@@ -69,7 +69,8 @@ def write(root: Path) -> None:
 def draw_board(rng: np.random.Generator) -> Board:
     """Return a random board."""
     image = Image.new("L", (_SIDE * _FINE, _SIDE * _FINE), _BOARD)
-    draw, traces = ImageDraw.Draw(image), []
+    draw = ImageDraw.Draw(image)
+    traces: list[tuple[Point, Point]] = []
     pitch, width = int(rng.choice([28, 36, 44])), int(rng.choice([8, 11, 14]))
     left, top = rng.integers(0, pitch, 2).tolist()
     is_horizontal = rng.random() < 0.5

@@ -181,7 +181,7 @@ def test_preset_changes_search_settings_alone_and_is_valid(name):
 
 
 def test_unknown_preset_is_named():
-    with pytest.raises(UserError, match=r"'fast'; there are anogan"):
+    with pytest.raises(UserError, match=r"'fast'; the presets are anogan"):
         with_preset(Config(), "fast")
 
 

@@ -542,5 +542,5 @@ def test_what_a_folder_holds_beside_its_splits_is_said(tmp_path, caplog):
         load_one_class(Config(data=DataConfig(source="folder", dir=str(tmp_path))))
     assert "train/good: normal images to train on: 2" in caplog.text
     assert "test/bad: anomalous images to score, with masks: 1" in caplog.text
-    assert "none is called good" in caplog.text
+    assert "no test image is normal" in caplog.text
     assert "left out: 1 .csv (such as labels.csv), 1 images in other" in caplog.text

@@ -182,7 +182,7 @@ def test_finished_run_is_returned_unchanged(tiny_run):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "samples", "checkpoints", "encoder", "detector"])
 def test_files_of_the_user_are_not_written_over(tmp_path, name):
     (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=f"{name}: is there, but no run that wrote it"):
+    with pytest.raises(UserError, match=rf"{name}: exists without the config\.json of a run"):
         fit(config=tiny_config(), workdir=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -198,9 +198,19 @@ def test_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(tmp_pat
         return lambda state, images: step(state, images * np.nan if int(state.step) == 6 else images)
 
     monkeypatch.setattr(fit_module, "make_train_step", make)
-    with pytest.raises(UserError, match="step 7: discriminator_loss is nan"):
+    with pytest.raises(UserError, match=r"step 7: discriminator_loss is nan.* smaller train\.learning_rate"):
         fit(config=tiny_config(), workdir=tmp_path)
     assert saved_steps(tmp_path / "checkpoints") == [5]
+
+
+def test_network_whose_loss_is_not_finite_is_named_with_its_learning_rate(tmp_path, monkeypatch):
+    def make(*args):
+        step = make_network_step(*args)
+        return lambda state, images: step(state, images * np.nan)
+
+    monkeypatch.setattr(fit_module, "make_network_step", make)
+    with pytest.raises(UserError, match=r"loss is nan.* smaller encoder\.learning_rate"):
+        fit(config=tiny_config(), workdir=tmp_path)
 
 
 def damage(checkpoint):
@@ -258,7 +268,7 @@ def test_mistake_in_the_data_leaves_no_work_directory(tmp_path):
 def test_training_needs_two_readable_images_and_one_held_out():
     held_out = load_one_class(config_of_blobs(), from_user(np.zeros((10, 16, 16), np.uint8), 1)).held_out.names
     others = [i for i in range(10) if str(i) not in held_out]
-    for readable, message in ((others[:1], "of 9 training images 1"), (others[:4], "held-out images")):
+    for readable, message in ((others[:1], "1 of 9 training images can be read"), (others[:4], "held-out images")):
         images = [np.full((16, 16 + i), 99 if i in readable else 300) for i in range(10)]  # 300 is no grey level
         with pytest.raises(UserError, match=message):
             fit(images, config_of_blobs())
@@ -307,7 +317,7 @@ def test_colours_that_become_grey_are_told(kind, channels, is_told, tmp_path, mo
         (0, 256, (0.0, 1.0), "data.window=0,1: nearly all pixels of the training images lie outside"),
         (0, 256, (0.0, 255.0), ""),
         (0, 2, (0.0, 1.0), ""),
-        (7, 8, None, "all of the grey level 7"),
+        (7, 8, None, "have the grey level 7"),
     ],
 )
 def test_images_that_lose_everything_are_told(low, high, window, message, monkeypatch, caplog):
@@ -315,7 +325,7 @@ def test_images_that_lose_everything_are_told(low, high, window, message, monkey
     images = np.random.default_rng(0).integers(low, high, (30, 9, 9), np.uint8)
     fit(images, replace(tiny_config(), data=DataConfig(window=window)))
     assert message in caplog.text
-    assert bool(message) == ("the training images lie outside" in caplog.text or "of the grey level" in caplog.text)
+    assert bool(message) == ("the training images lie outside" in caplog.text or "have the grey level" in caplog.text)
 
 
 def test_default_config_depends_on_the_size_and_the_channels_of_the_images(tmp_path):

@@ -320,16 +320,16 @@ def test_labels_of_a_csv(tmp_path, normal, labels, expected, delimiter):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label\n0.png,ok\nnone.png,ok", r"labels\.csv, line 3: none\.png is no image"),
+        ("file,label\n0.png,ok\nnone.png,ok", r"labels\.csv, line 3: none\.png matches no image"),
         ("file,label\n0.png,", r"line 2: 0\.png has no label"),
         ("file,label,split\n0.png,ok,later", r"line 2: the split 'later'"),
-        ("file,label\n0.png,ok\n0.png,ng", r"line 3: 0\.png has another row"),
+        ("file,label\n0.png,ok\n0.png,ng", r"line 3: 0\.png has an earlier row"),
         ("file,label\n0.png,a\n1.png,b", r"labels\.csv: has the classes a, b; .*--config\.data\.normal=NAME"),
         ("what,ever\n0.png,ok", r"needs a header"),
         ("", r"needs a header"),
         ("file,label\n0.png,\xff", r"labels\.csv: is not in UTF-8"),
         ("what,ever\n0.png,ok", r"needs a header .*; its first line is what, ever"),
-        ("file,label\nbad/0.png,bad\ngood/1.png,ok", r"line 2: bad/0\.png is no image"),
+        ("file,label\nbad/0.png,bad\ngood/1.png,ok", r"line 2: bad/0\.png matches no image"),
         ("file,label,split\n0.png,ok,test\n1.png,ok,test", r"holds no image to train on"),
     ],
 )
@@ -347,9 +347,9 @@ def test_csv_that_cannot_be_used_is_named(tmp_path, text, message):
     [
         (["cat/0.png", "dog/0.png"], r"classes cat, dog; .*--config\.data\.normal=NAME"),
         (["train/cat/0.png", "train/dog/0.png"], r"classes cat, dog; .*--config\.data\.normal=NAME"),
-        (["0.png", "good/0.png"], r"images beside the folders good.*--config\.data\.labels="),
-        (["train/0.png", "train/good/0.png"], r"images beside the folders good.*--config\.data\.labels="),
-        (["train/0.png", "test/0.png", "test/good/0.png"], r"images beside the folders good.*--config\.data\.labels="),
+        (["0.png", "good/0.png"], r"images next to the folders good.*--config\.data\.labels="),
+        (["train/0.png", "train/good/0.png"], r"images next to the folders good.*--config\.data\.labels="),
+        (["train/0.png", "test/0.png", "test/good/0.png"], r"images next to the folders good.*--config\.data\.labels="),
         (["good/0.png", "test/0.png"], r"test/ but no train/"),
         (["masks/0.png"], "no image to train on"),
         (
@@ -396,7 +396,7 @@ def test_masks_of_a_csv_that_are_missing_are_told(tmp_path, caplog):
     write_csv(tmp_path / "labels.csv", ("file", "label", "mask"), *rows)
     data = load(tmp_path, labels="labels.csv")
     assert labels_of(data)["bad/2.png"] == 1
-    assert "labels.csv: 2 masks are no files in" in caplog.text
+    assert "labels.csv: 2 masks do not exist in" in caplog.text
     assert "such as m/2.png in line 4" in caplog.text
 
 
@@ -510,7 +510,8 @@ def test_names_of_classes():
         assert chosen_normal(classes, DataConfig(normal=wanted)) == expected
         assert chosen_normal(classes, DataConfig(anomalous=wanted)) == classes - expected
     assert chosen_normal(classes, DataConfig()) is None
-    with pytest.raises(UserError, match=r"anomalous=0,7: there is no class 7; there are 0\.normal, a,b, 0, 1, 10"):
+    message = r"anomalous=0,7: there is no class 7; the classes are 0\.normal, a,b, 0, 1, 10"
+    with pytest.raises(UserError, match=message):
         chosen_normal(classes, DataConfig(anomalous="0,7"))
 
 

@@ -230,7 +230,7 @@ def test_gallery_is_sorted_and_filtered(shown):
     shown.select_option("#verdict", "")
     shown.select_option("#term", TERMS[1])
     assert (count.inner_text(), first(shown)) == ("10 of 10000", "01001.png")
-    assert f"of its {TERMS[1]}" in shown.locator(".row").first.inner_text()
+    assert f"(from {TERMS[1]})" in shown.locator(".row").first.inner_text()
 
 
 def test_ten_thousand_rows_do_not_freeze_the_page(shown):

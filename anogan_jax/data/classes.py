@@ -1,4 +1,4 @@
-"""Which classes of images are normal: by ``data.normal``, by ``data.anomalous``, or by what they are called."""
+"""Which classes of images are normal: by ``data.normal``, by ``data.anomalous``, or by their names."""
 
 import re
 from collections.abc import Collection
@@ -30,7 +30,7 @@ def is_called_normal(name: str) -> bool:
 
 
 def is_called_anomalous(name: str) -> bool:
-    """Return whether a class is called bad, defect or the like, as ``is_called_normal`` reads it.
+    """Return whether a class is called bad, defect or the like, as in ``is_called_normal``.
 
     >>> [is_called_anomalous(name) for name in ("NG", "1_Defective", "not good", "badge")]
     [True, True, True, False]
@@ -45,7 +45,7 @@ def chosen_normal(classes: Collection[str], data: DataConfig) -> set[str] | None
     text.
 
     Raises:
-      UserError: a name is no class.
+      UserError: a name matches no class.
     """
     field = "normal" if data.normal is not None else "anomalous"
     given = getattr(data, field)
@@ -55,13 +55,13 @@ def chosen_normal(classes: Collection[str], data: DataConfig) -> set[str] | None
     for wanted in (part.strip() for part in str(given).split(",")):
         matching = {name for name in classes if _matches(name, wanted)}
         if not matching:
-            raise UserError(f"data.{field}={given}: there is no class {wanted}; there are {shown(classes)}")
+            raise UserError(f"data.{field}={given}: there is no class {wanted}; the classes are {shown(classes)}")
         found |= matching
     return found if field == "normal" else set(classes) - found
 
 
 def shown(names: Collection[str]) -> str:
-    """Return names in order, the first few of many."""
+    """Return names in order; if there are many, the first few."""
     ordered = sorted(names, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
     more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
     return (", ".join(ordered[:_SHOWN]) or "none") + more

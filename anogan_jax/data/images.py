@@ -1,7 +1,7 @@
 """Reading images of any kind as uint8, on demand.
 
 The pixels of every source are converted alike:
-  - ``data.window`` says what becomes black and what white; without it the type of the pixels does (``pixels.py``).
+  - ``data.window`` says which values become black and white; without it the pixels' type does (``pixels.py``).
   - A file of several pictures (pages, frames, slices) is a volume: each is an image, ``scan.tif#017``, counted from 0.
   - Palettes, CMYK and other colour spaces become RGB; transparency is composited over black.
   - A one-channel model sees colours as grey (ITU-R 601 luma); a three-channel model sees grey as RGB.
@@ -52,9 +52,9 @@ class Row(NamedTuple):
     """Where an image in a file is."""
 
     path: Path
-    number: int  # of the picture in the file, from 0
+    number: int  # number of the picture in the file, from 0
     depth: int  # number of pictures in the file
-    volume: str  # name of the volume that it is a slice of, a file or a series of files; empty: of none
+    volume: str  # name of the volume (a file or a series of files) that it is a slice of; empty: no slice
 
 
 class Images(NamedTuple):
@@ -66,10 +66,10 @@ class Images(NamedTuple):
     kinds: Sequence[str] | None = None  # kind of defect of each, such as "crack"; "good" for a normal image
     mask: Callable[[int], np.ndarray | None] | None = None  # mask i, (H, W) bool, True where anomalous; None: unknown
     stamp: str = ""  # changes when a file changes: digest of sizes and times of modification
-    region: Callable[[int, np.ndarray], np.ndarray] | None = None  # of interest, (H, W) bool, of image i and its pixels
-    folder: str | None = None  # of the data set, such as "train", to which names are relative; None: names are numbers
-    raw: Callable[[int], tuple[np.ndarray, str]] | None = None  # image i, (H, W, any) of any type, and where it is
-    rows: Sequence[Row] | None = None  # where each is; None: not in image files
+    region: Callable[[int, np.ndarray], np.ndarray] | None = None  # region i, (H, W) bool, from i and its pixels
+    folder: str | None = None  # of the names in the data set, such as "train"; None: names are numbers
+    raw: Callable[[int], tuple[np.ndarray, str]] | None = None  # image i, (H, W, any) of any type, and its place
+    rows: Sequence[Row] | None = None  # where each image is; None: not in image files
 
     def take(self, indices: np.ndarray) -> "Images":
         """Return the images at these indices."""
@@ -89,14 +89,14 @@ class Images(NamedTuple):
 
 
 def read_as(images: Images, channels: int, window: Window) -> Images:
-    """Return images that have the field ``raw``, their pixels read in this way."""
+    """Return images, which have the field ``raw``, with pixels converted to these channels by this window."""
     assert images.raw is not None
     raw = images.raw
     return images._replace(read=lambda i: to_grey_levels(*raw(i), channels, window))
 
 
 def check_model_range(images: np.ndarray) -> None:
-    """Raise ValueError unless images are finite floats in [-1, 1]; all in [0, 1] is most likely a wrong scale too."""
+    """Raise ValueError unless images are finite floats in [-1, 1]; if all are in [0, 1], the scale seems wrong."""
     if images.dtype.kind != "f":
         raise ValueError(f"images must be floats in [-1, 1], not {images.dtype}; to_model_range converts uint8")
     if not images.size or not np.isfinite(images).all():
@@ -139,9 +139,7 @@ def from_user(images: Any, channels: int, window: Window = None) -> Images:
         _check_layout(array.shape, "images")
         return from_array(_from_model_range(array, window), channels, "images", window=window)
     except ValueError as error:
-        raise UserError(
-            f"images: {str(error).removeprefix('images ')}; data.window says what other values mean"
-        ) from error
+        raise UserError(f"images: {str(error).removeprefix('images ')}; other values need data.window") from error
 
 
 def from_array(
@@ -149,7 +147,7 @@ def from_array(
 ) -> Images:
     """Return the images of an array (N, H, W) or (N, H, W, C), or of one colour image (H, W, 3).
 
-    Raise UserError if the shape is another or the number of labels differs; pixels are checked when they are read.
+    Raise UserError if it has another shape or the number of labels differs; pixels are checked when they are read.
     """
     if array.ndim == 3 and array.shape[-1] in (3, 4) and array.shape[1] > 4:
         array = array[None]
@@ -168,7 +166,7 @@ def from_list(
     labels: np.ndarray | None = None,
     window: Window = None,
 ) -> Images:
-    """Return the images of arrays (H, W) or (H, W, C) of any sizes; raise UserError if a shape is another."""
+    """Return the images of arrays (H, W) or (H, W, C) of any sizes; raise UserError if one has another shape."""
     for i, array in enumerate(arrays):
         if array.ndim not in (2, 3) or not array.size:
             raise UserError(f"{where}, image {i}: shape {array.shape} is not (H, W) or (H, W, C)")
@@ -195,18 +193,18 @@ def from_function(
 
 
 class Listing(NamedTuple):
-    """The image files below a folder, and what is none."""
+    """The image files below a folder, and the other files and folders."""
 
     paths: list[Path]  # of the images, sorted
     left_out: dict[str, list[str]]  # why files and folders are left out, such as ".txt", and their names
 
     def told(self) -> list[str]:
-        """Return for each reason how much is left out, with an example."""
+        """Return for each reason the number of files and folders left out, with an example."""
         return [f"{len(names)} {reason} (such as {names[0]})" for reason, names in sorted(self.left_out.items())]
 
 
 def list_images(folder: Path, without: Path | None = None) -> Listing:
-    """Find the images below a folder, in linked folders too; what begins with a dot is left out, and ``without``.
+    """Find the images below a folder, also in linked folders; hidden files and ``without`` are left out.
 
     Raises:
       UserError: no such folder, or no image in it.
@@ -253,12 +251,12 @@ def from_folder(folder: Path, channels: int, window: Window = None) -> Images:
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a file is an image, by its suffix; DICOM needs none."""
+    """Return whether a file is an image, by its suffix; DICOM files need none."""
     return path.suffix.lower() in SUFFIXES or volumes.is_volume(path)
 
 
 def without_suffix(path: AnyPath) -> AnyPath:
-    """Return a path without the suffix of an image; ``.nii.gz`` is one.
+    """Return a path without the suffix of an image; ``.nii.gz`` counts as one.
 
     >>> without_suffix(Path("a/scan.1.nii.gz")).as_posix()
     'a/scan.1'
@@ -313,7 +311,7 @@ def _rows_of(paths: Sequence[Path], folder: Path) -> list[Row]:
 
 
 def name_of_maps(name: str) -> str | None:
-    """Return the name of the file with the maps of a volume of this name; None where its format holds no floats.
+    """Return the name of the file with the maps of a volume of this name; None if its format has no floats.
 
     >>> [name_of_maps(name) for name in ("a/scan.nii.gz", "scan.tif", "moving.gif", "scan.dcm", "photo")]
     ['a/scan.nii.gz', 'scan.tif', 'moving.gif.tif', None, None]
@@ -328,7 +326,7 @@ def write_maps(source: Path, target: Path, maps: Iterable[np.ndarray]) -> None:
 
     Args:
       source: the file of the volume.
-      target: is written; by its suffix it is of the name that ``name_of_maps`` gives.
+      target: the file to write; its suffix must be that of ``name_of_maps``.
       maps: one for each slice, in order.
     """
     if volumes.is_volume(source):
@@ -338,7 +336,7 @@ def write_maps(source: Path, target: Path, maps: Iterable[np.ndarray]) -> None:
 
 
 def contents_of(path: Path) -> Contents:
-    """Return how many pictures an image file holds, and the series that it is of; one if it cannot be read."""
+    """Return how many pictures an image file holds, and its series; one picture if it cannot be read."""
     return volumes.contents_of(path) if volumes.is_volume(path) else Contents(count_pictures(path))
 
 
@@ -349,7 +347,7 @@ def stamp_of(paths: Sequence[Path]) -> str:
 
 
 def read_image(path: Path, channels: int, window: Window = None) -> np.ndarray:
-    """Read the one picture of an image file as (H, W, C) uint8; raise UserError if it cannot be read."""
+    """Read the only picture of an image file as (H, W, C) uint8; raise UserError if it cannot be read."""
     return to_grey_levels(*read_raw(path, window is not None), channels, window)
 
 
@@ -359,7 +357,7 @@ def read_raw(path: Path, exactly: bool, number: int | None = None) -> tuple[np.n
     if not volumes.is_volume(path):
         return np.atleast_3d(read_picture(path, exactly, number)), str(path)
     if number is None and (depth := contents_of(path).depth) > 1:
-        raise UserError(f"{path}: holds {depth} slices, and one is needed here")
+        raise UserError(f"{path}: holds {depth} slices, but only one can be used here")
     return np.atleast_3d(volumes.read_slice(path, number or 0)), str(path)
 
 
@@ -368,7 +366,7 @@ def read_grey(path: Path, of: Row | None = None) -> np.ndarray:
 
     Args:
       path: the file.
-      of: of a mask, where its image is; if both files hold equally many pictures, that of the same number is read.
+      of: for a mask, where its image is; if both files hold equally many pictures, that of the same number is read.
 
     Raises:
       UserError: the file cannot be read, or holds several pictures and not one for each of the image's file.
@@ -379,9 +377,9 @@ def read_grey(path: Path, of: Row | None = None) -> np.ndarray:
 
 
 def read_mask(path: Path, any_value: bool = False, of: Row | None = None) -> np.ndarray:
-    """Read a mask file as (H, W) bool: black is False, the one other value, or with ``any_value`` any other, True.
+    """Read a mask file as (H, W) bool: 0 is False, the one other value True; with ``any_value``, any other value.
 
-    In a format that may lose detail, such as JPEG, True is what is brighter than half of the range.
+    In a format that may lose detail, such as JPEG, pixels brighter than half of the range are True.
     Raise UserError if it cannot be read or has more than two values; see ``read_grey`` for ``of``.
     """
     pixels = read_grey(path, of)
@@ -439,17 +437,17 @@ def read_input(path: Path, channels: int, window: Window = None) -> Images:
 
 
 def read_inputs(paths: Sequence[Path], channels: int, window: Window = None) -> Images:
-    """Read the images to score of one path, as ``read_input``, or of several files and folders of images.
+    """Read the images to score from one path, as ``read_input`` does, or from several files and folders of images.
 
-    The images of several are named by their paths in the folder that all lie in; each is read once.
-    Raise UserError if one is missing, or is an array beside others, or none can be read.
+    The images of several paths are named by their paths in the innermost folder that holds all; each is read once.
+    Raise UserError if a path is missing, or is an array among several paths, or no image can be read.
     """
     if len(paths) == 1:
         return read_input(paths[0], channels, window)
     files = []
     for path in paths:
         if path.suffix.lower() in (".npy", ".npz") and path.is_file():
-            raise UserError(f"{path}: an array is scored by itself; give it alone")
+            raise UserError(f"{path}: an array is scored by itself; give only this file")
         if not path.is_dir():
             _check_is_file(path)
         files += list_images(path).paths if path.is_dir() else [path]
@@ -512,7 +510,7 @@ def cached(read: Callable[[int], np.ndarray], max_bytes: int = 2**30) -> Callabl
 def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result | UserError]:
     """Yield ``read(item)`` for each item, in order, while threads read up to ``ahead`` further items.
 
-    A UserError is yielded in place of its item's result.
+    A UserError is yielded instead of its item's result.
     """
 
     def attempt(item: Item) -> Result | UserError:
@@ -537,8 +535,8 @@ def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], ahead: int
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize an image (H, W, C), uint8 or float32, to (height, width, C), each channel separately.
 
-    First the rows, then the columns, as ``resize`` of runtime.py: which comes first decides on the last bit, and
-    Pillow, asked for both at once, chooses it by version and size.
+    Rows are resized first, then columns, as in ``resize`` of runtime.py. The order can change the last bit, and Pillow,
+    if it resizes both at once, chooses the order by version and size.
     """
     if image.shape[:2] == (height, width):
         return image
@@ -551,7 +549,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _is_hidden(folder: Path) -> bool:
-    """Return whether a folder is none of the user's: its name begins with a dot, or macOS put it into an archive."""
+    """Return whether a folder is hidden: its name begins with a dot, or macOS put it into an archive."""
     return folder.name.startswith(".") or folder.name == "__MACOSX"
 
 
@@ -571,7 +569,8 @@ def _check_layout(shape: tuple[int, ...], where: str) -> None:
     """Raise UserError unless this is the shape of images (N, H, W) or (N, H, W, C); say what it seems to be."""
     if len(shape) == 2:
         raise UserError(
-            f"{where}: shape {shape} is not (N, H, W); give images.reshape(N, H, W) of flat ones, image[None] of one"
+            f"{where}: shape {shape} is not (N, H, W); give images.reshape(N, H, W) for flattened images, image[None] "
+            "for a single one"
         )
     if len(shape) not in (3, 4):
         raise UserError(f"{where}: shape {shape} is not (N, H, W) or (N, H, W, C)")

@@ -1,16 +1,18 @@
 """The layouts of folders: which images are normal, which are anomalous, which files are masks.
 
-A folder is read by what its parts are called, in any case and with or without a number before it (``0.normal``); the
-roles are in ``_ROLES``, every other folder is a class. The first that applies says which classes are normal:
+Folders are interpreted by their names, in any case and with or without a number before them (``0.normal``). ``_ROLES``
+lists the names that have a role; every other folder is a class. The first rule that applies says which classes are
+normal:
   1. ``data.normal`` or ``data.anomalous``;
   2. a class is called good, ok or normal;
   3. masks of the images to train on: an image with a mask that is not all black is anomalous;
   4. there is one class, or none: it is normal, unless it is called bad, defect or the like.
-A CSV of labels, the user's or that of VisA, takes the place of the folders' names.
+A CSV of labels, the user's or that of VisA, is used instead of the folders' names.
 
-A mask belongs to the image of the same path, or of the last parts of it, without the roles mask and wrapper; what
-``_OF_MASK`` lists, such as ``_mask``, may follow its name. It may lie beside its image, and a folder in the image's
-name may hold many. So these rules read MVTec AD, MVTec LOCO, BTAD, VisA, KolektorSDD, class folders and plain folders.
+Masks are matched to images by path, without suffixes, without folders of the roles mask and wrapper, and without the
+endings of ``_OF_MASK``, such as ``_mask``: the mask's path must equal the image's path or its last parts. A mask may
+also lie next to its image, and a folder with the image's name may hold several masks of it. These rules cover MVTec AD,
+MVTec LOCO, BTAD, VisA, KolektorSDD, class folders and plain folders.
 """
 
 import csv
@@ -38,15 +40,15 @@ _ROLES = {
     **dict.fromkeys(("data", "images", "img", "imgs"), "wrapper"),
 }
 _OF_MASK = re.compile(r"(?<=.)[-_ ](mask|label|gt|seg|segmentation|annotation)$", re.IGNORECASE)
-_COLUMNS = {  # of a CSV, and what they are called
+_COLUMNS = {  # columns of a CSV, and the names that they may have
     "file": ("file", "filename", "file_name", "image", "path", "name"),
     "label": ("label", "class", "target"),
     "split": ("split", "set"),
     "mask": ("mask", "ground_truth"),
     "object": ("object",),  # VisA has one CSV for all its objects
 }
-_TOLD = 12  # folders of which the log tells
-_TEST_EVERY = 5  # without a split, every fifth normal image is in the test split
+_TOLD = 12  # folders that the log lists
+_TEST_EVERY = 5  # without a split, every fifth file of a normal class is in the test split
 GOOD, _DEFECT = "good", "defect"  # kinds: of normal images, and of anomalous ones without a class
 
 
@@ -56,12 +58,12 @@ class File(NamedTuple):
     name: str  # its path in the data set's folder
     split: str  # train or test; empty: the layout has none
     kind: str  # its class; empty: the layout has none
-    place: str  # the folder or the label by which it was told apart
+    place: str  # the folder or the label by which it was classified
     masks: tuple[Path, ...] = ()
 
 
 class Layout(NamedTuple):
-    """The images of a folder, told apart; the kind of a normal one is "good"."""
+    """The images of a folder, by split and kind; the kind of a normal image is "good"."""
 
     train: list[File]
     test: list[File] | None  # None: there is nothing to score
@@ -70,10 +72,10 @@ class Layout(NamedTuple):
 
 
 def read_layout(folder: Path, data: DataConfig) -> Layout:
-    """Tell a folder's images apart, and log what each part of it is taken for.
+    """Classify a folder's images by its layout, and log how each part of the folder is interpreted.
 
     Raises:
-      UserError: there is no image, or nothing tells which images are normal.
+      UserError: there is no image, or nothing says which images are normal.
     """
     listing = list_images(folder, Path(data.roi) if data.roi else None)
     every = [path.relative_to(folder) for path in listing.paths]
@@ -95,7 +97,7 @@ def read_masks(file: File, shape: tuple[int, int], row: Row) -> np.ndarray | Non
     """Return the defective pixels (H, W) bool of an image of this shape; None if it is anomalous and has no mask.
 
     Raises:
-      UserError: a mask cannot be read, has another size than the image, or is all black; that of a slice may be.
+      UserError: a mask cannot be read, has another size than the image, or is all black; a slice's mask may be.
     """
     if file.kind == GOOD:
         return np.zeros(shape, bool)
@@ -146,7 +148,7 @@ def _refuse_other_layouts(folder: Path, images: Iterable[PurePath]) -> None:
 
 
 def _parse(image: PurePath) -> File:
-    """Return an image with the split and the class that the folders it lies in say."""
+    """Return an image with the split and the class that its folders name."""
     split, kind, place = "", "", []
     for part in image.parts[:-1]:
         role = role_of(part)
@@ -160,7 +162,7 @@ def _parse(image: PurePath) -> File:
 
 
 class _Masks:
-    """The masks among image files, by the images that they may belong to; ``images`` are the files that are none."""
+    """The masks among image files, by the images that they may belong to; ``images`` are the other files."""
 
     def __init__(self, folder: Path, files: Sequence[Path]) -> None:
         self.folder, self.images = folder, list[Path]()
@@ -186,7 +188,7 @@ class _Masks:
                 self.images.append(file)
 
     def of(self, name: str, whole_path: bool = False) -> tuple[Path, ...]:
-        """Return the masks of an image; with ``whole_path`` only those whose path is the image's up to the roles."""
+        """Return the masks of an image; with ``whole_path`` only those at the image's path, apart from the roles."""
         image = PurePath(name)
         key = _key(image)
         ends = [key[i:] for i in range(1 if whole_path else len(key))]
@@ -196,13 +198,13 @@ class _Masks:
 
 
 def _key(file: PurePath) -> tuple[str, ...]:
-    """Return the path of an image or a mask that both have in common, in lower case."""
+    """Return the path that an image and its mask have in common, in lower case."""
     above = (part for part in file.parts[:-1] if role_of(part) not in ("mask", "wrapper"))
     return tuple(part.lower() for part in (*above, without_suffix(file).name))
 
 
 def _told_apart(folder: Path, files: list[File], masks: _Masks, data: DataConfig, table: Path | None) -> Layout:
-    """Divide images into normal and anomalous ones, to train on and to score; see the module."""
+    """Divide images into normal and anomalous ones, to train on and to score, by the rules above."""
     classes = {file.kind for file in files if file.kind}
     trained = {file.kind for file in files if file.split != "test"}
     called = {name for name in classes if is_called_normal(name)}
@@ -214,7 +216,7 @@ def _told_apart(folder: Path, files: list[File], masks: _Masks, data: DataConfig
     for kinds in (trained, {file.kind for file in files if file.split == "test"}):
         if "" in kinds and len(kinds) > 1:
             raise UserError(
-                f"{folder}: has images beside the folders {shown(kinds - {''})}, so their class is not known; move "
+                f"{folder}: has images next to the folders {shown(kinds - {''})}, so their class is not known; move "
                 "them into one of these, or say what each image is by --config.data.labels=FILE.csv"
             )
     if normal is not None and trained == {""}:
@@ -242,7 +244,7 @@ def _told_apart(folder: Path, files: list[File], masks: _Masks, data: DataConfig
 
 
 def _without_split(files: Iterable[File], normal: set[str]) -> list[File]:
-    """Return the images to score where nothing says so: the anomalous ones, and every fifth of a normal class."""
+    """Return the images to score if there is no split: the anomalous ones, and every fifth of a normal class."""
     ranks, found = Counter[str](), []
     for file in files:
         if file.kind not in normal or ranks[file.kind] % _TEST_EVERY == _TEST_EVERY - 1:
@@ -259,7 +261,7 @@ def _named(file: File, normal: set[str]) -> File:
 
 
 def _by_masks(files: list[File], masks: _Masks) -> list[File]:
-    """Return the images as normal or defective, as their masks say; nothing if the images to train on have none.
+    """Return the images as normal or defective, by their masks; nothing if the images to train on have no masks.
 
     Raises:
       UserError: a mask cannot be read, or may belong to several images.
@@ -279,7 +281,7 @@ def _by_masks(files: list[File], masks: _Masks) -> list[File]:
 
 
 def _with_masks(files: list[File], masks: _Masks) -> list[File]:
-    """Return images to score, the anomalous ones with their masks; one that may be of several images is of none."""
+    """Return images to score, the anomalous ones with their masks; a mask that fits several images is not used."""
     lacking = [file for file in files if file.kind != GOOD and not file.masks]
     found = [file._replace(masks=masks.of(file.name)) for file in lacking]
     shared = _shared(found)
@@ -297,7 +299,7 @@ def _shared(files: Iterable[File]) -> dict[Path, list[str]]:
 
 
 def _tell(folder: Path, layout: Layout, masks: Counter[str], left_out: Sequence[str]) -> None:
-    """Log what a layout's parts were taken for, and what is missing."""
+    """Log how a layout's parts were interpreted, and what is missing."""
     groups = Counter[str]()
     for file in layout.train:
         use = "normal images to train on" if file.kind == GOOD else "anomalous images, not trained on"
@@ -317,11 +319,11 @@ def _tell(folder: Path, layout: Layout, masks: Counter[str], left_out: Sequence[
     if not layout.has_labels or not anomalous:
         return
     if len(anomalous) == len(layout.test or ()):
-        log.warning("%s: no test image is normal: none is called good, and all count as defective", folder)
+        log.warning("%s: no test image is normal; all count as anomalous", folder)
     if masks and (without := [file.name for file in anomalous if not file.masks]):
         shares = f"{len(without)} of {len(anomalous)}"
         log.warning(
-            "%s: %s anomalous images have no mask, such as %s; the metrics of pixels leave them out",
+            "%s: %s anomalous images have no mask, such as %s; the pixel metrics leave them out",
             *(folder, shares, without[0]),
         )
 
@@ -330,7 +332,7 @@ def _table(folder: Path, data: DataConfig) -> Path | None:
     """Return the CSV that labels a folder's images: the user's, or one of VisA that has rows of this folder's object.
 
     Raises:
-      UserError: the user's does not exist.
+      UserError: the user's CSV does not exist.
     """
     if data.labels:
         places = (Path(data.labels), folder / data.labels)
@@ -350,7 +352,7 @@ def _of_table(table: Path, folder: Path, images: Sequence[Path]) -> list[File]:
       UserError: the CSV cannot be read, names a file that is not there, or gives a file two labels.
     """
     known = {image.as_posix(): image.as_posix() for image in images}
-    by_end = defaultdict[str, list[str]](list)  # by the file's name alone, with and without its suffix
+    by_end = defaultdict[str, list[str]](list)  # by the file's name without folders, with and without its suffix
     for image in images:
         for end in {image.name, without_suffix(image).name}:
             by_end[end].append(image.as_posix())
@@ -360,7 +362,7 @@ def _of_table(table: Path, folder: Path, images: Sequence[Path]) -> list[File]:
         places = (os.path.relpath(base / path, folder) for base in (folder, table.parent, table.parent.parent))
         found = next((known[place] for place in places if place in known), None)
         given, alone = PurePath(path), by_end.get(PurePath(path).name, ())
-        moved = [name for name in alone if _may_be(given, PurePath(name))]  # the folder was another one then
+        moved = [name for name in alone if _may_be(given, PurePath(name))]  # the data set may have been moved
         return found or (moved[0] if len(alone) == len(moved) == 1 else None)
 
     rows = list(_rows(table, lambda text: find(text) is not None))
@@ -372,7 +374,7 @@ def _of_table(table: Path, folder: Path, images: Sequence[Path]) -> list[File]:
             continue
         name, split = find(row["file"]), role_of(row.get("split", "")) or ""
         if name is None:
-            raise UserError(f"{table}, line {line}: {row['file']} is no image in {folder}, or the name of several")
+            raise UserError(f"{table}, line {line}: {row['file']} matches no image in {folder}, or several")
         if row.get("split") and split not in ("train", "test"):
             raise UserError(f"{table}, line {line}: the split {row['split']!r} is neither train nor test")
         if not row["label"]:
@@ -383,9 +385,9 @@ def _of_table(table: Path, folder: Path, images: Sequence[Path]) -> list[File]:
             mask = None
         file = File(name, split, row["label"], f"{row['label']} in {table}", (folder / mask,) if mask else ())
         if files.setdefault(name, file) != file:
-            raise UserError(f"{table}, line {line}: {row['file']} has another row that says something else")
+            raise UserError(f"{table}, line {line}: {row['file']} has an earlier row with another label, split or mask")
     if lacking:
-        log.warning("%s: %d masks are no files in %s, such as %s", table, len(lacking), folder, lacking[0])
+        log.warning("%s: %d masks do not exist in %s, such as %s", table, len(lacking), folder, lacking[0])
     return [files[name] for name in sorted(files, key=PurePath)]
 
 
@@ -398,7 +400,7 @@ def _rows(table: Path, is_image: Callable[[str], bool]) -> Iterator[tuple[int, d
     """Yield the number of each line of a CSV and its cells by the names of ``_COLUMNS``.
 
     Raises:
-      UserError: it cannot be read, or has no header and its first cell is no image.
+      UserError: it cannot be read, or has no header and its first cell is not an image.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:

@@ -16,7 +16,7 @@ from anogan_jax.data.sources import load_splits
 from anogan_jax.errors import UserError
 
 log = logging.getLogger(__name__)
-_LOOKED_AT = 1_024  # training images, at most, whose pixels data.window=auto looks at
+_LOOKED_AT = 1_024  # training images, at most, whose pixels data.window=auto uses
 
 
 class OneClass(NamedTuple):
@@ -27,11 +27,11 @@ class OneClass(NamedTuple):
     test: Images | None
     origin: str  # the data set and its location, as text
     warning: str  # why it may not be the intended data set
-    window: Window = None  # as data.window, found where that is "auto"
+    window: Window = None  # as data.window; the one that was found if that is "auto"
 
 
 def load_one_class(config: Config, given: Images | None = None, roi_mask: np.ndarray | None = None) -> OneClass:
-    """Read the data set and split it; a function of the images and the config alone.
+    """Read the data set and split it; the result depends only on the images and the config.
 
     Args:
       config: the settings.
@@ -59,7 +59,7 @@ def load_one_class(config: Config, given: Images | None = None, roi_mask: np.nda
     mixed_in = round(share / (1 - share) * len(kept))
     if len(anomalous) < mixed_in:
         raise UserError(
-            f"data.contamination={share}: takes {mixed_in} anomalous training images; {origin} has {len(anomalous)}"
+            f"data.contamination={share}: needs {mixed_in} anomalous training images; {origin} has {len(anomalous)}"
         )
     contaminants = np.random.default_rng([config.seed, 1]).choice(anomalous, mixed_in, replace=False)
     trained, window = np.sort(np.concatenate([kept, contaminants])), data.window
@@ -79,14 +79,15 @@ def load_one_class(config: Config, given: Images | None = None, roi_mask: np.nda
 def _held_out(order: np.ndarray, count: int, images: Images) -> tuple[np.ndarray, np.ndarray]:
     """Divide the numbers of normal images, in random order, into ``count`` that are held out and the others.
 
-    Slices of one volume resemble each other, so whole volumes are held out, with more slices than ``count`` if need be;
-    of a single volume its slices are.
+    Slices of one volume resemble each other, so whole volumes are held out, with more slices than ``count`` if
+    necessary. If there is only one volume, some of its slices are held out.
     """
     volumes = [images.rows[i].volume or i for i in order] if images.rows else order.tolist()
     sizes = Counter(volumes)
     if len(sizes) == 1:
         log.warning(
-            "slices of one volume alone: others' p-values are too small, for held-out slices resemble trained ones"
+            "all normal images are slices of one volume: the held-out slices resemble those that are trained on, so "
+            "p-values of other volumes will be too small"
         )
         return order[:count], order[count:]
     chosen, number = set(), 0
@@ -99,7 +100,7 @@ def _held_out(order: np.ndarray, count: int, images: Images) -> tuple[np.ndarray
 
 
 def _some_pixels(images: Images, seed: int) -> Iterator[np.ndarray]:
-    """Yield the pixels of a random part of the images, as they are in their files; those that can be read."""
+    """Yield the pixels of random images, as they are in their files; unreadable images are left out."""
     assert images.raw is not None
     chosen = np.random.default_rng([seed, 5]).permutation(len(images.names))[:_LOOKED_AT]
     for found in read_ahead(images.raw, chosen.tolist(), ahead=16):
@@ -110,10 +111,10 @@ def _some_pixels(images: Images, seed: int) -> Iterator[np.ndarray]:
 def _anomalous(
     labels: np.ndarray | None, tested: np.ndarray | None, data: DataConfig, origin: str
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Map the class labels of both splits to 0 normal, 1 anomalous; without a protocol they have to be these.
+    """Map the class labels of both splits to 0 normal, 1 anomalous; without a protocol they have to be 0 and 1 already.
 
     Raises:
-      UserError: they are other classes, and nothing says which are normal; or a class is named that is none.
+      UserError: they are other classes, and nothing says which are normal; or a class is named that does not exist.
     """
     trained, scored = (set() if each is None else set(each.astype(str).tolist()) for each in (labels, tested))
     if not trained | scored:

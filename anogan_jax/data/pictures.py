@@ -1,4 +1,4 @@
-"""Reading image files by Pillow; a pixel of more than 8 bits keeps its value, or is refused."""
+"""Reading image files with Pillow; on request, pixels of more than 8 bits keep their exact values or are refused."""
 
 import contextlib
 import logging
@@ -17,15 +17,15 @@ from anogan_jax.errors import UserError
 log = logging.getLogger(__name__)
 PAGED = (".tif", ".tiff", ".gif", ".png", ".webp", ".avif")  # suffixes of formats that may hold several pictures
 _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 258, 262, 274, 339  # tags of TIFF
-_WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2  # their values
+_WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2  # values of these tags
 _RESCALED = ("JPEG2000", "AVIF")  # formats whose values of 9 to 16 bits Pillow scales or reduces
 
 
 def count_pictures(path: Path) -> int:
     """Return the number of pictures in an image file: the pages of a TIFF, the frames of an animation.
 
-    A photo with previews (MPO) is one picture, and so is what cannot be read. Of a damaged file those count that come
-    before the damage, and a warning says so.
+    A photo with previews (MPO) counts as one picture, and so does an unreadable file. In a damaged file only the
+    pictures before the damage count, and a warning says so.
     """
     if not path.name.lower().endswith(PAGED):
         return 1
@@ -37,7 +37,7 @@ def count_pictures(path: Path) -> int:
             try:
                 return getattr(opened, "n_frames", 1)
             except Exception as error:
-                log.warning("%s: damaged (%s); pages behind the damage are left out", path, error)
+                log.warning("%s: damaged (%s); pages after the damage are left out", path, error)
                 with contextlib.suppress(Exception):
                     while True:
                         opened.seek(count)
@@ -62,18 +62,18 @@ def read_picture(path: Path, exactly: bool, number: int | None = None) -> np.nda
     Args:
       path: the file, which exists.
       exactly: whether the values must be those in the file. Otherwise the upper 8 of the 16 bits of a colour are read,
-        and values are scaled to the range of their type if the format says which one is white (PNM, JPEG 2000).
+        and values are scaled to the range of their type if the format says which value is white (PNM, JPEG 2000).
       number: of the picture in the file; None: the only one.
 
     Raises:
       UserError: the file cannot be read, is too large, or holds several pictures without a number; or ``exactly`` is
-        asked for and Pillow does not read the values as they are.
+        asked for and Pillow cannot read the exact values.
     """
     try:
-        with path.open("rb") as file, Image.open(file) as opened:  # Pillow turns pixels wrongly that it maps by name
+        with path.open("rb") as file, Image.open(file) as opened:  # Pillow misorients files that it maps by path
             check_size(path, opened.width, opened.height)
             if number is None and opened.format != "MPO" and (count := getattr(opened, "n_frames", 1)) > 1:
-                raise UserError(f"{path}: holds {count} pictures, and one is needed here")
+                raise UserError(f"{path}: holds {count} pictures, but only one can be used here")
             if number:
                 opened.seek(number)
                 check_size(path, opened.width, opened.height)
@@ -111,7 +111,7 @@ def _pixels(opened: Image.Image) -> np.ndarray:
 
 
 def _coding(opened: Any) -> tuple[Any, ...]:
-    """Return how the pixels are coded: Pillow's raw mode first; of a PNM its largest value second."""
+    """Return how the pixels are coded: Pillow's raw mode first; for a PNM its largest value second."""
     args = opened.tile[0].args if opened.tile else ""
     return args if isinstance(args, tuple) else (args,)
 
@@ -123,7 +123,7 @@ def _has_deep_colours(opened: ImageFile.ImageFile) -> bool:
 
 
 def _make_correction(opened: Image.Image, exactly: bool) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function from the values that Pillow reads to those in the file, where they differ."""
+    """Return the function that converts the values that Pillow reads to those in the file, if they differ."""
     tags = getattr(opened, "tag_v2", {})
     stored = opened.mode, *(tags.get(tag, (1,))[0] for tag in (_BITS, _SAMPLE_FORMAT))
     if stored == ("I", 32, _UNSIGNED):

@@ -1,8 +1,8 @@
 """From the pixels of a file or an array, of any type, to the grey levels of a model: uint8.
 
-Pixels become grey levels by ``data.window``, (low, high): low becomes 0, high 255, what lies outside the nearer one.
-Without a window they do by their type: uint16 is divided by 257, bool multiplied by 255, floats in [0, 1] likewise, and
-other integers must lie in 0..255. Nothing wraps; what has no grey level by these rules is refused.
+Pixels become grey levels by ``data.window``, (low, high): low and lower values become 0, high and higher values 255.
+Without a window the type of the pixels decides: uint16 is divided by 257, bool and floats in [0, 1] are multiplied by
+255, and other integers must lie in 0..255. Nothing wraps around; pixels that fit no rule are refused.
 """
 
 import logging
@@ -21,12 +21,12 @@ from anogan_jax.runtime import by_window, opaque_of, to_channels
 log = logging.getLogger(__name__)
 _max_pixels = DataConfig.max_pixels
 _TAILS = (0.001, 0.999)  # quantiles that data.window=auto takes
-_PER_IMAGE = 4_096  # pixels of an image, at random, that auto looks at
-_HINT = "train with --config.data.window=LOW,HIGH or auto, which say what becomes black and what white"
+_PER_IMAGE = 4_096  # random pixels of an image that auto uses
+_HINT = "train with --config.data.window=LOW,HIGH or auto, to set the values that become black and white"
 
 
 def limit_pixels(count: int) -> None:
-    """Set the most pixels of an image file that this process reads; raise Pillow's own limit to it if that is lower."""
+    """Set the largest number of pixels of an image file that is read; raise Pillow's own limit to it if lower."""
     global _max_pixels
     _max_pixels = count
     if Image.MAX_IMAGE_PIXELS is not None:
@@ -34,7 +34,7 @@ def limit_pixels(count: int) -> None:
 
 
 def check_size(path: Path, width: int, height: int) -> None:
-    """Raise UserError if an image has more pixels than are read."""
+    """Raise UserError if an image has more pixels than the limit."""
     if width * height > _max_pixels:
         raise too_large(path, f"{width}x{height}", width * height)
 
@@ -53,9 +53,9 @@ def to_grey_levels(array: np.ndarray, where: str, channels: int, window: Window)
     Transparency is composited over black; colours become grey by their luma, grey becomes colours, as the model needs.
 
     Raises:
-      UserError: it begins with ``where``; the pixels have no grey level, or the channels do not fit.
+      UserError: the pixels have no grey level, or the channels do not fit; the message begins with ``where``.
     """
-    if window is not None and array.shape[-1] == 4 != channels:  # a window is of the colours
+    if window is not None and array.shape[-1] == 4 != channels:  # windows apply only to colours
         parts = (
             _by_window(array[..., :3], window, where),
             _by_window(array[..., 3:], (0, opaque_of(array.dtype)), where),
@@ -73,11 +73,11 @@ def find_window(images: Iterable[np.ndarray], seed: int) -> tuple[float, float]:
     """Return the window that ``auto`` stands for: from the 0.1 % to the 99.9 % quantile of the images' pixels.
 
     Args:
-      images: each (H, W, C) of any type; 4,096 pixels of each count, drawn at random.
-      seed: of what is drawn.
+      images: each (H, W, C) of any type; 4,096 random pixels of each are used.
+      seed: the seed of the random pixels.
 
     Raises:
-      UserError: the pixels have one value.
+      UserError: nearly all pixels have the same value.
     """
     rng, drawn = np.random.default_rng([seed, 4]), []
     for image in images:
@@ -122,4 +122,4 @@ def _by_window(array: np.ndarray, window: Window, where: str) -> np.ndarray:
 @cache
 def _warn_of_few_levels(where: str, of: str) -> None:
     """Warn once for each folder or file."""
-    log.warning("%s: uses less than an eighth of the range of %s, few grey levels are left; %s", where, of, _HINT)
+    log.warning("%s: uses less than an eighth of the range of %s, so few grey levels are left; %s", where, of, _HINT)

@@ -22,22 +22,22 @@ from anogan_jax.data.images import resize
 from anogan_jax.data.views import to_networks
 
 _KINDS = {"paste": 0.45, "paint": 0.45, "move": 0.10}
-_MOST = 3  # damages of one image
-_KEEPS_PLACE = 0.6  # share of pastes with the low frequencies of where they land
-_FINE = 4  # masks are drawn so many times larger, for smooth edges
-_LEAST_CONTRAST = 4.0  # grey levels
+_MOST = 3  # damages of one image, at most
+_KEEPS_PLACE = 0.6  # share of pastes that get the low frequencies of their new place
+_FINE = 4  # masks are drawn larger by this factor, for smooth edges
+_LEAST_CONTRAST = 4.0  # smallest contrast that is assumed for an image, in grey levels
 _VISIBLE = 0.15  # standard deviations of the image by which damage must change a pixel to be counted
 
 
 def make_pseudo_draw(draw: Callable[[int], np.ndarray], seed: int) -> Callable[[int], np.ndarray]:
     """Return ``draw_pseudo(place)``: the normal example at an even place of a stream, a damaged one at an odd place.
 
-    An example is (S, S, C + 1) uint8, its last channel the mask, 255 where damaged; see ``to_batch``. It depends on the
-    seed and the place alone, so training resumes exactly.
+    An example is (S, S, C + 1) uint8, its last channel the mask, 255 where damaged; see ``to_batch``. It depends
+    only on the seed and the place, so training resumes exactly.
 
     Args:
       draw: the normal examples (S, S, C) uint8, from ``make_draw``.
-      seed: of the damage.
+      seed: the seed of the damage.
     """
 
     def draw_pseudo(place: int) -> np.ndarray:
@@ -61,7 +61,7 @@ def damage(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tu
     Args:
       image: (S, S, C) uint8, 8x8 or larger.
       other: another normal image of this shape, from which pieces are pasted.
-      rng: the source of everything random.
+      rng: the source of all random numbers.
     """
     size, before = len(image), image.astype(np.float32)
     contrast = max(float(before.std()), _LEAST_CONTRAST)
@@ -89,7 +89,7 @@ def _smoothed(values: np.ndarray, deviation: float | tuple[float, ...]) -> np.nd
 
 
 def _another(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the other image, resized, rotated, cut or mirrored to the image's size, at times with its brightness."""
+    """Return the other image, resized, rotated, cut or mirrored to the image's size; some get its low frequencies."""
     size = len(image)
     side = max(size // 2, round(size * rng.uniform(0.7, 1.4)))
     found = np.rot90(resize(other, side, side), int(rng.integers(4)))

@@ -1,8 +1,8 @@
 """The region of interest: the pixels of an image that are trained on, scored and drawn.
 
 ``data.roi`` is one of:
-  - the path of a mask for all images, an image whose pixels that are not black are the region;
-  - the path of a folder of masks, each with its image's name, up to the suffix and an added "_mask";
+  - the path of one mask for all images: its pixels that are not black are the region;
+  - the path of a folder of masks, each with its image's name; the suffix may differ, and "_mask" may be added;
   - ``threshold:LEVEL:PARTS``: the PARTS (by default 1) largest connected parts of the pixels whose mean grey level is
     above LEVEL, their holes filled.
 """
@@ -22,19 +22,19 @@ THRESHOLD = "threshold:"
 
 
 def within(images: Images, roi: str, mask: np.ndarray | None = None) -> Images:
-    """Return images that have the field ``region``, and outside their regions of interest the region's mean colour.
+    """Return images with the field ``region``, and with the region's mean colour outside their regions of interest.
 
-    A black surrounding would have an edge and a contrast of its own, stronger than the region's.
-    Images that have it already, or an empty ``roi``, are returned unchanged. An image whose mask is missing or empty
-    cannot be read.
+    Black surroundings would add an edge and a contrast that are stronger than the region's own. Images that have the
+    field already are returned unchanged, as are all if ``roi`` is empty. An image whose mask is missing or empty cannot
+    be read.
 
     Args:
       images: of any sizes.
       roi: as ``data.roi``.
-      mask: (H, W) bool, the one region for all, where ``read_roi`` has read it before.
+      mask: (H, W) bool, the one region for all, if ``read_roi`` has read it before.
 
     Raises:
-      UserError: the threshold is malformed, there is no such file or folder, or images without names have a folder.
+      UserError: the threshold is malformed, ``roi`` does not exist, or it is a folder but the images have no names.
     """
     if not roi or images.region:
         return images
@@ -56,7 +56,7 @@ def within(images: Images, roi: str, mask: np.ndarray | None = None) -> Images:
 
 
 def cropped(images: Images, size: int | None) -> Images:
-    """Return the middle of images, masks and regions, (size, size); shorter sides stay as they are."""
+    """Crop images, masks and regions to their middle (size, size); shorter sides stay as they are."""
     if size is None:
         return images
     read, mask, region = images.read, images.mask, images.region
@@ -86,7 +86,7 @@ def read_roi(roi: str) -> np.ndarray | None:
 
 
 def is_folder_of_masks(roi: str, mask: np.ndarray | None) -> bool:
-    """Return whether ``data.roi``, with the one mask that ``read_roi`` read or None, says a mask for each image."""
+    """Return whether ``data.roi`` is a folder with a mask for each image; ``mask`` is the result of ``read_roi``."""
     return bool(roi) and mask is None and not roi.startswith(THRESHOLD)
 
 
@@ -107,7 +107,7 @@ def parse_threshold(roi: str) -> tuple[float, int]:
 
 def _above(level: float, parts: int, images: Images) -> Callable[[int, np.ndarray], np.ndarray]:
     def find(i: int, _: np.ndarray) -> np.ndarray:
-        region = largest_parts(images.read(i), level, parts)  # as it is in its file: the mean may be above the level
+        region = largest_parts(images.read(i), level, parts)  # before filling: the mean may be above the level
         if not region.any():
             raise UserError(f"{images.names[i]}: has no pixel above the grey level {level:g} of data.roi")
         return region
@@ -120,7 +120,7 @@ def _one_for_all(mask: np.ndarray) -> Callable[[int, np.ndarray], np.ndarray]:
 
 
 def _one_for_each(paths: list[Path | str], rows: Sequence[Row] | None) -> Callable[[int, np.ndarray], np.ndarray]:
-    """Return the regions in these files; a text in the place of a path says why there is none."""
+    """Return the regions in these files; a text instead of a path says why there is none."""
 
     def find(i: int, image: np.ndarray) -> np.ndarray:
         path = paths[i]
@@ -132,7 +132,7 @@ def _one_for_each(paths: list[Path | str], rows: Sequence[Row] | None) -> Callab
 
 
 def _paths(images: Images, folder: Path) -> list[Path | str]:
-    """Return each image's mask in a folder, below the name of its split if it is there, or why there is none."""
+    """Return the path of each image's mask in a folder or its subfolder for the split, or why there is none."""
     if images.folder is None:
         raise UserError(f"data.roi={folder}: images of an array have no names to find their masks by; give one mask")
     known: dict[Path, Path] = {}

@@ -66,7 +66,7 @@ def load_auto(data: DataConfig, model: ModelConfig) -> Splits:
 def load_tfds(data: DataConfig, model: ModelConfig) -> Splits:
     """Load an image classification data set of TensorFlow Datasets, downloaded and prepared if necessary."""
     if not data.name:
-        raise UserError("data.name: names no data set; give one of TensorFlow Datasets, such as mnist")
+        raise UserError("data.name: is empty; give a data set of TensorFlow Datasets, such as mnist")
     is_prepared = tfds_is_prepared(data)
     if not is_prepared and (obstacle := _download_obstacle()):
         where = f"in {data.dir}" if data.dir else "in TFDS's own folder"
@@ -119,7 +119,7 @@ def load_idx(data: DataConfig, model: ModelConfig) -> Splits:
 def load_npz(data: DataConfig, model: ModelConfig) -> Splits:
     """Load an .npy of normal images, or an .npz of train_images and optional train_labels, test_images, test_labels."""
     if not data.dir:
-        raise UserError("data.dir: names no file; give --config.data.dir=FILE.npz")
+        raise UserError("data.dir: is empty; give --config.data.dir=FILE.npz")
     path = Path(data.dir)
     arrays = read_arrays(path, [f"{split}_{what}" for split in ("train", "test") for what in ("images", "labels")])
 
@@ -135,7 +135,7 @@ def load_npz(data: DataConfig, model: ModelConfig) -> Splits:
 def load_folder(data: DataConfig, model: ModelConfig) -> Splits:
     """Load a folder of normal images, or one in another layout that ``layouts`` reads."""
     if not data.dir:
-        raise UserError("data.dir: names no folder; give --config.data.dir=FOLDER")
+        raise UserError("data.dir: is empty; give --config.data.dir=FOLDER")
     folder = Path(data.dir)
     trained = folder / "train" if (folder / "train").is_dir() else folder
     roi = Path(data.roi)
@@ -155,7 +155,7 @@ def load_folder(data: DataConfig, model: ModelConfig) -> Splits:
 def load_packaged(data: DataConfig, model: ModelConfig) -> Splits:
     """Load real images of an installed package; every fifth image of a class belongs to the test split."""
     if data.name not in _PACKAGED:
-        raise UserError(f"data.name={data.name!r}: no package holds it; there are {', '.join(_PACKAGED)}")
+        raise UserError(f"data.name={data.name!r}: no package holds it; packages hold {', '.join(_PACKAGED)}")
     array, labels, origin = _PACKAGED[data.name]()
     rank = np.array([np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)])
     whole = from_array(array, model.channels, origin, labels, data.window)
@@ -234,7 +234,7 @@ def _of_files(folder: Path, files: Sequence[File], channels: int, window: Window
 
 
 def _with_masks(folder: Path, files: Sequence[File], test: Images, table: Path | None) -> Images:
-    """Return images to score with their masks, if any has one; the stamp is of the masks and the CSV too."""
+    """Return images to score with their masks, if any has one; the stamp covers the masks and the CSV too."""
     paths = [folder / file.name for file in files] + [mask for file in files for mask in file.masks]
     test = test._replace(stamp=stamp_of([*paths, *([table] if table else [])]))
     if not any(file.masks for file in files):

@@ -40,8 +40,8 @@ def make_draw(images: Images, config: Config) -> Callable[[int], np.ndarray]:
     """Return ``draw(place)``, the training example (S, S, C) uint8 at a place of an endless stream.
 
     Each epoch uses every image once, in random order. An example is a random patch or the whole image. If the config
-    asks for it, it is mirrored and rotated, and a patch loses the brightness and contrast of its image. It depends on
-    the seed and the place alone, so training resumes exactly.
+    asks for it, the example is mirrored and rotated, and a patch loses the brightness and contrast of its image. An
+    example depends only on the seed and the place, so training resumes exactly.
     """
     size, patches, train, seed = config.model.image_size, config.patches, config.train, config.seed
     shrink, count = make_resize(config), len(images.names)
@@ -91,7 +91,7 @@ def resized_images(images: Images, config: Config) -> list[np.ndarray]:
 
 
 def resized_regions(images: Images, config: Config) -> list[np.ndarray]:
-    """Return the regions of interest (H, W) bool of the images that ``resized_images`` returns; none if they have none.
+    """Return the regions of interest (H, W) bool of the images that ``resized_images`` returns, if they have any.
 
     Raises:
       UserError: an image cannot be read.
@@ -119,7 +119,7 @@ def _random_patch(
 
     The centre is uniform over the image and the patch is then moved inside, so that patches show the edges of the
     image about as often as the scored tiles do. With ``inside``, the places of a region's pixels, a random one of them
-    lies anywhere in the patch.
+    is somewhere in the patch.
     """
     lengths = image.shape[:2]
     for _ in range(_DRAWS):

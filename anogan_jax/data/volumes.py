@@ -1,11 +1,11 @@
 """Medical images slice by slice: DICOM by pydicom, NIfTI by nibabel, NRRD and MetaImage by SimpleITK.
 
-The packages are the extra ``medical``. A slice has the values that its format means, such as Hounsfield units:
+The packages are the extra ``medical``. Slices have the values that the format defines, such as Hounsfield units:
   - DICOM: rescaled as its modality says, MONOCHROME1 inverted, a palette applied; each frame is a slice.
   - NIfTI: scaled by its slope and intercept. A slice is a plane (y, x) of the axes as stored; slices follow one another
     along z, and then along time.
   - NRRD and MetaImage: a plane (y, x) too.
-One slice at a time is in memory where the format allows it: in DICOM, NIfTI and uncompressed MetaImage.
+Only one slice at a time is in memory if the format allows it: in DICOM, NIfTI and uncompressed MetaImage.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,24 +21,24 @@ from anogan_jax.errors import UserError
 
 _DICOM, _NIFTI, _ITK = (".dcm", ".dicom", ".ima"), (".nii", ".nii.gz"), (".nrrd", ".nhdr", ".mha", ".mhd")
 SUFFIXES = (*_DICOM, *_NIFTI, *_ITK)
-_OPEN = 64  # NIfTI files whose headers, and places in a compressed one, are kept
-_OF_MAPS = {".nhdr": ".nrrd", ".mhd": ".mha"}  # a header with a file of its own becomes one file
+_OPEN = 64  # NIfTI files that stay open, with their headers and positions in compressed ones
+_OF_MAPS = {".nhdr": ".nrrd", ".mhd": ".mha"}  # a header and its data file become one file
 
 
 class Contents(NamedTuple):
     """The number of slices in an image file, and their series."""
 
     depth: int  # number of slices or pages
-    series: str = ""  # the series of DICOM that it is a part of
+    series: str = ""  # the DICOM series that it is a part of
 
 
 def is_volume(path: Path) -> bool:
-    """Return whether a file is of these formats: by its suffix, or as DICOM without a suffix by how it begins."""
+    """Return whether a file is of these formats: by its suffix, or for DICOM without a suffix by its first bytes."""
     return path.name.lower().endswith(SUFFIXES) or _is_dicom(path)
 
 
 def contents_of(path: Path) -> Contents:
-    """Return what a file of these formats holds: one slice if it cannot be read, which reading says."""
+    """Return what a file of these formats holds: one slice if it cannot be read; reading it raises the error."""
     try:
         with _user_errors(path):
             found = _reader_of(path)[0](path)
@@ -64,7 +64,7 @@ def read_by_itk(path: Path, number: int) -> np.ndarray:
 
 
 def name_of_maps(name: str) -> str | None:
-    """Return the name of the file with a volume's maps, by the volume's name; None for formats that have none.
+    """Return the name of the file with a volume's maps, by the volume's name; None for formats without such a file.
 
     >>> [name_of_maps(name) for name in ("a/scan.nii.gz", "scan.mhd", "scan.dcm")]
     ['a/scan.nii.gz', 'scan.mhd.mha', None]
@@ -80,7 +80,7 @@ def write_maps(source: Path, target: Path, maps: Iterable[np.ndarray]) -> None:
 
     Args:
       source: the file of the volume, NIfTI, NRRD or MetaImage.
-      target: is written.
+      target: the file to write.
       maps: as many as there are slices.
     """
     stack = np.stack(list(maps))
@@ -107,7 +107,7 @@ def write_maps(source: Path, target: Path, maps: Iterable[np.ndarray]) -> None:
 
 
 def _is_dicom(path: Path) -> bool:
-    """Return whether a file begins as DICOM does and has no suffix, or a number in its place as identifiers have."""
+    """Return whether a file begins as DICOM does and has no suffix, or a number for one, as identifiers have."""
     if not (path.suffix == "" or path.suffix[1:].isdecimal()) or path.name.upper() == "DICOMDIR" or not path.is_file():
         return False
     try:
@@ -145,7 +145,7 @@ def _read_dicom(path: Path, number: int) -> np.ndarray:
 
 
 def _rescale(header: Any, number: int) -> Any:
-    """Return what says in a DICOM header how a frame is rescaled: its own part, that of all frames, or the header."""
+    """Return the part of a DICOM header that rescales a frame: the frame's own, that of all frames, or the header."""
     groups = [*header.get("PerFrameFunctionalGroupsSequence", [])[number : number + 1]]
     groups += header.get("SharedFunctionalGroupsSequence", [])
     found = (each for group in groups for each in group.get("PixelValueTransformationSequence", []))

@@ -11,7 +11,7 @@ import numpy as np
 from anogan_jax.config import BankConfig, Config, DataConfig, ModelConfig, TrainConfig
 from anogan_jax.fit import fit
 
-KNOWN = 1_500  # of the 1,797 images
+KNOWN = 1_500  # number of the 1,797 images from which it is trained
 FOLDER = Path(__file__).parent / "digits"
 CONFIG = Config(
     data=DataConfig(source="arrays", normalize_contrast=True, held_out=0.25),
