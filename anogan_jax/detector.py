@@ -40,9 +40,10 @@ from anogan_jax.figures import captioned, strip
 from anogan_jax.files import digest
 from anogan_jax.models import GAN, Weights, make_encoder, make_gan, make_rotation_network, make_segmenter
 from anogan_jax.portable import export_program
-from anogan_jax.queries import Finding, score_queries
+from anogan_jax.queries import score_queries
 from anogan_jax.runtime import (
     Appearance,
+    Finding,
     Score,
     combine,
     make_judge,
@@ -149,13 +150,12 @@ class Detector(NamedTuple):
         for number, finding in enumerate(findings):
             if not finding.is_readable:
                 queries.read(number)  # raises the reason, if there still is one
-                raise UserError(f"{finding.name}: could not be read at first, but can be read now; score again")
-        fields = [name for name in Result._fields if name in Finding._fields and name != "term"]
+                raise UserError(f"{queries.names[number]}: could not be read at first, but now it can; score again")
+        fields = [name for name in Result._fields if name in Finding._fields]
         values = {name: stacked([getattr(finding, name) for finding in findings]) for name in fields}
         p = p_values(values["score"], self.calibration.scores)
-        spoke = np.array([finding.term for finding in findings])
         level = np.full(len(p), map_level(self.calibration, self.config.alpha))
-        return Result(p_value=p, is_anomaly=p <= self.config.alpha, term=spoke, map_level=level, **values)
+        return Result(p_value=p, is_anomaly=p <= self.config.alpha, map_level=level, **values)
 
     def with_config(self, config: Config) -> "Detector":
         """Return the detector with other scoring settings, calibrated again with the held-out images if needed.

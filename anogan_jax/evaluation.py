@@ -38,7 +38,7 @@ from anogan_jax.devices import gather, is_first, make_mesh
 from anogan_jax.errors import UserError
 from anogan_jax.files import claim, claimed, locked, remove_leftovers, replacing
 from anogan_jax.journal import Journal
-from anogan_jax.queries import Finding, score_queries
+from anogan_jax.queries import score_queries
 from anogan_jax.report import (
     EMBEDDING,
     REPORT,
@@ -51,7 +51,7 @@ from anogan_jax.report import (
     write_comparison,
     write_report,
 )
-from anogan_jax.runtime import p_values
+from anogan_jax.runtime import Finding, p_values
 from anogan_jax.scoring import make_discriminator_scorer
 from anogan_jax.spaces import embed, walk
 from anogan_jax.version import __version__
@@ -170,12 +170,12 @@ def score_contents(detector: Detector, files: Iterable[tuple[str, bytes]]) -> di
             names.append(name)
             paths.append(path)
         images = from_paths(paths, Path(folder), detector.config.model.channels, data.window)
-        found = [[getattr(each, name) for name in ("name", *SCORES)] for each in findings_of(detector, images)]
-    columns: dict[str, Any] = {name: np.array([row[i] for row in found]) for i, name in enumerate(SCORES, start=1)}
+        found = list(findings_of(detector, images))
+    columns: dict[str, Any] = {name: np.array([getattr(each, name) for each in found]) for name in SCORES}
     p = p_values(columns["score"], detector.calibration.scores)
-    numbers = [int(row[0].partition("/")[0]) for row in found]
-    slices = [row[0].rpartition("/")[2].removeprefix(paths[i].name) for i, row in zip(numbers, found, strict=True)]
     columns |= {"p_value": p, "is_anomaly": p <= detector.config.alpha}
+    numbers = [int(name.partition("/")[0]) for name in images.names]  # of files
+    slices = [name.removeprefix(f"{i}/{paths[i].name}") for i, name in zip(numbers, images.names, strict=True)]
     of = [names[i] for i in numbers]
     return {"file": of, "name": [name + each for name, each in zip(of, slices, strict=True)], **columns}
 
@@ -310,14 +310,13 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
         methods["the rotation network alone"] = partial(_turns_alone, detector, test)
     discriminate = partial(make_discriminator_scorer(detector.gan, make_mesh(jax.local_devices())), detector.model)
     methods["P_D: the discriminator's output alone"] = partial(score_queries, discriminate, test, detector.config)
-    labels, scores = np.zeros(0), {}
-    for name, method in methods.items():
-        findings = method(name)
-        labels, scores[name] = np.array([(f.label, f.score) for f in findings if f.is_readable]).T
-        if len(np.unique(labels)) < 2:
-            raise UserError(
-                f"--compare: needs readable normal and anomalous test images; those of {data.origin} are of one kind"
-            )
+    every = {name: np.array([finding.score for finding in method(name)]) for name, method in methods.items()}
+    readable = ~np.isnan(next(iter(every.values())))
+    labels, scores = np.array(test.labels)[readable], {name: found[readable] for name, found in every.items()}
+    if len(np.unique(labels)) < 2:
+        raise UserError(
+            f"--compare: needs readable normal and anomalous test images; those of {data.origin} are of one kind"
+        )
     if is_first():
         scores |= baselines_of(detector, data)
         with _writing(path.parent, [path.name], data.origin):
@@ -331,7 +330,7 @@ def _parts_of(detector: Detector) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     if detector.references is not None:
         found["as configured, without references"] = {"search.reference_weight": 0.0}
-        found["as configured, references in the place of the search"] = {"search.reference_weight": 1.0}
+        found["as configured, references instead of the search"] = {"search.reference_weight": 1.0}
     if detector.model.segmenter:
         found["as configured, without the segmenter"] = {"segmenter.weight": 0.0}
         found["the segmenter alone"] = {"segmenter.weight": 1.0}

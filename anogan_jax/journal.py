@@ -36,7 +36,7 @@ class Entry(NamedTuple):
     discrimination: float
     damage: float
     rotation: float
-    z: bytes  # the bytes of ``Finding.z``, float32; empty if there is none
+    z: bytes  # the bytes of ``z`` of the finding, float32; empty if there is none
     picture: bytes  # a ``strip``
 
     @property

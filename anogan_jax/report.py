@@ -34,8 +34,7 @@ from anogan_jax.figures import (
 from anogan_jax.files import replacing
 from anogan_jax.journal import Entry, Journal
 from anogan_jax.metrics import count_pixels, decision_metrics, pixel_metrics, ranking_metrics
-from anogan_jax.queries import Finding
-from anogan_jax.runtime import TERMS, p_values
+from anogan_jax.runtime import TERMS, Finding, p_values
 from anogan_jax.spaces import Embedding
 
 log = logging.getLogger(__name__)
@@ -76,17 +75,18 @@ def record(
         picture, pixels, z = b"", None, found.z.astype(np.float32).tobytes()
         if found.is_readable:
             try:
-                _write_pictures(found, level, heatmaps, maps)
+                _write_pictures(queries.names[number], found, level, heatmaps, maps)
             except UserError as error:
                 if getattr(error.__cause__, "errno", None) not in _UNUSABLE_NAME:
                     raise
-                log.warning("no picture of %s: %s", found.name, error)
+                log.warning("no picture of %s: %s", queries.names[number], error)
             picture = strip(found.image, found.reconstruction, found.anomaly_map, level, longest)
             mask = queries.mask(number) if queries.mask else None
             pixels = None if mask is None else count_pixels(found.anomaly_map, mask)
-        label, kind = -1 if found.label is None else found.label, printable(found.kind or "")
+        label = -1 if queries.labels is None else int(queries.labels[number])
+        kind = printable(queries.kinds[number]) if queries.kinds else ""
         terms = {name: getattr(found, name) for name in SCORES}
-        journal.add(Entry(found.name, label, kind, **terms, z=z, picture=picture), pixels)
+        journal.add(Entry(queries.names[number], label, kind, **terms, z=z, picture=picture), pixels)
     journal.flush()
 
 
@@ -259,12 +259,12 @@ def _one_sided(labels: np.ndarray, is_anomaly: np.ndarray) -> dict[str, Any]:
     return {"labelled_anomalous": int(labels.sum()), **{name: measured[name] for name in kept}, "not_measured": text}
 
 
-def _write_pictures(found: Finding, level: float, heatmaps: Path | None, maps: Path | None) -> None:
+def _write_pictures(name: str, found: Finding, level: float, heatmaps: Path | None, maps: Path | None) -> None:
     if heatmaps:
-        title = printable(f"{found.name}   score {found.score:.4g}")
-        save_heatmap(heatmaps / f"{found.name}.png", title, found.image, found.anomaly_map, level)
+        title = printable(f"{name}   score {found.score:.4g}")
+        save_heatmap(heatmaps / f"{name}.png", title, found.image, found.anomaly_map, level)
     if maps:
-        with replacing(maps / f"{found.name}.npy") as temporary:
+        with replacing(maps / f"{name}.npy") as temporary:
             np.save(temporary, found.anomaly_map)
 
 

@@ -10,6 +10,7 @@ read the program.
 """
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import islice, pairwise
@@ -22,7 +23,6 @@ from numpy.typing import ArrayLike
 
 FORMAT = 1  # version of the exported file's format
 TERMS = ("reconstruction", "appearance", "detail")  # what can determine a score
-_CHUNK = 64  # images in memory at a time
 _POOLED = 2**18  # pixels that are pooled at a time, to save memory
 _CONTRASTS_IN_RANGE = np.float32(8)  # mean absolute deviations between the mean and the end of the range
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601
@@ -109,27 +109,18 @@ class Exported:
         if len(given) != len(pixels):
             raise ValueError(f"regions: {len(given)} for {len(pixels)} images; give one for each image")
         inside = list(map(self._find_region, range(len(pixels)), pixels, given))
-        found: list[Measured] = []
-        for first in range(0, len(pixels), _CHUNK):
-            chunk = slice(first, first + _CHUNK)
-            found += self._measured(pixels[chunk], inside[chunk])
+        queries = map(self._query, pixels, inside)
+        found = list(find(queries, self._scores, self._judge, *self._levels))
         score = np.array([each.score for each in found])
         p = p_values(score, self._held_out)
         maps, pictures = stacked([each.anomaly_map for each in found]), stacked([each.reconstruction for each in found])
         return Result(score, p, p <= self.alpha, maps, pictures, np.array([each.term for each in found]))
 
-    def _measured(self, images: list[np.ndarray], regions: list[np.ndarray | None]) -> Iterator["Measured"]:
-        pairs = zip(images, regions, strict=True)
-        filled = [(image if region is None else fill_outside(image, region), region) for image, region in pairs]
-        size = self.view.crop
-        seen = [(middle(image, size), None if region is None else middle(region, size)) for image, region in filled]
-        queries = [Query(*each, self.view, resize) for each in seen]
-        scores = self._scores(tile for query in queries for tile in query.inputs())
-        for query, judged in zip(queries, self._judge([query.padded for query in queries]), strict=True):
-            query.appearance = judged
-            for score in islice(scores, len(query.tiles)):
-                query.add(score)
-            yield query.measure(*self._levels)
+    def _query(self, image: np.ndarray, region: np.ndarray | None) -> "Query":
+        """Return the query of an image (H, W, C) uint8 and its region (H, W) bool, filled outside it and cropped."""
+        if region is not None:
+            image, region = fill_outside(image, region), middle(region, self.view.crop)
+        return Query(middle(image, self.view.crop), region, self.view, resize)
 
     def _scores(self, tiles: Iterable[np.ndarray]) -> Iterator["Score"]:
         for block, padded in blocks(tiles, self._batch):
@@ -242,8 +233,11 @@ class Score(NamedTuple):
     z: np.ndarray  # (starts, latent) where the searches ended, the best one first
 
 
-class Measured(NamedTuple):
-    """The result of one image: pictures at the image's own size, and scores."""
+class Finding(NamedTuple):
+    """The result of one image: pictures at the image's own size, and scores.
+
+    If the image could not be read, arrays are empty and numbers are NaN.
+    """
 
     image: np.ndarray  # (H, W, C) uint8
     reconstruction: np.ndarray  # (H, W, C) uint8
@@ -257,6 +251,15 @@ class Measured(NamedTuple):
     damage: float  # S(x) of the segmenter, 0 without one; with patches the largest of the tiles
     rotation: float  # T(x) of the rotation network, 0 without one
     told: float  # share of the four rotations that the rotation network classifies correctly
+
+    @property
+    def is_readable(self) -> bool:
+        """True if the image was read and scored."""
+        return self.image.size > 0
+
+
+_NO_IMAGE, _NO_MAP = np.zeros((0, 0, 1), np.uint8), np.zeros((0, 0), np.float32)
+_UNREADABLE = Finding(_NO_IMAGE, _NO_IMAGE, _NO_MAP, _NO_MAP.ravel(), np.nan, np.nan, "", *[np.nan] * 5)
 
 
 class Query:
@@ -323,7 +326,7 @@ class Query:
         if result.residual > self._largest:
             self._z, self._largest = result.z[0], float(result.residual)
 
-    def measure(self, level: float, rotation_factor: float) -> Measured:
+    def measure(self, level: float, rotation_factor: float) -> Finding:
         """Return the result; ``level`` and ``rotation_factor`` are those of the calibration."""
         terms = np.array(self._terms or [(0.0,) * 6])
         score, residual, discrimination, rotation, told, _ = terms.mean(axis=0).tolist()
@@ -344,7 +347,49 @@ class Query:
         if self._region is not None:
             shown = (apply_region(shown[0], self._region), apply_region(shown[1], self._region))
         values = (residual, discrimination, damage, rotation, told)
-        return Measured(self._image, *shown, self._z, combined, appearance, term, *values)
+        return Finding(self._image, *shown, self._z, combined, appearance, term, *values)
+
+
+def find(
+    queries: Iterable[Query | None],
+    score: Callable[[Iterable[np.ndarray]], Iterator[Score]],
+    judge: Judge | None,
+    level: float,
+    rotation_factor: float,
+) -> Iterator[Finding]:
+    """Yield the finding of each query in order, as soon as its tiles are scored; of None, an unreadable one.
+
+    Args:
+      queries: are begun only when their tiles are needed, so that few are in memory at a time.
+      score: the scorer of tiles (S, S, C), which yields their scores in order.
+      judge: the judge of the queries' appearance; without one, scores have no terms of appearance.
+      level: the score that corresponds to an appearance at its limit, see ``combine``.
+      rotation_factor: the factor of T(x), which is then added to A(x).
+    """
+    waiting: deque[Query | None] = deque()  # queries that are begun and not yet yielded
+
+    def tiles() -> Iterator[np.ndarray]:
+        for query in queries:
+            waiting.append(query)
+            if query:
+                yield from query.inputs()
+
+    def done() -> Iterator[Finding]:
+        unjudged = [query for query in waiting if query and query.appearance is None]
+        if judge and unjudged:  # many at a time, which takes less time
+            for query, judged in zip(unjudged, judge([query.padded for query in unjudged]), strict=True):
+                query.appearance = judged
+        while waiting and (waiting[0] is None or waiting[0].is_done()):
+            ended = waiting.popleft()
+            yield ended.measure(level, rotation_factor) if ended else _UNREADABLE
+
+    for result in score(tiles()):
+        yield from done()  # queries without a tile, which precede this tile's query
+        current = waiting[0]
+        assert current is not None
+        current.add(result)
+        yield from done()
+    yield from done()
 
 
 def blocks(images: Iterable[np.ndarray], width: int) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:

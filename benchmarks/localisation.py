@@ -43,9 +43,9 @@ from anogan_jax.errors import UserError
 from anogan_jax.evaluation import bank_of_images
 from anogan_jax.files import replacing
 from anogan_jax.journal import Journal
-from anogan_jax.queries import Finding, score_queries
+from anogan_jax.queries import score_queries
 from anogan_jax.report import by_defect, record
-from anogan_jax.runtime import TERMS, Score
+from anogan_jax.runtime import TERMS, Finding, Score
 from benchmarks.classes import with_neighbours
 from benchmarks.one_class_table import RESULTS
 
@@ -107,21 +107,10 @@ def by_size(train: Images, test: Images, first: int) -> Iterator[Finding]:
         return np.log(images.read(number).shape[:2])
 
     neighbours = NearestNeighbors(n_neighbors=2).fit([size(train, i) for i in range(len(train.names))])
-    assert test.labels is not None
-    assert test.kinds is not None
     for i in range(first, len(test.names)):
         score, image = float(neighbours.kneighbors([size(test, i)])[0].mean()), test.read(i)
-        anomaly_map = np.full(image.shape[:2], score, np.float32)
-        of_image = (
-            test.names[i],
-            int(test.labels[i]),
-            test.kinds[i],
-            image,
-            image,
-            anomaly_map,
-            np.zeros(0, np.float32),
-        )
-        yield Finding(*of_image, score, 0.0, TERMS[0], score, *[0.0] * 4)
+        anomaly_map, no_z = np.full(image.shape[:2], score, np.float32), np.zeros(0, np.float32)
+        yield Finding(image, image, anomaly_map, no_z, score, 0.0, TERMS[0], score, *[0.0] * 4)
 
 
 Residuals = Callable[[np.ndarray], np.ndarray]  # from tiles (n, S * S * C) to residuals of the same shape

@@ -125,7 +125,7 @@ def test_presets_discriminator_and_baselines_are_compared(tiny_run, tmp_path):
     methods = [row["method"].split(":")[0] for row in rows]
     baselines = ["kNN (k=2)", "kNN (k=2), cosine", "PCA-32"]
     neighbours = "kNN (k=8) of the training images, by structure"
-    parts = ["as configured, without references", "as configured, references in the place of the search"]
+    parts = ["as configured, without references", "as configured, references instead of the search"]
     parts += ["as configured, without the segmenter", "the segmenter alone"]
     parts += ["as configured, without the rotation network", "the rotation network alone"]
     assert methods == ["as configured", "anogan", "nearest", "encoder", neighbours, *parts, "P_D", *baselines]

@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import os
 import re
 import shutil
 import tracemalloc
@@ -17,9 +18,8 @@ from anogan_jax.data import from_user
 from anogan_jax.data.images import resize
 from anogan_jax.figures import PARTS, _shrunk, overlay, strip
 from anogan_jax.journal import Entry, Journal
-from anogan_jax.queries import Finding
 from anogan_jax.report import record, write_comparison, write_report
-from anogan_jax.runtime import TERMS
+from anogan_jax.runtime import TERMS, Finding
 from anogan_jax.spaces import Embedding
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -173,12 +173,27 @@ def test_comparison_has_a_row_for_each_method(tmp_path):
 @pytest.mark.parametrize(("count", "longest"), [(1_000, 256), (1_001, 96)])
 def test_pictures_of_few_queries_are_large(tmp_path, count, longest):
     photo = np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8)
-    found = Finding("a", None, None, photo, photo, photo[..., 0] / 255, np.zeros(2), *[0.0] * 2, TERMS[0], *[0.0] * 5)
+    found = Finding(photo, photo, photo[..., 0] / 255, np.zeros(2), *[0.0] * 2, TERMS[0], *[0.0] * 5)
     journal = Journal(tmp_path / "unfinished", "")
     record(journal, [found], from_user(photo[None], 3)._replace(names=["a"] * count), 1.0)
     (kept,) = journal.entries()
     with Image.open(BytesIO(kept.picture)) as picture:
         assert picture.size == (4 * round(longest * 2 / 3), longest)
+
+
+def test_entries_have_the_names_labels_and_kinds_of_their_queries(tmp_path):
+    pixels = np.zeros((2, 4, 4, 1), np.uint8)
+    found = Finding(pixels[0], pixels[0], np.zeros((4, 4)), np.zeros(2), *[0.0] * 2, TERMS[0], *[0.0] * 5)
+    names = ["a.png", os.fsdecode(b"\xff.png"), "c.png"]
+    queries = from_user(np.zeros((3, 4, 4), np.uint8), 1)._replace(
+        names=names, labels=np.array([0, 1, 1]), kinds=["good", "crack", "spur"]
+    )
+    path = tmp_path / "unfinished"
+    record(Journal(path, ""), [found, found], queries, 1.0)
+    journal = Journal(path, "")  # a run that resumes goes on with the third
+    record(journal, [found], queries, 1.0)
+    kept = [(entry.name, entry.label, entry.kind) for entry in journal.entries()]
+    assert kept == list(zip(names, [0, 1, 1], ["good", "crack", "spur"], strict=True))
 
 
 @pytest.fixture(scope="module")
