@@ -17,11 +17,11 @@ from anogan_jax.data import (
     make_draw,
     make_resize,
     read_ahead,
-    read_input,
+    read_inputs,
     sources,
     to_networks,
 )
-from anogan_jax.data.images import Images, cached, from_array, read_image, read_mask
+from anogan_jax.data.images import Images, any_readable, cached, from_array, read_image, read_mask
 from anogan_jax.errors import UserError
 from anogan_jax.runtime import contrast_tables, pad_to, to_model_range, to_pixels
 from configs import celeb_a, oct
@@ -184,15 +184,17 @@ def test_unreadable_files_are_named_and_omitted(tmp_path):
     save(tmp_path / "good.png", RNG.integers(0, 256, (32, 32), np.uint8))
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:300])
-    queries = read_input(tmp_path, 1)
+    queries = read_inputs([tmp_path], 1)
     assert queries.names == ["cut.png", "good.png", "text.png"]
     for number in (0, 2):
         with pytest.raises(UserError, match=str(tmp_path / queries.names[number])):
             queries.read(number)
     np.testing.assert_array_equal(as_array(queries, config()), [make_resize(config())(queries.read(1))])
     (tmp_path / "good.png").unlink()
-    with pytest.raises(UserError, match="none of its 2 images"):
-        read_input(tmp_path, 1)
+    with pytest.raises(UserError, match=f"here: none of its 2 images can be read; the first: {tmp_path}/cut.png"):
+        any_readable(read_inputs([tmp_path], 1), "here")
+    with pytest.raises(UserError, match=rf"^{tmp_path}/text\.png"):
+        any_readable(read_inputs([tmp_path / "text.png"], 1), "here")
 
 
 @pytest.mark.parametrize(
@@ -263,12 +265,12 @@ def test_arrays_that_are_not_images_are_refused(array, message):
 def test_missing_or_damaged_input_is_named(tmp_path):
     for path in (tmp_path / "none.png", tmp_path / "none.npz", tmp_path / "none"):
         with pytest.raises(UserError, match="none"):
-            read_input(path, 1)
+            read_inputs([path], 1)
     with pytest.raises(UserError, match="holds no image"):
-        read_input(tmp_path, 1)
+        read_inputs([tmp_path], 1)
     (tmp_path / "broken.npz").write_bytes(b"PK\3\4 broken")
     with pytest.raises(UserError, match=r"broken\.npz"):
-        read_input(tmp_path / "broken.npz", 1)
+        read_inputs([tmp_path / "broken.npz"], 1)
 
 
 def test_packaged_data_sets_are_split_by_class():
@@ -586,7 +588,7 @@ def test_arrays_of_python_objects_are_refused_with_advice(tmp_path):
         objects = np.array([images[0], images[0, :4]], object)
         np.save(tmp_path / name, objects) if name == "b.npy" else np.savez(tmp_path / name, images=objects)
         with pytest.raises(UserError, match="holds Python objects"):
-            read_input(tmp_path / name, 1)
+            read_inputs([tmp_path / name], 1)
 
 
 def test_narrow_grey_images_are_not_taken_for_colour_images():

@@ -20,7 +20,7 @@ from PIL import Image
 
 from anogan_jax import Config, evaluation, load, report, score, train
 from anogan_jax.config import DataConfig
-from anogan_jax.data import from_user, load_one_class, read_input
+from anogan_jax.data import from_user, load_one_class, read_inputs
 from anogan_jax.data.images import read_image
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import folder_of_input, score_to_folder
@@ -131,19 +131,19 @@ def test_other_files_of_the_user_stay(tiny_run, run_main, tmp_path, pictures):
 def test_earlier_pictures_are_removed_only_where_this_program_wrote_them(tiny_run, tmp_path, pictures, caplog):
     """They stay in a folder heatmaps/ of the user, and outside of the folder whatever scores.csv says."""
     output = tmp_path / "out"
-    score_to_folder(tiny_run.detector, read_input(pictures, 1), output, "")
+    score_to_folder(tiny_run.detector, read_inputs([pictures], 1), output, "")
     (output / "heatmaps").mkdir()
     (output / "heatmaps" / "0.png.png").write_text("mine")
-    score_to_folder(tiny_run.detector, read_input(pictures, 1), output, "")
+    score_to_folder(tiny_run.detector, read_inputs([pictures], 1), output, "")
     assert (output / "heatmaps" / "0.png.png").read_text() == "mine"
-    score_to_folder(tiny_run.detector, read_input(pictures, 1), output, "", maps=True)
+    score_to_folder(tiny_run.detector, read_inputs([pictures], 1), output, "", maps=True)
     outside = [tmp_path / "outside.npy", output / "outside.npy"]
     for path in outside:
         path.write_text("mine")
     rows = (output / "scores.csv").read_text()
     (output / "scores.csv").write_text(rows + f"{tmp_path / 'outside'},,,,,,\n../outside,,,,,,\n")
     with caplog.at_level("INFO", "anogan_jax"):
-        score_to_folder(tiny_run.detector, read_input(pictures, 1), output, "")
+        score_to_folder(tiny_run.detector, read_inputs([pictures], 1), output, "")
     assert "removed 3 heatmaps and maps of an earlier run" in caplog.text
     assert [path.read_text() for path in outside] == ["mine", "mine"]
     assert not list((output / "maps").iterdir())
@@ -168,7 +168,7 @@ def test_each_input_has_a_folder_of_its_own(tiny_run, tmp_path, monkeypatch):
     folders = []
     for name in ("p/same", "q/same", "p/same"):
         folder = folder_of_input(tmp_path / "run", tmp_path / name)
-        score_to_folder(tiny_run.detector, read_input(tmp_path / name, 1), folder, str(tmp_path / name))
+        score_to_folder(tiny_run.detector, read_inputs([tmp_path / name], 1), folder, str(tmp_path / name))
         folders.append(folder)
     assert folders[0] == folders[2] != folders[1]
     (tmp_path / "p" / "same" / "sub").mkdir()
@@ -197,10 +197,10 @@ def test_input_that_is_replaced_after_a_kill_is_scored_anew(tiny_run, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "write_report", kill)
         with pytest.raises(Killed):
-            score_to_folder(tiny_run.detector, read_input(pictures, 1), output, "")
+            score_to_folder(tiny_run.detector, read_inputs([pictures], 1), output, "")
     noise(pictures / "1.png")
     with caplog.at_level("INFO", "anogan_jax"):
-        score_to_folder(tiny_run.detector, read_input(pictures, 1), output, "")
+        score_to_folder(tiny_run.detector, read_inputs([pictures], 1), output, "")
     assert "resuming" not in caplog.text
     expected = tiny_run.detector.score(str(pictures)).score
     np.testing.assert_array_equal([float(row["score"]) for row in rows_of(output / "scores.csv")], expected)
@@ -396,7 +396,7 @@ def test_summary_is_json_for_any_name(tiny_run, tmp_path):
     folder.mkdir()
     (folder / "</script><b>.png".replace("/", "|")).write_text("unreadable")
     noise(folder / "a.png")
-    score_to_folder(tiny_run.detector, read_input(folder, 1), tmp_path / "out", "</script>")
+    score_to_folder(tiny_run.detector, read_inputs([folder], 1), tmp_path / "out", "</script>")
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["data"] == "</script>"
     assert (tmp_path / "out" / "report.html").read_text().count("</script>") == 3
 
@@ -490,10 +490,10 @@ def test_array_is_read_exactly_or_refused_by_name(kind, suffix, tmp_path):
         np.save(file, array)
     if isinstance(expected, str):
         with pytest.raises(UserError, match=re.escape(expected)) as raised:
-            read_input(path, 1)
+            read_inputs([path], 1).read(0)
         assert path.name in str(raised.value)
     else:
-        assert np.unique(read_input(path, 1).read(0)).tolist() == [expected]
+        assert np.unique(read_inputs([path], 1).read(0)).tolist() == [expected]
         config = Config(data=DataConfig(source="npz", dir=str(path)))
         assert np.unique(load_one_class(config).train.read(0)).tolist() == [expected]
 
@@ -518,7 +518,7 @@ def test_labels_that_are_no_whole_numbers_are_refused(kind, tmp_path):
 
 def test_only_needed_arrays_of_an_npz_are_read(tmp_path):
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8), np.uint8), other=np.array([None], object))  # needs a pickle
-    assert len(read_input(tmp_path / "a.npz", 1).names) == 2
+    assert len(read_inputs([tmp_path / "a.npz"], 1).names) == 2
 
 
 def test_few_grey_levels_of_16_bits_are_said_once(tmp_path, caplog):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from anogan_jax import Config, Detector, fit
 from anogan_jax.config import BankConfig, DataConfig, ModelConfig, PatchConfig, SearchConfig, TrainConfig, with_values
-from anogan_jax.data import is_readable, load_one_class, pixels
+from anogan_jax.data import from_user, is_readable, load_one_class, pixels
 from anogan_jax.data.images import read_image
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import score_contents, score_test_split
@@ -120,6 +120,21 @@ def test_limit_of_pixels_is_a_setting_of_training_and_scoring(trained, tmp_path,
         data = load_one_class(Config(data=DataConfig(source="folder", dir=str(tmp_path / "images"), max_pixels=most)))
         parts = (data.train, data.held_out)
         assert {part.names[0] for part in parts if is_readable(part, 0)} == readable
+
+
+@pytest.mark.usefixtures("limits")
+def test_a_list_of_files_is_trained_on_as_the_config_says(tmp_path):
+    """The files are first read when the limit of their pixels, and the window that auto stands for, are known."""
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for path in paths:
+        save(path, texture(20, 20).astype(np.uint16))
+    pixels.limit_pixels(50)
+    data = DataConfig(source="arrays", window="auto", max_pixels=400)
+    found = load_one_class(Config(data=data), from_user(paths, 1, data.window))
+    assert 80 <= found.window[0] < found.window[1] <= 170
+    assert [is_readable(found.train, i) for i in range(3)] == [True] * 3
+    pixels.limit_pixels(399)
+    assert not is_readable(found.held_out, 0)
 
 
 @pytest.mark.usefixtures("limits")

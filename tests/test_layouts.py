@@ -17,7 +17,7 @@ from pydicom.uid import generate_uid
 
 from anogan_jax import score, train
 from anogan_jax.config import Config, DataConfig, ModelConfig
-from anogan_jax.data import load_one_class, read_input, sources
+from anogan_jax.data import load_one_class, read_inputs, sources
 from anogan_jax.data.classes import chosen_normal, is_called_normal
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import score_to_folder
@@ -459,7 +459,7 @@ def test_input_leaves_out_the_same_files(tmp_path, caplog):
     write(tmp_path, "a.png", "mask/b.png", ".hidden/c.png")
     (tmp_path / "._a.png").write_text("of macOS")
     with caplog.at_level("INFO", "anogan_jax"):
-        assert read_input(tmp_path, 1).names == ["a.png", "mask/b.png"]
+        assert read_inputs([tmp_path], 1).names == ["a.png", "mask/b.png"]
     assert "left out: 1 hidden (such as .hidden), 1 of macOS (such as ._a.png)" in caplog.text
 
 
@@ -473,7 +473,7 @@ def test_other_suffixes_are_read(tmp_path, suffix):
 
 def test_folder_without_an_image_says_what_it_holds(tmp_path):
     (tmp_path / "a.heic").write_text("no image")
-    for read in (lambda: load(tmp_path), lambda: read_input(tmp_path, 1)):
+    for read in (lambda: load(tmp_path), lambda: read_inputs([tmp_path], 1)):
         with pytest.raises(UserError, match=r"holds no image .*; left out: 1 \.heic \(such as a\.heic\)"):
             read()
 

@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin
 from anogan_jax import Config, fit, load
 from anogan_jax import config as configs
 from anogan_jax.config import DataConfig, ModelConfig, with_values
-from anogan_jax.data import from_user, load_one_class, read_input, to_networks
+from anogan_jax.data import from_user, load_one_class, read_inputs, to_networks
 from anogan_jax.data.images import read_image, read_mask
 from anogan_jax.data.pictures import read_picture
 from anogan_jax.data.pixels import _warn_of_few_levels, find_window, to_grey_levels
@@ -122,14 +122,14 @@ def test_few_levels_are_warned_of_once_for_a_folder(tmp_path, caplog):
     _warn_of_few_levels.cache_clear()
     for i, offset in enumerate((0, 32768)):
         Image.fromarray((np.arange(64, dtype=np.uint16) * 60 + offset).reshape(8, 8)).save(tmp_path / f"{i}.png")
-    images = read_input(tmp_path, 1)
+    images = read_inputs([tmp_path], 1)
     for i in (0, 1, 1):
         images.read(i)
     warned = [message for message in caplog.messages if "data.window" in message]
     assert len(warned) == 1
     assert str(tmp_path) in warned[0]
     caplog.clear()
-    read_input(tmp_path, 1, (0, 4095)).read(0)
+    read_inputs([tmp_path], 1, (0, 4095)).read(0)
     assert not caplog.messages
 
 

@@ -15,7 +15,7 @@ from conftest import ROOT, rows_of
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from anogan_jax.data import read_input
+from anogan_jax.data import read_inputs
 from anogan_jax.evaluation import score_contents, score_to_folder
 from anogan_jax.report import SCORES
 
@@ -38,7 +38,7 @@ def images(tmp_path_factory):
 def expected(images, tiny_run, tmp_path_factory):
     """The rows of scores.csv, by name."""
     output = tmp_path_factory.mktemp("expected")
-    score_to_folder(tiny_run.detector, read_input(images, 1), output, "")
+    score_to_folder(tiny_run.detector, read_inputs([images], 1), output, "")
     return {row["name"]: row for row in rows_of(output / "scores.csv")}
 
 

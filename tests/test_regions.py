@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from anogan_jax import fit, load
 from anogan_jax.config import Config, DataConfig, ModelConfig, PatchConfig, with_values
-from anogan_jax.data import from_user, load_one_class, make_draw, read_input, within
+from anogan_jax.data import from_user, load_one_class, make_draw, read_inputs, within
 from anogan_jax.detector import findings_of
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import score_to_folder
@@ -154,7 +154,7 @@ def test_detector_keeps_the_one_mask(trained, places, tmp_path):
     np.testing.assert_array_equal(moved.score(places / "new").score, result.score)
     large = np.repeat(np.repeat(images, 2, axis=1), 3, axis=2)
     assert not moved.score(large).anomaly_map[:, ~np.repeat(np.repeat(REGION, 2, axis=0), 3, axis=1)].any()
-    summary = score_to_folder(moved, read_input(places / "new", 1), tmp_path / "scores", "new")
+    summary = score_to_folder(moved, read_inputs([places / "new"], 1), tmp_path / "scores", "new")
     assert summary["unreadable"] == 0
     for other in (f"{places}/masks", "", "threshold:3"):
         with pytest.raises(UserError, match=r"data\.roi=.*only a folder of masks"):
@@ -170,7 +170,7 @@ def test_folder_of_masks_is_given_for_new_images(trained, places, tmp_path):
     save(tmp_path / "masks/0/2_mask.png", np.zeros((SIZE, SIZE), np.uint8))
     (tmp_path / "masks/1/3_mask.png").write_text("not a picture")
     (tmp_path / "masks/1/5_mask.png").unlink()
-    queries = read_input(new, 1)
+    queries = read_inputs([new], 1)
     summary = score_to_folder(other, queries, tmp_path / "scores", "new")
     assert (summary["images"], summary["unreadable"]) == (3, 3)
     reasons = {
@@ -233,7 +233,7 @@ def test_regions_that_cannot_be_used_are_named(places, tmp_path):
     shutil.copytree(places / "masks", tmp_path / "masks")
     save(tmp_path / "masks/0/2_mask.bmp", REGION)
     with pytest.raises(UserError, match=r"2_mask\.png: is a mask of the same images as 2_mask\.bmp"):
-        within(read_input(places / "new", 1), str(tmp_path / "masks"))
+        within(read_inputs([places / "new"], 1), str(tmp_path / "masks"))
     settings = DataConfig(source="folder", dir=str(places), roi=f"{places}/masks")
     with pytest.raises(UserError, match=r"data\.roi=.*would be trained on"):
         load_one_class(Config(data=settings))

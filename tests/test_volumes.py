@@ -16,7 +16,7 @@ from pydicom.data import get_testdata_file
 
 from anogan_jax import fit, score
 from anogan_jax.config import Config, DataConfig, ModelConfig
-from anogan_jax.data import is_readable, load_one_class, read_input, read_inputs
+from anogan_jax.data import is_readable, load_one_class, read_inputs
 from anogan_jax.data.images import contents_of, without_suffix
 from anogan_jax.data.volumes import read_slice
 from anogan_jax.errors import UserError
@@ -72,11 +72,11 @@ def test_every_page_is_a_row(tmp_path, suffix):
     pages = noise(12).astype(np.uint8)
     save_pages(tmp_path / f"scan{suffix}", pages)
     Image.fromarray(pages[0]).save(tmp_path / "single.png")
-    queries = read_input(tmp_path, 1)
+    queries = read_inputs([tmp_path], 1)
     assert queries.names == [*(f"scan{suffix}#{number:03}" for number in range(12)), "single.png"]
     for number, page in enumerate(pages):
         assert np.abs(queries.read(number)[..., 0].astype(int) - page).max() <= 1  # a palette's grey may differ by one
-    alone = read_input(tmp_path / f"scan{suffix}", 1)
+    alone = read_inputs([tmp_path / f"scan{suffix}"], 1)
     assert alone.names == queries.names[:12]
     np.testing.assert_array_equal(alone.read(11), queries.read(11))
     several = read_inputs([tmp_path / f"scan{suffix}", tmp_path / "single.png"], 1)
@@ -85,7 +85,7 @@ def test_every_page_is_a_row(tmp_path, suffix):
 
 def test_numbers_of_many_pages_have_as_many_digits(tmp_path):
     save_pages(tmp_path / "scan.tif", np.zeros((1001, 1, 1), np.uint8))
-    names = read_input(tmp_path / "scan.tif", 1).names
+    names = read_inputs([tmp_path / "scan.tif"], 1).names
     assert (names[0], names[1000]) == ("scan.tif#0000", "scan.tif#1000")
     assert names == sorted(names)
 
@@ -93,7 +93,7 @@ def test_numbers_of_many_pages_have_as_many_digits(tmp_path):
 def test_pages_keep_their_16_bits_under_a_window(tmp_path):
     pages = noise(3)
     save_pages(tmp_path / "scan.tif", pages)
-    queries = read_input(tmp_path, 1, (0, 255))
+    queries = read_inputs([tmp_path], 1, (0, 255))
     for number, page in enumerate(pages):
         np.testing.assert_array_equal(queries.read(number)[..., 0], np.minimum(page, 255))
 
@@ -102,15 +102,15 @@ def test_pages_keep_their_16_bits_under_a_window(tmp_path):
 def test_a_photo_with_a_preview_is_one_picture(tmp_path, name):
     save_pages(tmp_path / "photo.mpo", noise(2).astype(np.uint8))
     (tmp_path / "photo.mpo").rename(tmp_path / name)
-    assert read_input(tmp_path, 1).names == [name]
-    assert read_input(tmp_path / name, 1).read(0).shape == (10, 12, 1)
+    assert read_inputs([tmp_path], 1).names == [name]
+    assert read_inputs([tmp_path / name], 1).read(0).shape == (10, 12, 1)
 
 
 def test_pages_under_a_suffix_of_single_pictures_are_refused(tmp_path):
     save_pages(tmp_path / "scan.tif", noise(2))
     (tmp_path / "scan.tif").rename(tmp_path / "scan.bmp")
     with pytest.raises(UserError, match=r"scan\.bmp: holds 2 pictures"):
-        read_input(tmp_path / "scan.bmp", 1)
+        read_inputs([tmp_path / "scan.bmp"], 1).read(0)
 
 
 def test_damage_costs_the_damaged_pages_alone(tmp_path, caplog):
@@ -118,7 +118,7 @@ def test_damage_costs_the_damaged_pages_alone(tmp_path, caplog):
     save_pages(tmp_path / "scan.tif", pages)
     content = (tmp_path / "scan.tif").read_bytes()
     (tmp_path / "scan.tif").write_bytes(content[: len(content) * 6 // 8 + 300])
-    queries = read_input(tmp_path, 1, WINDOW)
+    queries = read_inputs([tmp_path], 1, WINDOW)
     found = [number for number in range(len(queries.names)) if is_readable(queries, number)]
     with pytest.raises(UserError, match=r"scan\.tif: "):
         queries.read(len(found))
@@ -213,11 +213,11 @@ def test_dicom_is_rescaled_as_its_modality_says():
     stored = pydicom.dcmread(dicom("CT_small.dcm"))
     assert (stored.RescaleSlope, stored.RescaleIntercept) == (1, -1024)
     np.testing.assert_array_equal(read_slice(dicom("CT_small.dcm"), 0), stored.pixel_array.astype(int) - 1024)
-    units = read_input(dicom("CT_small.dcm"), 1, (-1000, 1000)).read(0)[..., 0]
+    units = read_inputs([dicom("CT_small.dcm")], 1, (-1000, 1000)).read(0)[..., 0]
     wanted = np.clip((stored.pixel_array.astype(float) - 24) / 2000, 0, 1) * 255
     np.testing.assert_array_equal(units, np.rint(wanted))
     with pytest.raises(UserError, match=r"CT_small\.dcm.*data\.window"):
-        read_input(dicom("CT_small.dcm"), 1)
+        read_inputs([dicom("CT_small.dcm")], 1).read(0)
 
 
 @pytest.mark.parametrize(("signed", "bits"), [(0, 12), (1, 12), (0, 16), (1, 16), (0, 8)])
@@ -235,7 +235,7 @@ def test_monochrome1_is_inverted_within_its_bits(tmp_path, signed, bits):
 def test_each_frame_of_dicom_is_a_row(tmp_path):
     path = dicom("examples_ybr_color.dcm")
     frames = pydicom.dcmread(path).pixel_array
-    queries = read_input(path, 3)
+    queries = read_inputs([path], 3)
     assert len(queries.names) == len(frames) == 30
     assert queries.names[7] == "examples_ybr_color.dcm#007"
     np.testing.assert_array_equal(queries.read(7), pydicom.pixels.pixel_array(path, index=7))
@@ -266,18 +266,18 @@ def test_dicom_without_suffixes_and_its_series_are_found(tmp_path):
     shutil.copytree(folder / "77654033", tmp_path / "77654033")
     shutil.copy(folder / "DICOMDIR", tmp_path)
     (tmp_path / "notes").write_text("no image")
-    queries = read_input(tmp_path, 1, WINDOW)
+    queries = read_inputs([tmp_path], 1, WINDOW)
     assert len(queries.names) == 7
     assert {row.volume for row in queries.rows} == {"", "77654033/CT2"}
     assert sum(row.volume == "77654033/CT2" for row in queries.rows) == 4
     np.testing.assert_array_equal(read_slice(queries.rows[0].path, 0).shape, queries.read(0).shape[:2])
-    assert {row.volume for row in read_input(tmp_path / "77654033" / "CT2", 1, WINDOW).rows} == {"CT2"}
+    assert {row.volume for row in read_inputs([tmp_path / "77654033" / "CT2"], 1, WINDOW).rows} == {"CT2"}
 
 
 @pytest.mark.parametrize("name", ["MR_truncated.dcm", "rtplan.dcm", "badVR.dcm", "JPEG-lossy.dcm"])
 def test_dicom_that_cannot_be_read_is_named(name):
     with pytest.raises(UserError, match=name) as raised:
-        read_input(dicom(name), 1, WINDOW)
+        read_inputs([dicom(name)], 1, WINDOW).read(0)
     assert "\n" not in str(raised.value)
 
 
@@ -285,7 +285,7 @@ def test_a_missing_package_is_named(monkeypatch):
     for module, path in (("pydicom", dicom("MR_small.dcm")), ("nibabel", NIBABEL / "anatomical.nii")):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(UserError, match=rf"needs {module}: pip install 'anogan_jax\[medical\]'"):
-            read_input(path, 1, WINDOW)
+            read_inputs([path], 1, WINDOW).read(0)
 
 
 @pytest.mark.parametrize("name", ["anatomical.nii", "example4d.nii.gz", "functional.nii", "standard.nii.gz"])
@@ -320,10 +320,10 @@ def test_slices_of_nrrd_and_metaimage_are_exact(tmp_path, suffix, compressed):
     colours = RNG.integers(0, 256, (2, 7, 8, 3), np.uint8)
     itk.WriteImage(itk.GetImageFromArray(colours, isVector=True), str(tmp_path / f"colours{suffix}"), compressed)
     np.testing.assert_array_equal(all_slices(tmp_path / f"colours{suffix}"), colours)
-    assert len(read_input(tmp_path, 1, WINDOW).names) == 4
+    assert len(read_inputs([tmp_path], 1, WINDOW).names) == 4
     plane = noise(1)[0]
     itk.WriteImage(itk.GetImageFromArray(plane), str(tmp_path / f"plane{suffix}"), compressed)
-    assert read_input(tmp_path / f"plane{suffix}", 1, WINDOW).names == [f"plane{suffix}"]
+    assert read_inputs([tmp_path / f"plane{suffix}"], 1, WINDOW).names == [f"plane{suffix}"]
 
 
 def test_one_slice_is_in_memory(tmp_path):
@@ -351,7 +351,7 @@ def test_damaged_volumes_are_named_and_cost_themselves_alone(tmp_path):
     (tmp_path / "d.dcm").write_bytes(b"no image")
     save_nifti(tmp_path / "e.nii", noise(3)[:0])
     nibabel.save(nibabel.Nifti1Image(np.zeros(5, np.int16), np.eye(4)), tmp_path / "f.nii")
-    queries = read_input(tmp_path, 1, WINDOW)
+    queries = read_inputs([tmp_path], 1, WINDOW)
     unreadable = [i for i in range(len(queries.names)) if not is_readable(queries, i)]
     files = [queries.names[i].partition("#")[0] for i in unreadable]
     assert set(files) == {"b.nii.gz", "c.nrrd", "d.dcm", "e.nii", "f.nii"}
@@ -385,7 +385,7 @@ def volumes(tmp_path):
 
 def test_scores_and_maps_of_volumes(volumes, tiny_run, tmp_path):
     output = tmp_path / "out"
-    summary = score_to_folder(tiny_run.detector, read_input(volumes, 1), output, "scans", maps=True)
+    summary = score_to_folder(tiny_run.detector, read_inputs([volumes], 1), output, "scans", maps=True)
     rows, found = rows_of(output / "scores.csv"), {row["name"]: row for row in rows_of(output / "volumes.csv")}
     names = {"a/scan.nii.gz": 3, "four.nii": 6, "scan.mha": 2, "scan.nrrd": 2, "scan.mhd": 2, "scan.tif": 4}
     names |= {"moving.gif": 2, "us.dcm": 30}
@@ -413,13 +413,13 @@ def test_scores_and_maps_of_volumes(volumes, tiny_run, tmp_path):
         np.testing.assert_array_equal(np.squeeze(read_all(output / "maps" / target)), maps[name])
     assert not (output / "maps" / "us.dcm").exists()
 
-    score_to_folder(tiny_run.detector, read_input(volumes / "single.png", 1), output, "scans")
+    score_to_folder(tiny_run.detector, read_inputs([volumes / "single.png"], 1), output, "scans")
     assert not (output / "volumes.csv").exists()
     assert not [path for path in (output / "maps").rglob("*") if path.is_file()]
 
 
 def read_all(path):
-    queries = read_input(path, 1, WINDOW)
+    queries = read_inputs([path], 1, WINDOW)
     return np.stack([queries.raw(i)[0] for i in range(len(queries.names))])
 
 
@@ -428,7 +428,7 @@ def test_unreadable_slices_are_left_out_of_their_volume(tiny_run, tmp_path):
         tmp_path / "in" / "scan.nii", np.where(np.arange(4)[:, None, None] == 2, np.nan, np.full((4, 9, 8), 0.5))
     )
     save_nifti(tmp_path / "in" / "none.nii", np.full((2, 9, 8), np.nan))
-    score_to_folder(tiny_run.detector, read_input(tmp_path / "in", 1), tmp_path / "out", "in", maps=True)
+    score_to_folder(tiny_run.detector, read_inputs([tmp_path / "in"], 1), tmp_path / "out", "in", maps=True)
     none, scan = rows_of(tmp_path / "out" / "volumes.csv")
     assert (none["name"], none["slices"], none["is_anomaly"]) == ("none.nii", "0", "unreadable")
     assert (scan["slices"], scan["slice"]) == ("3", "scan.nii#000")
@@ -470,7 +470,7 @@ def test_labelled_volumes_have_an_auroc(tmp_path):
 
 
 def test_too_few_held_out_images_for_a_volume_are_told(volumes, tiny_run, tmp_path, caplog):
-    score_to_folder(tiny_run.detector, read_input(volumes / "us.dcm", 1), tmp_path / "out", "us")
+    score_to_folder(tiny_run.detector, read_inputs([volumes / "us.dcm"], 1), tmp_path / "out", "us")
     assert "volumes of 30 slices: too many for 29 held-out images" in caplog.text
     assert "599 held-out images are needed" in caplog.text
 

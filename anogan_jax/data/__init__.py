@@ -8,7 +8,6 @@ from anogan_jax.data.images import (
     from_user,
     is_readable,
     read_ahead,
-    read_input,
     read_inputs,
 )
 from anogan_jax.data.one_class import OneClass, load_one_class

@@ -115,19 +115,18 @@ def from_user(images: Any, channels: int, window: Window = None) -> Images:
     """Return the images passed by a Python caller.
 
     Args:
-      images: a path that ``read_input`` reads, an array (N, H, W) or (N, H, W, C), or a list of arrays (H, W) or
-        (H, W, C) of any sizes, of Pillow's images, or of paths. Without a window floats in arrays lie in [-1, 1], and
-        those in a file in [0, 1].
+      images: a path or paths, as for ``read_inputs``; an array (N, H, W) or (N, H, W, C); or a list of arrays (H, W)
+        or (H, W, C) of any sizes, or of Pillow's images. Without a window floats in arrays lie in [-1, 1], and those in
+        a file in [0, 1].
       channels: number of channels of the model.
       window: as ``data.window``.
 
     Raises:
       UserError: another type or shape, no image at all, or floats outside [-1, 1].
     """
-    if isinstance(images, str | Path):
-        return read_input(Path(images), channels, window)
-    if isinstance(images, list | tuple) and images and all(isinstance(image, str | Path) for image in images):
-        return read_inputs([Path(image) for image in images], channels, window)
+    given = [images] if isinstance(images, str | Path) else images
+    if isinstance(given, list | tuple) and given and all(isinstance(each, str | Path) for each in given):
+        return read_inputs([Path(each) for each in given], channels, window)
     array = list(map(_as_array, images)) if isinstance(images, list | tuple) else _as_array(images)
     if not (len(array) if isinstance(array, list) else array.size):
         raise UserError("images: empty; give at least one")
@@ -156,23 +155,16 @@ def from_array(
         raise UserError(f"{where}: shape {array.shape} holds no pixel")
     if labels is not None and labels.shape != (len(array),):
         raise UserError(f"{where}: {len(array)} images but labels of shape {labels.shape}; (N,) is needed")
-    return from_list(array, channels, where, labels, window)
+    return from_function(len(array), array.__getitem__, channels, where, labels, window)
 
 
-def from_list(
-    arrays: Sequence[np.ndarray] | np.ndarray,
-    channels: int,
-    where: str,
-    labels: np.ndarray | None = None,
-    window: Window = None,
-) -> Images:
+def from_list(arrays: Sequence[np.ndarray], channels: int, where: str, window: Window = None) -> Images:
     """Return the images of arrays (H, W) or (H, W, C) of any sizes; raise UserError if one has another shape."""
     for i, array in enumerate(arrays):
         if array.ndim not in (2, 3) or not array.size:
             raise UserError(f"{where}, image {i}: shape {array.shape} is not (H, W) or (H, W, C)")
         _check_layout((1, *array.shape), f"{where}, image {i}")
-
-    return from_function(len(arrays), arrays.__getitem__, channels, where, labels, window)
+    return from_function(len(arrays), arrays.__getitem__, channels, where, window=window)
 
 
 def from_function(
@@ -240,14 +232,6 @@ def list_images(folder: Path, without: Path | None = None) -> Listing:
         others = f"; left out: {', '.join(found.told())}" if left_out else ""
         raise UserError(f"{folder}: holds no image ({', '.join(SUFFIXES)}){others}")
     return found
-
-
-def from_folder(folder: Path, channels: int, window: Window = None) -> Images:
-    """Return all images below a folder, sorted and named by their path in it; raise UserError if there are none."""
-    found = list_images(folder)
-    if told := found.told():
-        log.info("%s: left out: %s", folder, ", ".join(told))
-    return from_paths(found.paths, folder, channels, window)
 
 
 def is_image(path: Path) -> bool:
@@ -420,39 +404,32 @@ def read_arrays(path: Path, keys: Collection[str] | None = None) -> dict[str, np
     return arrays
 
 
-def read_input(path: Path, channels: int, window: Window = None) -> Images:
-    """Read the images to score: an image file, a folder of images, an .npy, or an .npz with the key "images".
-
-    Raise UserError if there is no image at the path, or none can be read.
-    """
-    if path.is_dir():
-        images = from_folder(path, channels, window)
-    elif path.suffix.lower() in (".npy", ".npz"):
-        images = from_array(read_arrays(path, ("images",))["images"], channels, str(path), window=window)
-        images = images._replace(stamp=stamp_of([path]))
-    else:
-        _check_is_file(path)
-        images = from_paths([path], path.parent, channels, window)
-    return any_readable(images, str(path))
-
-
 def read_inputs(paths: Sequence[Path], channels: int, window: Window = None) -> Images:
-    """Read the images to score from one path, as ``read_input`` does, or from several files and folders of images.
+    """Find the images of files and folders, or of one .npy, or .npz with the key "images"; none is read yet.
 
-    The images of several paths are named by their paths in the innermost folder that holds all; each is read once.
-    Raise UserError if a path is missing, or is an array among several paths, or no image can be read.
+    The images of one folder are named by their paths in it, those of several paths by their paths in the innermost
+    folder that holds all. Each file counts once.
+
+    Raises:
+      UserError: a path is missing, a folder holds no image, or there is an array among several paths.
     """
-    if len(paths) == 1:
-        return read_input(paths[0], channels, window)
-    files = []
+    files: list[Path] = []
     for path in paths:
-        if path.suffix.lower() in (".npy", ".npz") and path.is_file():
+        if path.is_dir():
+            files += _images_in(path)
+            continue
+        _check_is_file(path)
+        if path.suffix.lower() not in (".npy", ".npz"):
+            files.append(path)
+        elif len(paths) > 1:
             raise UserError(f"{path}: an array is scored by itself; give only this file")
-        if not path.is_dir():
-            _check_is_file(path)
-        files += list_images(path).paths if path.is_dir() else [path]
+        else:
+            images = from_array(read_arrays(path, ("images",))["images"], channels, str(path), window=window)
+            return images._replace(stamp=stamp_of(paths))
+    if len(paths) == 1:
+        return from_paths(files, paths[0] if paths[0].is_dir() else paths[0].parent, channels, window)
     files = list(dict.fromkeys(Path(os.path.abspath(file)) for file in files))
-    return any_readable(from_paths(files, folder_of(files), channels, window), f"{paths[0]} and others")
+    return from_paths(files, folder_of(files), channels, window)
 
 
 def find_inputs(given: Iterable[str]) -> list[Path]:
@@ -482,15 +459,16 @@ def folder_of(paths: Sequence[Path]) -> Path:
 
 def any_readable(images: Images, where: str) -> Images:
     """Return the images; raise UserError, which says where they are, if none of them can be read."""
-    if any(is_readable(images, i) for i in range(len(images.names))):
-        return images
-    try:
-        images.read(0)
-    except UserError as error:
-        if len(images.names) == 1:
-            raise
-        raise UserError(f"{where}: none of its {len(images.names)} images can be read; the first: {error}") from error
-    return images
+    count, reason = len(images.names), ""
+    for i in range(count):
+        try:
+            images.read(i)
+            return images
+        except UserError as error:
+            if count == 1:
+                raise
+            reason = reason or str(error)
+    raise UserError(f"{where}: none of its {count} images can be read; the first: {reason}")
 
 
 def is_readable(images: Images, i: int) -> bool:
@@ -546,6 +524,14 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
         return np.asarray(rows.resize((width, height), Image.Resampling.BILINEAR))
 
     return np.stack([resized(plane) for plane in np.moveaxis(image, -1, 0)], axis=-1)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Return the images below a folder, and log what is left out; raise UserError if there are none."""
+    found = list_images(folder)
+    if told := found.told():
+        log.info("%s: left out: %s", folder, ", ".join(told))
+    return found.paths
 
 
 def _is_hidden(folder: Path) -> bool:
