@@ -16,7 +16,7 @@ from anogan_jax.detector import Detector, Result, load
 from anogan_jax.devices import keep_compiled_programs, make_mesh
 from anogan_jax.errors import UserError
 from anogan_jax.features import Features, make_features
-from anogan_jax.fit import default_config, fit, invert
+from anogan_jax.fit import default_config, fit
 from anogan_jax.losses import (
     critic_generator_loss,
     critic_loss,
@@ -42,6 +42,7 @@ from anogan_jax.models import (
     make_segmenter,
     sample_latent,
 )
+from anogan_jax.references import invert
 from anogan_jax.runtime import Appearance, Score, make_judge, p_values, to_model_range
 from anogan_jax.scoring import Model, Segmentation, make_program, make_scorer, score_images
 from anogan_jax.search import Found, make_search

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
@@ -16,7 +15,6 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jax.tree_util import Partial
 from tqdm.auto import tqdm
 
 from anogan_jax import config as configs
@@ -28,7 +26,6 @@ from anogan_jax.auxiliary import (
     make_rotation_loss,
     make_segmenter_loss,
 )
-from anogan_jax.bank import Bank, draw_bank, make_index
 from anogan_jax.calibration import alpha_obstacle
 from anogan_jax.config import Config, DataConfig, ModelConfig, TrainConfig
 from anogan_jax.data import (
@@ -49,11 +46,9 @@ from anogan_jax.data import (
 from anogan_jax.detector import Detector, Regions, gan_of, load, make_detector
 from anogan_jax.devices import gather, hides_bars, is_first, make_mesh, wait_for_all
 from anogan_jax.errors import UserError
-from anogan_jax.features import FeatureSpace, make_features
 from anogan_jax.files import locked, replacing
 from anogan_jax.loop import advance, make_sampler, restored
 from anogan_jax.models import (
-    GAN,
     Encoder,
     Segmenter,
     Variables,
@@ -62,19 +57,18 @@ from anogan_jax.models import (
     make_rotation_network,
     make_segmenter,
 )
-from anogan_jax.runtime import Appearance, Score, pad_to
-from anogan_jax.scoring import Model, make_scorer
-from anogan_jax.search import make_search
+from anogan_jax.references import make_bank
+from anogan_jax.runtime import Appearance, pad_to
+from anogan_jax.scoring import Model
 from anogan_jax.training import TrainState, inference_weights, init_state, make_optimizer, make_train_step
 
 log = logging.getLogger(__name__)
 _SAMPLES = 64  # images in the picture of samples
+_STREAMS = {"encoder": 1, "segmenter": 2, "rotation": 3}  # numbers of the networks, for their random keys
 _DESCRIBED = 8_192  # training images, at most, whose appearance is described
-_WRITTEN = ("checkpoints", "samples", "metrics.jsonl", "tensorboard", "encoder", "segmenter", "rotation", "detector")
+_WRITTEN = ("checkpoints", "samples", "metrics.jsonl", "tensorboard", *_STREAMS, "detector")
 _LOOKED_AT = 8  # training images that are checked for lost colours and grey levels
 _CLIPPED = 0.95  # share of black and white pixels beyond which a window is most likely wrong
-_INVERSION_STEPS = 24  # gradient steps that invert a training image
-_INVERSION_RATE = 1.0  # its learning rate: in pixels the loss is far flatter than in the default search
 
 
 def fit(images: Any = None, config: Config | None = None, workdir: str | Path | None = None) -> Detector:
@@ -194,10 +188,8 @@ def _train(
     state = train_gan(config, workdir, images, mesh)
     gan = gan_of(config)
     weights: Weights = jax.jit(inference_weights, static_argnums=0)(gan, state)
-    encoder = train_encoder(config, workdir, images, weights, mesh) if config.encoder.steps else None
-    segmenter = train_segmenter(config, workdir, images, mesh) if config.segmenter.steps else None
-    rotation = train_rotation(config, workdir, images, mesh) if config.rotation.steps else None
-    model = jax.device_get(Model(weights, encoder, segmenter=segmenter, rotation=rotation))
+    networks: dict[str, Any] = {name: train_network(name, config, workdir, images, weights, mesh) for name in _STREAMS}
+    model = jax.device_get(Model(weights, **networks))
     bank, references = make_bank(config, gan, model.weights, images)
     appearance = make_appearance(config, images)
     detector = make_detector(config, model, bank, references, appearance, config.train.steps, held_out, regions)
@@ -216,36 +208,48 @@ def train_gan(config: Config, workdir: Path, images: Images, mesh: Mesh) -> Trai
         return state
     train_step = make_train_step(gan, optimizer, train.ema_decay, mesh, train.objective)
     draw_samples = make_sampler(gan, _SAMPLES, key)
-    of_images = (make_draw(images, config), partial(to_networks, config=config))
-    return advance(config, workdir, train.steps, state, train_step, *of_images, draw_samples)
+    draw, convert = make_draw(images, config), partial(to_networks, config=config)
+    return advance(config, workdir, train.steps, state, train_step, draw, convert, draw_samples)
 
 
-def train_encoder(config: Config, workdir: Path, images: Images, weights: Weights, mesh: Mesh) -> Variables:
-    """Train the encoder of a trained GAN in the work directory's folder encoder/, or resume."""
-    gan, settings = gan_of(config), config.encoder
-    optimizer = _cosine_decay(settings.steps, settings.learning_rate)
-    loss = make_encoder_loss(gan, weights, settings.feature_weight, settings.feature_layer)
-    of_images = (make_draw(images, config), partial(to_networks, config=config))
-    training = (make_encoder(gan), loss, optimizer, settings.steps)
-    return _train_network(config, workdir / "encoder", 1, *training, mesh, *of_images)
+def train_network(
+    name: str, config: Config, workdir: Path, images: Images, weights: Weights, mesh: Mesh
+) -> Variables | None:
+    """Train the encoder, segmenter or rotation network to its last step in the folder of its name, or resume.
 
+    Args:
+      name: "encoder", "segmenter" or "rotation".
+      config: all settings; those of this name are the network's.
+      workdir: the work directory, which holds the folder.
+      images: normal images.
+      weights: those of the trained GAN, which the encoder learns to invert.
+      mesh: the devices.
 
-def train_segmenter(config: Config, workdir: Path, images: Images, mesh: Mesh) -> Variables:
-    """Train the segmenter on pseudo-anomalies in the work directory's folder segmenter/, or resume."""
-    gan, settings = gan_of(config), config.segmenter
+    Returns:
+      The network's variables, replicated on the mesh; None if it has no steps.
+    """
+    gan, settings, folder = gan_of(config), getattr(config, name), workdir / name
+    if not settings.steps:
+        return None
+    draw, convert = make_draw(images, config), partial(to_networks, config=config)
     optimizer = _one_cycle(settings.steps, settings.learning_rate)
-    of_images = (make_pseudo_draw(make_draw(images, config), config.seed), partial(to_batch, config=config))
-    training = (make_segmenter(gan), make_segmenter_loss(gan), optimizer, settings.steps)
-    return _train_network(config, workdir / "segmenter", 2, *training, mesh, *of_images)
-
-
-def train_rotation(config: Config, workdir: Path, images: Images, mesh: Mesh) -> Variables:
-    """Train the rotation network in the work directory's folder rotation/, or resume."""
-    gan, settings = gan_of(config), config.rotation
-    optimizer = _one_cycle(settings.steps, settings.learning_rate)
-    of_images = (make_draw(images, config), partial(to_networks, config=config))
-    training = (make_rotation_network(gan), make_rotation_loss(gan), optimizer, settings.steps)
-    return _train_network(config, workdir / "rotation", 3, *training, mesh, *of_images)
+    network: Encoder | Segmenter
+    if name == "encoder":
+        network, optimizer = make_encoder(gan), _cosine_decay(settings.steps, settings.learning_rate)
+        loss = make_encoder_loss(gan, weights, settings.feature_weight, settings.feature_layer)
+    elif name == "segmenter":
+        network, loss = make_segmenter(gan), make_segmenter_loss(gan)
+        draw, convert = make_pseudo_draw(draw, config.seed), partial(to_batch, config=config)
+    else:
+        network, loss = make_rotation_network(gan), make_rotation_loss(gan)
+    key = jax.random.fold_in(jax.random.key(config.seed), _STREAMS[name])
+    state = restored(folder, init_network_state, (network, optimizer, key, config.model.channels), mesh)
+    if int(state.step) < settings.steps:
+        log.info("training the network in %s", folder)
+        folder.mkdir(exist_ok=True)
+        train_step = make_network_step(loss, optimizer, mesh)
+        state = advance(config, folder, settings.steps, state, train_step, draw, convert)
+    return state.network
 
 
 @cache
@@ -260,72 +264,6 @@ def _one_cycle(steps: int, learning_rate: float) -> optax.GradientTransformation
     return optax.adamw(optax.cosine_onecycle_schedule(steps, learning_rate, pct_start=0.2))
 
 
-def _train_network(
-    config: Config,
-    folder: Path,
-    stream: int,
-    network: Encoder | Segmenter,
-    loss: Partial,
-    optimizer: optax.GradientTransformation,
-    steps: int,
-    mesh: Mesh,
-    draw: Callable[[int], np.ndarray],
-    to_batch: Callable[[np.ndarray], np.ndarray],
-) -> Variables:
-    """Train a network other than the GAN to its last step in a folder, or resume; return its variables.
-
-    ``stream`` is the network's number, for its random key; see ``advance`` for ``draw`` and ``to_batch``.
-    """
-    key = jax.random.fold_in(jax.random.key(config.seed), stream)
-    state = restored(folder, init_network_state, (network, optimizer, key, config.model.channels), mesh)
-    if int(state.step) < steps:
-        log.info("training the network in %s", folder)
-        folder.mkdir(exist_ok=True)
-        state = advance(config, folder, steps, state, make_network_step(loss, optimizer, mesh), draw, to_batch)
-    return state.network
-
-
-def make_bank(config: Config, gan: GAN, weights: Weights, images: Images) -> tuple[Bank, np.ndarray | None]:
-    """Return the bank, and the references (K, S, S, C) uint8 or None: training images or patches, without outliers.
-
-    The bank holds random generated images; unless patches are used, inversions of training images replace them. Some
-    random images mix several kinds of normal images, and can resemble anomalies; inversions of training images do not.
-    """
-    bank = draw_bank(gan, weights, jax.random.fold_in(jax.random.key(config.seed), 0), config.bank.size)
-    inverted, references = 0 if config.patches.enabled else config.bank.inverted, config.bank.references
-    if not max(inverted, references):
-        return bank, None
-    screened = screen(config, gan, weights, bank, images, max(inverted, references))
-    if inverted:
-        examples = screened[:inverted]
-        log.info("inverting %d training images", len(examples))
-        bank = invert(gan, weights, bank, (to_networks(image[None], config)[0] for image in examples), len(examples))
-    return bank, screened[:references] if references else None
-
-
-def screen(config: Config, gan: GAN, weights: Weights, random: Bank, images: Images, count: int) -> np.ndarray:
-    """Return up to ``count`` training images or patches (K, S, S, C) uint8, without outliers.
-
-    An outlier, perhaps an anomaly, is far from all random generated images: the distance of its features to the mean of
-    the eight nearest exceeds the median distance by more than ``bank.max_deviation`` robust standard deviations. These
-    are estimated from the median absolute deviation, or if that is 0 from the mean one (Iglewicz & Hoaglin 1993).
-    """
-    draw = make_draw(images, config)
-    places = range(count if config.patches.enabled else min(count, len(images.names)))
-    examples: list[np.ndarray] = []
-    for image in read_ahead(draw, places, ahead=64):
-        if isinstance(image, UserError):
-            raise image
-        examples.append(image)
-    seen = (to_networks(image[None], config)[0] for image in examples)
-    scores = np.array([score.score for score in _score_by_bank(gan, weights, random, "structure", seen, 8, 0)])
-    deviations = np.abs(scores - np.median(scores))
-    spread = 1.4826 * np.median(deviations) or 1.2533 * deviations.mean()
-    is_outlier = scores > np.median(scores) + config.bank.max_deviation * spread
-    log.info("left out %d outliers: they are neither inverted nor used as references", is_outlier.sum())
-    return np.stack(examples)[~is_outlier]
-
-
 def make_appearance(config: Config, images: Images) -> Appearance:
     """Fit the appearance of the training images, a random part of them if there are many."""
     rng = np.random.default_rng([config.seed, 3])
@@ -333,33 +271,6 @@ def make_appearance(config: Config, images: Images) -> Appearance:
     shrink, size = make_resize(config), config.model.image_size
     resized = (pad_to(shrink(images.read(i)), size) for i in chosen.tolist())
     return fit_appearance((turned(image, config.train, rng) for image in resized), config.seed)
-
-
-def invert(gan: GAN, weights: Weights, bank: Bank, images: Iterable[np.ndarray], count: int | None = None) -> Bank:
-    """Find the z of each image by a short search in pixels from its nearest neighbour in the bank.
-
-    Args:
-      gan: the model.
-      weights: its trained weights.
-      bank: where the searches start.
-      images: each (S, S, C) in [-1, 1].
-      count: the number of images, for the progress bar.
-    """
-    scores = _score_by_bank(gan, weights, bank, "pixels", images, starts=1, steps=_INVERSION_STEPS)
-    with tqdm(scores, total=count, desc="inverting", unit="image", disable=hides_bars(), dynamic_ncols=True) as found:
-        pairs = [(score.z[0], score.reconstruction.astype(np.float16)) for score in found]
-    return Bank(*(np.stack(part) for part in zip(*pairs, strict=True)))
-
-
-def _score_by_bank(
-    gan: GAN, weights: Weights, bank: Bank, space: FeatureSpace, images: Iterable[np.ndarray], starts: int, steps: int
-) -> Iterator[Score]:
-    """Score images by searches from their nearest neighbours in a bank, on this process's devices."""
-    features = make_features(space, *bank.images.shape[2:])
-    search = make_search(gan, features, steps=steps, learning_rate=_INVERSION_RATE)
-    mesh = make_mesh(jax.local_devices())
-    index = make_index(bank, features)
-    return make_scorer(gan, search, "bank", starts, mesh=mesh)(Model(weights, bank_index=index), images)
 
 
 def _refuse_another(workdir: Path, config: Config) -> None:
@@ -412,17 +323,23 @@ def _digests(images: Images) -> np.ndarray:
 
 def _warning_of_pixels(images: Images, data: DataConfig, channels: int) -> str:
     """Return a warning if the first training images lose colours or nearly all grey levels, else an empty text."""
-    seen = range(min(_LOOKED_AT, len(images.names)))
-    raw = [images.raw(i)[0] for i in seen] if images.raw else []
-    if channels == 1 and any(each.shape[-1] >= 3 and np.ptp(each[..., :3], axis=-1).any() for each in raw):
+    counts, has_colours, has_values = np.zeros(256, int), False, False
+    for i in range(min(_LOOKED_AT, len(images.names))):  # one at a time, as they may be large
+        levels, numbers = np.unique(images.read(i), return_counts=True)
+        counts[levels] += numbers
+        if images.raw:
+            raw = images.raw(i)[0]
+            has_colours |= raw.shape[-1] >= 3 and bool(np.ptp(raw[..., :3], axis=-1).any())
+            has_values |= len(np.unique(raw)) > 2
+    if channels == 1 and has_colours:
         return "training images have colours, which the model sees as grey; --config.model.channels=3 keeps them"
-    levels = np.concatenate([images.read(i).ravel() for i in seen])
-    if data.window and np.isin(levels, (0, 255)).mean() > _CLIPPED and any(len(np.unique(each)) > 2 for each in raw):
+    if data.window and has_values and counts[[0, 255]].sum() > _CLIPPED * counts.sum():
         return (
             f"data.window={data.window[0]:g},{data.window[1]:g}: nearly all pixels of the training images lie outside"
         )
-    if np.ptp(levels) == 0:
-        return f"all pixels of the first training images have the grey level {levels[0]}; is data.dir the right folder?"
+    if np.count_nonzero(counts) == 1:
+        level = counts.argmax()
+        return f"all pixels of the first training images have the grey level {level}; is data.dir the right folder?"
     return ""
 
 

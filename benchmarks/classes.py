@@ -16,7 +16,8 @@ from anogan_jax.data import Images, as_array, load_one_class, to_networks
 from anogan_jax.detector import Detector, findings_of, load, scorer_of
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import test_split
-from anogan_jax.fit import fit, make_bank
+from anogan_jax.fit import fit
+from anogan_jax.references import make_bank
 
 
 def of_class(config: Config, normal: int, seed: int) -> Config:

@@ -27,8 +27,9 @@ from anogan_jax.config import BankConfig, DataConfig, ModelConfig
 from anogan_jax.data import from_user, load_one_class, make_draw
 from anogan_jax.errors import UserError
 from anogan_jax.files import locked
-from anogan_jax.fit import invert, make_bank, train_gan
+from anogan_jax.fit import train_gan
 from anogan_jax.loop import Stopped, restored
+from anogan_jax.references import invert, make_bank
 from anogan_jax.runtime import to_model_range, to_pixels
 from anogan_jax.training import make_train_step
 
