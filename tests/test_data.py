@@ -515,6 +515,21 @@ def test_arrays_from_python_are_read_alike():
     assert read_all(from_user(colours, 1)).shape == (2, 8, 8, 1)
 
 
+def test_floats_of_a_list_are_checked_together():
+    """As those of an array: a bright image is read beside a dark one, or in another type, and refused alone."""
+    bright, dark = np.full((8, 8), 0.5, np.float32), np.full((8, 8), -0.5, np.float32)
+    for given in ([bright, dark], [bright, np.zeros((8, 8), np.uint8), dark.astype(np.float64)]):
+        assert np.unique(from_user(given, 1).read(0)).tolist() == [191]
+    np.testing.assert_array_equal(
+        read_all(from_user([bright, dark], 1)), read_all(from_user(np.stack([bright, dark]), 1))
+    )
+    dark[3, 3] = np.nan
+    for given in ([bright, dark], [bright, dark - 1], [bright], [bright, np.zeros((9, 8), np.uint8)]):
+        for images in (given, tuple(given)):
+            with pytest.raises(UserError, match=r"^images: must be (finite )?floats in \[-1, 1\]"):
+                from_user(images, 1)
+
+
 @pytest.mark.parametrize("first", [0, -1, 9])
 def test_the_advice_about_channels_first_gives_the_images(first):
     """An array, and a list, of images with their channels first; what is moved back is accepted."""
@@ -611,6 +626,7 @@ def test_paths_from_python_are_read_as_input(tmp_path):
         (np.linspace(-2, 2, 128).reshape(2, 8, 8), "found -2 to 2"),
         (np.full((2, 8, 8), np.nan), "finite"),
         ([np.full((8, 8), 0.5), np.full((9, 9), 0.5)], r"\[0, 1\]"),
+        ([np.zeros((0, 8)), np.zeros((8, 8), np.uint8)], r"image 0: shape \(0, 8\)"),
         (np.zeros((8, 8), np.uint8), r"shape \(8, 8\)"),
         (np.zeros((1, 2, 8, 8, 1), np.uint8), "shape"),
         (np.zeros((0, 8, 8), np.uint8), "empty"),

@@ -116,8 +116,8 @@ def from_user(images: Any, channels: int, window: Window = None) -> Images:
 
     Args:
       images: a path or paths, as for ``read_inputs``; an array (N, H, W) or (N, H, W, C); or a list of arrays (H, W)
-        or (H, W, C) of any sizes, or of Pillow's images. Without a window floats in arrays lie in [-1, 1], and those in
-        a file in [0, 1].
+        or (H, W, C) of any sizes, or of Pillow's images. Without a window floats in a file lie in [0, 1], and those in
+        arrays in [-1, 1]; without a value below 0 their scale seems wrong, so give bright images alone as uint8.
       channels: number of channels of the model.
       window: as ``data.window``.
 
@@ -127,16 +127,17 @@ def from_user(images: Any, channels: int, window: Window = None) -> Images:
     given = [images] if isinstance(images, str | Path) else images
     if isinstance(given, list | tuple) and given and all(isinstance(each, str | Path) for each in given):
         return read_inputs([Path(each) for each in given], channels, window)
-    array = list(map(_as_array, images)) if isinstance(images, list | tuple) else _as_array(images)
-    if not (len(array) if isinstance(array, list) else array.size):
+    is_list = isinstance(images, list | tuple)
+    arrays = [_as_array(image) for image in (images if is_list else [images])]
+    if not arrays or not (is_list or arrays[0].size):
         raise UserError("images: empty; give at least one")
-    if not isinstance(array, list) and not array.ndim:
+    if not is_list and not arrays[0].ndim:
         raise UserError(f"images: {type(images).__name__}; give an array (N, H, W[, C]), a list of images, or a path")
     try:
-        if isinstance(array, list):
-            return from_list([_from_model_range(image, window) for image in array], channels, "images", window=window)
-        _check_layout(array.shape, "images")
-        return from_array(_from_model_range(array, window), channels, "images", window=window)
+        if is_list:
+            return from_list(_from_model_range(arrays, window), channels, "images", window)
+        _check_layout(arrays[0].shape, "images")
+        return from_array(_from_model_range(arrays, window)[0], channels, "images", window=window)
     except ValueError as error:
         raise UserError(f"images: {str(error).removeprefix('images ')}; other values need data.window") from error
 
@@ -569,9 +570,13 @@ def _as_array(image: Any) -> np.ndarray:
     return from_pillow(image) if isinstance(image, Image.Image) else np.asarray(image)
 
 
-def _from_model_range(array: np.ndarray, window: Window) -> np.ndarray:
-    """Return floats in [-1, 1] as uint8 unless a window says what they are, other dtypes unchanged."""
-    if array.dtype.kind != "f" or window is not None:
-        return array
-    check_model_range(array)
-    return to_pixels(array, array)
+def _from_model_range(arrays: list[np.ndarray], window: Window) -> list[np.ndarray]:
+    """Return floats in [-1, 1] as uint8 unless a window says what they are, other dtypes unchanged.
+
+    Raise ValueError if all floats together are not in this range: one bright image says nothing about their scale.
+    """
+    ends = [[array.min(), array.max()] for array in arrays if array.dtype.kind == "f" and array.size]
+    if window is not None or not ends:
+        return arrays
+    check_model_range(np.array(ends))
+    return [to_pixels(array, array) if array.dtype.kind == "f" else array for array in arrays]
