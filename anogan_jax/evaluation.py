@@ -32,7 +32,7 @@ from anogan_jax.data import (
     read_ahead,
     to_networks,
 )
-from anogan_jax.data.images import any_readable, file_of, from_paths, name_of_maps, write_maps
+from anogan_jax.data.images import any_readable, file_of, from_paths, name_of_maps, without_suffix, write_maps
 from anogan_jax.detector import Detector, findings_of, in_regions
 from anogan_jax.devices import gather, is_first, make_mesh
 from anogan_jax.errors import UserError
@@ -233,7 +233,7 @@ def origin_of(sources: Sequence[Path]) -> str:
 def folder_of_input(workdir: Path, *sources: Path) -> Path:
     """Return the folder for results of an input, named after it; another one if that has results of another input."""
     source, origin = (sources[0] if len(sources) == 1 else folder_of(sources)).resolve(), origin_of(sources)
-    folder = workdir / "inputs" / (source.name if source.is_dir() else source.stem)
+    folder = workdir / "inputs" / (source.name if source.is_dir() else without_suffix(source).name)
     if claimed(folder)["origin"] in (None, origin):
         return folder
     return folder.with_name(f"{folder.name}-{hashlib.sha256(os.fsencode(origin)).hexdigest()[:8]}")

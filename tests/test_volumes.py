@@ -15,15 +15,16 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from anogan_jax import fit, score
-from anogan_jax.config import Config, DataConfig, ModelConfig
+from anogan_jax.config import Config, DataConfig, ModelConfig, with_values
 from anogan_jax.data import is_readable, load_one_class, read_inputs
 from anogan_jax.data.images import contents_of, without_suffix
 from anogan_jax.data.volumes import read_slice
 from anogan_jax.errors import UserError
-from anogan_jax.evaluation import score_to_folder
+from anogan_jax.evaluation import folder_of_input, score_to_folder
 from anogan_jax.figures import strip
 from anogan_jax.journal import Entry, Journal
 from anogan_jax.report import write_report
+from anogan_jax.runtime import middle
 
 RNG = np.random.default_rng(0)
 NIBABEL = Path(nibabel.__file__).parent / "tests" / "data"
@@ -418,6 +419,19 @@ def test_scores_and_maps_of_volumes(volumes, tiny_run, tmp_path):
     assert not [path for path in (output / "maps").rglob("*") if path.is_file()]
 
 
+def test_maps_of_cropped_slices_have_the_place_and_size_of_their_volume(tiny_run, volumes, tmp_path):
+    config = with_values(tiny_run.detector.config, {"data.crop": 5})
+    cropping, scans = tiny_run.detector._replace(config=config), [volumes / "a" / "scan.nii.gz", volumes / "scan.tif"]
+    score_to_folder(cropping, read_inputs(scans, 1), tmp_path / "out", "scans", maps=True)
+    for name in ("a/scan.nii.gz", "scan.tif"):
+        raw, maps = read_all(volumes / name), np.squeeze(read_all(tmp_path / "out" / "maps" / name))
+        assert maps.shape == raw.shape[:3]
+        for number, found in enumerate(maps):
+            inside = middle(found, 5)
+            np.testing.assert_array_equal(inside, np.load(tmp_path / "out" / "maps" / f"{name}#{number:03}.npy"))
+            assert np.isnan(found).sum() == found.size - inside.size
+
+
 def read_all(path):
     queries = read_inputs([path], 1, WINDOW)
     return np.stack([queries.raw(i)[0] for i in range(len(queries.names))])
@@ -475,6 +489,35 @@ def test_too_few_held_out_images_for_a_volume_are_told(volumes, tiny_run, tmp_pa
     assert "599 held-out images are needed" in caplog.text
 
 
+def test_identifiers_as_names_keep_their_last_number(tmp_path):
+    """DICOM files without a suffix, 1.2.840.1 and so on, have regions of their own, and masks of defects."""
+    for i in range(4):
+        for name in (f"train/good/1.2.840.{i}", f"test/bad/1.2.840.{i}"):
+            (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(dicom("CT_small.dcm"), tmp_path / "data" / name)
+        mask = np.zeros((128, 128), np.uint8)
+        mask[i] = 255
+        of_defects = f"data/{'test' if i % 2 else 'ground_truth'}/bad/1.2.840.{i}_mask.png"
+        for name in (f"masks/train/good/1.2.840.{i}.png", f"masks/test/bad/1.2.840.{i}.png", of_defects):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(tmp_path / name)
+    found = load_one_class(config(tmp_path / "data", window=WINDOW, roi=str(tmp_path / "masks")))
+    assert found.test.names == [f"bad/1.2.840.{i}" for i in range(4)]
+    for i in range(4):
+        assert np.flatnonzero(found.test.mask(i).any(axis=1)).tolist() == [i]
+        assert np.flatnonzero(found.test.region(i, found.test.read(i)).any(axis=1)).tolist() == [i]
+    assert len(found.train.names) + len(found.held_out.names) == 4
+
+
+def test_results_of_inputs_with_identifiers_as_names_are_called_after_them(tmp_path):
+    for name in ("1.2.840.1", "scan.nii.gz", "photo.1.png", "arrays.npz"):
+        shutil.copy(dicom("CT_small.dcm"), tmp_path / name)
+    found = [folder_of_input(tmp_path, path).name for path in sorted(tmp_path.iterdir())]
+    assert found == ["1.2.840.1", "arrays", "photo.1", "scan"]
+
+
 def test_suffixes_of_two_parts_are_one():
     for name in ("scan.nii.gz", "scan.NII.GZ", "scan.nii", "scan.dcm"):
         assert without_suffix(Path("a") / name) == Path("a/scan")
+    for name in ("1.2.840.113619.2", "a.b.c", ".nii.gz", ".png"):
+        assert without_suffix(Path(name)) == Path(name)

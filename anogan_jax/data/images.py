@@ -46,6 +46,8 @@ SUFFIXES = (
     *([".avif"] if features.check("avif") else []),
     *volumes.SUFFIXES,
 )
+_OF_ARRAYS = (".npy", ".npz")
+_SUFFIX = re.compile(f"(?<=.)({'|'.join(map(re.escape, SUFFIXES + _OF_ARRAYS))})$", re.IGNORECASE)
 
 
 class Row(NamedTuple):
@@ -241,12 +243,12 @@ def is_image(path: Path) -> bool:
 
 
 def without_suffix(path: AnyPath) -> AnyPath:
-    """Return a path without the suffix of an image; ``.nii.gz`` counts as one.
+    """Return a path without the suffix of an image or an array; the last number of a DICOM file's name is none.
 
-    >>> without_suffix(Path("a/scan.1.nii.gz")).as_posix()
-    'a/scan.1'
+    >>> [without_suffix(Path(name)).as_posix() for name in ("a/scan.1.nii.gz", "1.2.840.1")]
+    ['a/scan.1', '1.2.840.1']
     """
-    return path.with_name(path.name[:-7]) if path.name.lower().endswith(".nii.gz") else path.with_suffix("")
+    return path.with_name(_SUFFIX.sub("", path.name))
 
 
 def file_of(images: Images, i: int) -> str:
@@ -420,7 +422,7 @@ def read_inputs(paths: Sequence[Path], channels: int, window: Window = None) -> 
             files += _images_in(path)
             continue
         _check_is_file(path)
-        if path.suffix.lower() not in (".npy", ".npz"):
+        if path.suffix.lower() not in _OF_ARRAYS:
             files.append(path)
         elif len(paths) > 1:
             raise UserError(f"{path}: an array is scored by itself; give only this file")
