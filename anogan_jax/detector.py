@@ -167,7 +167,8 @@ class Detector(NamedTuple):
         config = configs.with_window_of(configs.validate(config), self.config)
         mine, theirs = configs.to_fields(self.config), configs.to_fields(config)
         changed = [name for name in mine if mine[name] != theirs[name]]
-        has_masks = is_folder_of_masks(self.config.data.roi, self.regions.mask) and Path(config.data.roi).is_dir()
+        roi = config.data.roi  # Path("") is a folder, the working directory
+        has_masks = is_folder_of_masks(self.config.data.roi, self.regions.mask) and roi and Path(roi).is_dir()
         for name in changed:
             given = f"{name}={theirs[name]!r}"
             if not configs.is_scoring(name):

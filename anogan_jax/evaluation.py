@@ -51,7 +51,7 @@ from anogan_jax.report import (
     write_comparison,
     write_report,
 )
-from anogan_jax.runtime import Finding, p_values
+from anogan_jax.runtime import Finding, middle, p_values
 from anogan_jax.scoring import make_discriminator_scorer
 from anogan_jax.spaces import embed, walk
 from anogan_jax.version import __version__
@@ -125,7 +125,7 @@ def score_to_folder(
         record(journal, findings, queries, level, *folders)
         facts = _facts(detector, origin, warning, time.monotonic() - began, len(queries.names) - done)
         if maps:
-            _write_maps(folder / "maps", queries)
+            _write_maps(folder / "maps", queries, config.data.crop)
         walk, points = _walk(detector, journal), embed(detector, queries) if embedding else None
         summary = write_report(
             folder, journal, held_out, config.alpha, level, facts, baselines or {}, walk, points, volumes
@@ -202,21 +202,32 @@ def _obstacle(volumes: Sequence[str], held_out: int, alpha: float) -> str:
     )
 
 
-def _write_maps(folder: Path, queries: Images) -> None:
-    """Write the maps of each volume that is one file as a volume of the same format, from the maps of its slices."""
+def _write_maps(folder: Path, queries: Images, crop: int | None) -> None:
+    """Write the maps of each volume that is one file as a volume of the same format, from the maps of its slices.
+
+    The volume has the size of its source: NaN where ``data.crop`` cut an image off, and in slices that were not read.
+    """
+
+    def load(file: Path, number: int) -> np.ndarray:
+        if not crop:
+            return np.load(file)
+        whole = np.full(queries.raw(number)[0].shape[:2] if queries.raw else (0, 0), np.nan, np.float32)
+        middle(whole, crop)[...] = np.load(file)
+        return whole
+
     parts = defaultdict[Path, dict[int, int]](dict)
     for i, row in enumerate(queries.rows or ()):
         if row.depth > 1:
             parts[row.path][row.number] = i
     for source, numbers in parts.items():
-        files = {number: folder / f"{queries.names[i]}.npy" for number, i in numbers.items()}
-        written = {number: file for number, file in files.items() if file.is_file()}
+        files = {k: (folder / f"{queries.names[i]}.npy", i) for k, i in numbers.items()}
+        written = {k: (file, i) for k, (file, i) in files.items() if file.is_file()}
         name = name_of_maps(file_of(queries, min(numbers.values())))
         if not name or not written:
             continue
-        missing = np.full_like(np.load(next(iter(written.values()))), np.nan)  # slices that could not be read
+        missing = np.full_like(load(*next(iter(written.values()))), np.nan)
         depth = (queries.rows or ())[min(numbers.values())].depth
-        slices = (np.load(written[k]) if k in written else missing for k in range(depth))
+        slices = (load(*written[k]) if k in written else missing for k in range(depth))
         with replacing(folder / name) as temporary:
             write_maps(source, temporary, slices)
 

@@ -165,6 +165,8 @@ def test_detector_keeps_the_one_mask(trained, places, tmp_path):
 def test_folder_of_masks_is_given_for_new_images(trained, places, tmp_path):
     detector, new = trained[0], places / "new"
     shutil.copytree(places / "masks", tmp_path / "masks")
+    with pytest.raises(UserError, match="only a folder of masks can be replaced"):
+        detector.with_config(with_values(detector.config, {"data.roi": ""}))
     other = detector.with_config(with_values(detector.config, {"data.roi": str(tmp_path / "masks")}))
     np.testing.assert_array_equal(other.score(new).score, detector.score(new).score)
     save(tmp_path / "masks/0/2_mask.png", np.zeros((SIZE, SIZE), np.uint8))
