@@ -350,7 +350,7 @@ def held_out_images(detector: Detector) -> tuple[Images, Config]:
     regions, as_prepared = detector.regions, {"patches.scale": 1.0, "data.crop": None}
     images = from_list(detector.held_out or [], detector.config.model.channels, "held-out images")
     if regions.held_out:
-        images = images._replace(region=lambda i, _: regions.held_out[i])
+        images = images._replace(region=regions.held_out.__getitem__)
     return images, configs.with_values(detector.config, as_prepared)
 
 

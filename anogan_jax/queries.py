@@ -72,7 +72,7 @@ def read_tiles(queries: Images, config: Config, number: int) -> np.ndarray:
 def _begin(queries: Images, config: Config, number: int) -> Query:
     """Read a query and cut it; raise UserError if it cannot be read."""
     image = queries.read(number)
-    return Query(image, queries.region(number, image) if queries.region else None, view_of(config), resize)
+    return Query(image, queries.region(number) if queries.region else None, view_of(config), resize)
 
 
 def _begun(queries: Images, config: Config, chosen: Iterable[int]) -> Iterator[Query | None]:

@@ -491,7 +491,7 @@ def test_masks_of_regions_are_no_masks_of_defects(tmp_path):
     write_masks(tmp_path, *numbered("masks/train/{}.png", 3), "masks/test/good/0.png", "masks/test/bad/0.png")
     data = load(tmp_path, roi=str(tmp_path / "masks"))
     assert data.test.mask is None
-    assert data.test.region(0, data.test.read(0)).sum() == SIZE[0]
+    assert data.test.region(0).sum() == SIZE[0]
 
 
 def test_order_is_that_of_the_paths(tmp_path):

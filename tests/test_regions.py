@@ -12,10 +12,10 @@ from scipy import ndimage
 from anogan_jax import fit, load
 from anogan_jax.config import Config, DataConfig, ModelConfig, PatchConfig, with_values
 from anogan_jax.data import from_user, load_one_class, make_draw, read_inputs, within
-from anogan_jax.detector import findings_of
+from anogan_jax.detector import Regions, findings_of, in_regions
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import score_to_folder
-from anogan_jax.runtime import largest_parts, resize_region
+from anogan_jax.runtime import largest_parts, middle, resize_region
 
 RNG = np.random.default_rng(0)
 KINDS = ("mask", "folder", "threshold")
@@ -199,7 +199,7 @@ def test_arrays_have_one_mask_or_a_threshold(places):
     for kind in ("mask", "threshold"):
         data = load_one_class(Config(data=DataConfig(source="arrays", roi=roi_of(kind, places))), given)
         seen = data.train.read(0)[..., 0]
-        np.testing.assert_array_equal(data.train.region(0, seen), REGION)
+        np.testing.assert_array_equal(data.train.region(0), REGION)
         np.testing.assert_array_equal(seen[~REGION], np.rint(seen[REGION].mean()))
     with pytest.raises(UserError, match="no names"):
         load_one_class(Config(data=DataConfig(source="arrays", roi=roi_of("folder", places))), given)
@@ -241,6 +241,22 @@ def test_regions_that_cannot_be_used_are_named(places, tmp_path):
         load_one_class(Config(data=settings))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("crop", [None, 16])
+def test_an_image_is_read_once_for_its_pixels_and_its_region(tiny_run, places, kind, crop):
+    """However often regions and the crop are applied; the region is that of the image before it is filled."""
+    detector, reads = tiny_run.detector, []
+    given = read_inputs([places / "new"], 1)
+    queries = given._replace(read=lambda i: (reads.append(i), given.read(i))[1], folder="")
+    detector = detector._replace(config=config_of(kind, places, **{"data.crop": crop}), regions=Regions(None, []))
+    queries = in_regions(detector, in_regions(detector, queries.take(np.arange(6))))
+    for i in range(6):
+        np.testing.assert_array_equal(queries.region(i), middle(REGION, crop))
+        outside = queries.read(i)[~middle(REGION, crop)]
+        assert np.unique(outside).tolist() == [round(given.read(i)[REGION].mean())]
+    assert reads == list(range(6))
+
+
 def test_masks_of_training_and_test_images_of_one_name_are_told_apart(tmp_path):
     """Each image has its own region, held-out images too."""
     for split, half in (("train", slice(4)), ("test", slice(4, 8))):
@@ -255,7 +271,7 @@ def test_masks_of_training_and_test_images_of_one_name_are_told_apart(tmp_path):
         for place, name in enumerate(images.names):
             expected = np.zeros((8, 8), bool)
             expected[half, int(name.removeprefix("good/")[0])] = True
-            np.testing.assert_array_equal(images.region(place, images.read(place)), expected)
+            np.testing.assert_array_equal(images.region(place), expected)
 
 
 def test_threshold_finds_the_largest_parts():

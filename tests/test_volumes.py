@@ -197,7 +197,7 @@ def test_regions_of_interest_are_those_of_the_same_slice(tmp_path):
     whole = [data.train, data.held_out]
     for images in whole:
         for i, name in enumerate(images.names):
-            found = images.region(i, images.read(i))
+            found = images.region(i)
             np.testing.assert_array_equal(found, region[int(name.partition("#")[2])] > 0)
 
 
@@ -505,7 +505,7 @@ def test_identifiers_as_names_keep_their_last_number(tmp_path):
     assert found.test.names == [f"bad/1.2.840.{i}" for i in range(4)]
     for i in range(4):
         assert np.flatnonzero(found.test.mask(i).any(axis=1)).tolist() == [i]
-        assert np.flatnonzero(found.test.region(i, found.test.read(i)).any(axis=1)).tolist() == [i]
+        assert np.flatnonzero(found.test.region(i).any(axis=1)).tolist() == [i]
     assert len(found.train.names) + len(found.held_out.names) == 4
 
 

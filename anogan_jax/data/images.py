@@ -68,26 +68,23 @@ class Images(NamedTuple):
     kinds: Sequence[str] | None = None  # kind of defect of each, such as "crack"; "good" for a normal image
     mask: Callable[[int], np.ndarray | None] | None = None  # mask i, (H, W) bool, True where anomalous; None: unknown
     stamp: str = ""  # changes when a file changes: digest of sizes and times of modification
-    region: Callable[[int, np.ndarray], np.ndarray] | None = None  # region i, (H, W) bool, from i and its pixels
+    region: Callable[[int], np.ndarray] | None = None  # region of interest i, (H, W) bool; UserError if unreadable
     folder: str | None = None  # of the names in the data set, such as "train"; None: names are numbers
     raw: Callable[[int], tuple[np.ndarray, str]] | None = None  # image i, (H, W, any) of any type, and its place
     rows: Sequence[Row] | None = None  # where each image is; None: not in image files
 
     def take(self, indices: np.ndarray) -> "Images":
         """Return the images at these indices."""
-        read, mask, region, raw = self.read, self.mask, self.region, self.raw
-        return Images(
-            names=[self.names[i] for i in indices],
-            labels=None if self.labels is None else self.labels[indices],
-            read=lambda i: read(indices[i]),
-            kinds=None if self.kinds is None else [self.kinds[i] for i in indices],
-            mask=None if mask is None else lambda i: mask(indices[i]),
-            stamp=self.stamp,
-            region=None if region is None else lambda i, image: region(indices[i], image),
-            folder=self.folder,
-            raw=None if raw is None else lambda i: raw(indices[i]),
-            rows=None if self.rows is None else [self.rows[i] for i in indices],
-        )
+
+        def pick(values: Sequence[Any] | None) -> Any:
+            return None if values is None else [values[i] for i in indices]
+
+        def at(find: Callable[[int], Any] | None) -> Callable[[int], Any] | None:
+            return None if find is None else lambda i: find(indices[i])
+
+        values: dict[str, Any] = {name: pick(getattr(self, name)) for name in ("names", "kinds", "rows")}
+        values |= {name: at(getattr(self, name)) for name in ("read", "mask", "region", "raw")}
+        return self._replace(labels=None if self.labels is None else self.labels[indices], **values)
 
 
 def read_as(images: Images, channels: int, window: Window) -> Images:

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from anogan_jax.data.images import SUFFIXES, Images, Row, file_of, is_image, read_grey, stamp_of, without_suffix
+from anogan_jax.data.images import SUFFIXES, Images, Row, cached, file_of, is_image, read_grey, stamp_of, without_suffix
 from anogan_jax.errors import UserError
 from anogan_jax.runtime import fill_outside, largest_parts, middle, resize_region
 
 THRESHOLD = "threshold:"
+_CACHED = 2**26  # bytes of images that are read once for their pixels and their regions
 
 
 def within(images: Images, roi: str, mask: np.ndarray | None = None) -> Images:
@@ -39,7 +40,7 @@ def within(images: Images, roi: str, mask: np.ndarray | None = None) -> Images:
     if not roi or images.region:
         return images
     if roi.startswith(THRESHOLD):
-        find = _above(*parse_threshold(roi), images)
+        find = _above(*parse_threshold(roi), images.names)
     elif mask is not None or (mask := read_roi(roi)) is not None:
         find = _one_for_all(mask)
     else:
@@ -48,11 +49,12 @@ def within(images: Images, roi: str, mask: np.ndarray | None = None) -> Images:
         images = images._replace(stamp=hashlib.sha256(f"{images.stamp}{stamp_of(found)}".encode()).hexdigest())
         find = _one_for_each(paths, images.rows)
 
-    def read(i: int) -> np.ndarray:
-        image = images.read(i)
-        return fill_outside(image, find(i, image))
+    whole = cached(images.read, _CACHED)  # the pixels and the region of an image are read one after the other
 
-    return images._replace(read=read, region=find)
+    def region(i: int) -> np.ndarray:
+        return find(i, whole(i))
+
+    return images._replace(read=lambda i: fill_outside(whole(i), region(i)), region=region)
 
 
 def cropped(images: Images, size: int | None) -> Images:
@@ -68,7 +70,7 @@ def cropped(images: Images, size: int | None) -> Images:
     return images._replace(
         read=lambda i: middle(read(i), size),
         mask=crop_mask if mask else None,
-        region=(lambda i, _: middle(region(i, read(i)), size)) if region else None,
+        region=(lambda i: middle(region(i), size)) if region else None,
     )
 
 
@@ -105,11 +107,11 @@ def parse_threshold(roi: str) -> tuple[float, int]:
     return found
 
 
-def _above(level: float, parts: int, images: Images) -> Callable[[int, np.ndarray], np.ndarray]:
-    def find(i: int, _: np.ndarray) -> np.ndarray:
-        region = largest_parts(images.read(i), level, parts)  # before filling: the mean may be above the level
+def _above(level: float, parts: int, names: Sequence[str]) -> Callable[[int, np.ndarray], np.ndarray]:
+    def find(i: int, image: np.ndarray) -> np.ndarray:
+        region = largest_parts(image, level, parts)
         if not region.any():
-            raise UserError(f"{images.names[i]}: has no pixel above the grey level {level:g} of data.roi")
+            raise UserError(f"{names[i]}: has no pixel above the grey level {level:g} of data.roi")
         return region
 
     return find

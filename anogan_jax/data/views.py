@@ -103,8 +103,8 @@ def resized_regions(images: Images, config: Config) -> list[np.ndarray]:
 
 def _resized_region(images: Images, config: Config, i: int) -> np.ndarray:
     assert images.region is not None
-    image = images.read(i)
-    return resize_region(images.region(i, image), *make_resize(config)(image).shape[:2])
+    region = images.region(i)
+    return resize_region(region, *view_of(config).size_of(region))
 
 
 def _places(region: np.ndarray) -> np.ndarray:
