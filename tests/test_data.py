@@ -13,6 +13,7 @@ from anogan_jax.data import (
     as_array,
     cropped,
     from_user,
+    layouts,
     load_one_class,
     make_draw,
     make_resize,
@@ -158,6 +159,22 @@ def test_masks_belong_to_their_images(tmp_path):
     assert [int(test.mask(i).sum()) for i in range(3)] == [2, 2, 0]
     few = test.take(np.array([2, 1]))
     assert (few.kinds, int(few.mask(1).sum())) == (["good", "dent"], 2)
+
+
+@pytest.mark.parametrize("window", [None, "auto"])
+def test_masks_are_read_once_under_every_window(tmp_path, monkeypatch, window):
+    """Of the two defective images there is a file each; unreadable ones are named each time."""
+    settings, read = with_masks(tmp_path), []
+    test = load_one_class(with_values(settings, {"data.window": window})).test
+    monkeypatch.setattr(layouts, "read_mask", lambda path, *how: (read.append(path.name), read_mask(path, *how))[1])
+    for _ in range(3):
+        assert [int(test.mask(i).sum()) for i in range(3)] == [2, 2, 0]
+    assert sorted(read) == ["d_mask.png", "e_mask.png"]
+    (tmp_path / "ground_truth/dent/deep/e_mask.png").write_text("not a picture")
+    test = load_one_class(with_values(settings, {"data.window": window})).test
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"e_mask\.png"):
+            test.mask(1)
 
 
 def test_wrong_masks_are_named(tmp_path):

@@ -479,9 +479,9 @@ def is_readable(images: Images, i: int) -> bool:
         return False
 
 
-def cached(read: Callable[[int], np.ndarray], max_bytes: int = 2**30) -> Callable[[int], np.ndarray]:
-    """Return the function with a thread-safe cache of its most recently used results, of ``max_bytes`` at most."""
-    cache = cachetools.LRUCache[Any, np.ndarray](max_bytes, getsizeof=lambda array: array.nbytes)
+def cached(read: Callable[[int], Result], max_bytes: int = 2**30) -> Callable[[int], Result]:
+    """Return the function with a thread-safe cache of its most recently used arrays, of ``max_bytes`` at most."""
+    cache = cachetools.LRUCache[Any, Result](max_bytes, getsizeof=lambda array: getattr(array, "nbytes", 1))
     return cachetools.cached(cache, lock=threading.Lock())(read)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from anogan_jax.config import DataConfig, ModelConfig, Window
 from anogan_jax.data.classes import shown
-from anogan_jax.data.images import Images, from_array, from_function, from_paths, read_arrays, stamp_of
+from anogan_jax.data.images import Images, cached, from_array, from_function, from_paths, read_arrays, stamp_of
 from anogan_jax.data.layouts import GOOD, File, read_layout, read_masks, role_of
 from anogan_jax.errors import UserError
 
@@ -240,8 +240,9 @@ def _with_masks(folder: Path, files: Sequence[File], test: Images, table: Path |
     if not any(file.masks for file in files):
         return test
     assert test.rows is not None
-    of_rows, rows = {folder / file.name: file for file in files}, test.rows
-    return test._replace(mask=lambda i: read_masks(of_rows[rows[i].path], test.read(i).shape[:2], rows[i]))
+    assert test.raw is not None
+    of_rows, rows, raw = {folder / file.name: file for file in files}, test.rows, test.raw
+    return test._replace(mask=cached(lambda i: read_masks(of_rows[rows[i].path], raw(i)[0].shape[:2], rows[i])))
 
 
 def _idx_file(folder: Path, name: str) -> Path | None:
