@@ -46,15 +46,15 @@ def draw_bank(gan: GAN, weights: Weights, key: Array, size: int) -> Bank:
     return Bank(z, images)
 
 
-def make_neighbours(images: ArrayLike, features: Features) -> Neighbours:
-    """Describe images (B, S, S, C) in [-1, 1] in a feature space."""
-    return _describe(features.describe, jnp.asarray(images, jnp.float32))
+def make_neighbours(images: ArrayLike, features: Features, weights: Weights | None = None) -> Neighbours:
+    """Describe images (B, S, S, C) in [-1, 1] in a feature space; that of a discriminator needs the weights."""
+    return _describe(features.describe, weights, jnp.asarray(images, jnp.float32))
 
 
-def make_index(bank: Bank, features: Features) -> Index:
-    """Describe a bank in a feature space."""
+def make_index(bank: Bank, features: Features, weights: Weights | None = None) -> Index:
+    """Describe a bank in a feature space; that of a discriminator needs the weights."""
     images = jnp.asarray(bank.images, jnp.float32)
-    return Index(jnp.asarray(bank.z), images, make_neighbours(images, features))
+    return Index(jnp.asarray(bank.z), images, make_neighbours(images, features, weights))
 
 
 def retrieve(neighbours: Neighbours, described: Array, count: int) -> Array:
@@ -78,6 +78,6 @@ def _draw(gan: GAN, weights: Weights, key: Array) -> tuple[Array, Array]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _describe(describe: Callable[[Array], Array], images: Array) -> Neighbours:
-    described = lax.map(describe, images, batch_size=_BATCH)
+def _describe(describe: Callable[..., Array], weights: Weights | None, images: Array) -> Neighbours:
+    described = lax.map(lambda image: describe(image, weights), images, batch_size=_BATCH)
     return Neighbours(described, jnp.sum(described**2, axis=1))

@@ -207,13 +207,15 @@ class SearchConfig(_Checked):
     start: Start = setting("bank", "where searches start: nearest images of the bank, random z, or the encoder's z")
     starts: int = setting(8, "starts per image; the mean features of the images found are compared", ge=1, le=1024)
     steps: int = setting(8, "gradient steps from each start; 0 compares the starts themselves", ge=0, le=10**6)
-    features: FeatureSpace = setting("structure", "feature space of retrieval and residual: edge structure, or pixels")
+    features: FeatureSpace = setting(
+        "structure", "feature space of retrieval and residual: edge structure, pixels, or the discriminator's features"
+    )
     reference_weight: float = setting(0.75, "share of the references in the residual, if there are any", ge=0, le=1)
     optimizer: Optimizer = setting("soap", "optimizer of z: soap with a decaying rate, or adam with a constant one")
     learning_rate: float = setting(0.01, "learning rate of the search, for the gradient steps on z", gt=0, le=1e3)
     discrimination: Discrimination = setting("feature_matching", "discrimination loss; cross_entropy: Yeh et al. 2016")
     discrimination_weight: float = setting(0.0, "lambda, the share of the discrimination loss", ge=0, le=1)
-    feature_layer: int = setting(-1, "hidden layer of the discriminator whose features are matched")
+    feature_layer: int = setting(-1, "hidden layer of the discriminator whose features are compared")
 
 
 @dataclass

@@ -35,7 +35,7 @@ from anogan_jax.data import (
 from anogan_jax.data.images import from_list, read_arrays
 from anogan_jax.devices import make_mesh
 from anogan_jax.errors import UserError
-from anogan_jax.features import make_features
+from anogan_jax.features import Features, make_features
 from anogan_jax.figures import captioned, strip
 from anogan_jax.files import digest
 from anogan_jax.models import GAN, Weights, make_encoder, make_gan, make_rotation_network, make_segmenter
@@ -359,10 +359,16 @@ def _rotates(detector: Detector) -> bool:
     return bool(detector.model.rotation and detector.config.rotation.weight)
 
 
+def _features_of(gan: GAN, config: Config) -> Features:
+    """Return the feature space of the search."""
+    model, search = config.model, config.search
+    of = (gan.discriminator, search.feature_layer) if search.features == "discriminator" else ()
+    return make_features(search.features, model.image_size, model.channels, *of)
+
+
 def _settings(detector: Detector) -> dict[str, Any]:
     """Return the arguments of ``make_program`` for a detector."""
     gan, config, of = detector.gan, detector.config, detector.config.search
-    features = make_features(of.features, config.model.image_size, config.model.channels)
     names = ("steps", "optimizer", "learning_rate", "discrimination", "discrimination_weight", "feature_layer")
     segmentation = None
     if detector.model.segmenter and config.segmenter.weight:
@@ -371,7 +377,7 @@ def _settings(detector: Detector) -> dict[str, Any]:
         )
     return {
         "gan": gan,
-        "search": make_search(gan, features, **{name: getattr(of, name) for name in names}),
+        "search": make_search(gan, _features_of(gan, config), **{name: getattr(of, name) for name in names}),
         "start": of.start,
         "starts": of.starts,
         "reference_weight": of.reference_weight,
@@ -385,13 +391,13 @@ def _settings(detector: Detector) -> dict[str, Any]:
 def _configured(detector: Detector, config: Config) -> Detector:
     """Return the detector with these settings and the neighbours that they need; not calibrated."""
     search, index, references = config.search, None, None
-    features = make_features(search.features, config.model.image_size, config.model.channels)
+    features, weights = _features_of(detector.gan, config), detector.model.weights
     if search.start == "encoder" and detector.model.encoder is None:
         raise UserError("search.start=encoder: the detector has no encoder; train with --config.encoder.steps=2000")
     if search.start == "bank":
-        index = make_index(detector.bank, features)
+        index = make_index(detector.bank, features, weights)
     if search.reference_weight and detector.references is not None:
-        references = make_neighbours(to_networks(detector.references, config), features)
+        references = make_neighbours(to_networks(detector.references, config), features, weights)
     return detector._replace(config=config, model=detector.model._replace(bank_index=index, references=references))
 
 

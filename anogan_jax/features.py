@@ -1,16 +1,18 @@
-"""Feature spaces in which images are compared: pixels, or structure (edge strength by direction and place)."""
+"""Feature spaces in which images are compared: pixels, edge structure, or the discriminator's features."""
 
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-FeatureSpace = Literal["structure", "pixels"]
+from anogan_jax.models import Discriminator, Weights, hidden_layers
+
+FeatureSpace = Literal["structure", "pixels", "discriminator"]
 _DIRECTIONS = 8
 _SHARPNESS = 8  # power of the cosine: how sharply a direction is separated from its neighbours
 _BLUR = 2.0  # standard deviation in pixels
@@ -21,13 +23,15 @@ _FLOOR = 1e-4  # added to an edge's strength: keeps the cube root's gradient fin
 class Features(NamedTuple):
     """A feature space: pure functions of one image, to be vmapped over many."""
 
-    describe: Callable[[Array], Array]  # image (S, S, C) in [-1, 1] -> features (F,)
+    describe: Callable[..., Array]  # image (S, S, C) in [-1, 1], and Weights of the GAN if it needs them -> (F,)
     distance: Callable[[Array], Array]  # difference of two images' features (F,) -> residual ()
     difference_map: Callable[[Array], Array]  # difference of two images' features (F,) -> map (S, S), at least 0
 
 
 @cache
-def make_features(name: FeatureSpace, image_size: int, channels: int) -> Features:
+def make_features(
+    name: FeatureSpace, image_size: int, channels: int, discriminator: Discriminator | None = None, layer: int = -1
+) -> Features:
     """Return the feature space of this name for images (S, S, C).
 
     "pixels": the image itself; the distance is the L1 norm, the residual loss R(z) = sum |x - G(z)| of Schlegl et al.
@@ -39,8 +43,18 @@ def make_features(name: FeatureSpace, image_size: int, channels: int) -> Feature
     The distance is Euclidean; the map is the norm of the difference at each place, interpolated. Related to histograms
     of oriented gradients (Dalal & Triggs 2005) with the whole image as one block.
 
+    "discriminator": the features of one of its hidden layers, of Schlegl et al. 2017, eq. 5, as a vector of length 1.
+    ``describe`` needs the GAN's weights. Distance and map are as for structure.
+
+    Args:
+      name: the name.
+      image_size: S.
+      channels: C.
+      discriminator: the network of the space "discriminator".
+      layer: its hidden layer; -1 is the last.
+
     Raises:
-      ValueError: no feature space has this name.
+      ValueError: no feature space has this name, or its discriminator is missing.
 
     >>> features = make_features("structure", image_size=32, channels=1)
     >>> features.describe(jnp.zeros((32, 32, 1))).shape
@@ -50,21 +64,40 @@ def make_features(name: FeatureSpace, image_size: int, channels: int) -> Feature
         return _pixels(image_size, channels)
     if name == "structure":
         return _structure(image_size)
-    raise ValueError(f"no feature space is called {name!r}; there are structure and pixels")
+    if name != "discriminator":
+        raise ValueError(f"no feature space is called {name!r}; there are structure, pixels and discriminator")
+    if discriminator is None:
+        raise ValueError("the feature space 'discriminator' needs a discriminator; give gan.discriminator")
+    return _discriminator(discriminator, layer)
 
 
 def _pixels(image_size: int, channels: int) -> Features:
     def difference_map(difference: Array) -> Array:
         return jnp.mean(jnp.abs(difference.reshape(image_size, image_size, channels)), axis=-1)
 
-    return Features(jnp.ravel, lambda difference: jnp.sum(jnp.abs(difference)), difference_map)
+    def describe(image: Array, _: Weights | None = None) -> Array:
+        return jnp.ravel(image)
+
+    return Features(describe, lambda difference: jnp.sum(jnp.abs(difference)), difference_map)
+
+
+def _discriminator(discriminator: Discriminator, layer: int) -> Features:
+    size = discriminator.image_size
+    places = size >> (layer % hidden_layers(size) + 1)
+
+    def describe(image: Array, weights: Weights) -> Array:
+        found: Any = discriminator.apply(weights.discriminator, image[None], train=False)
+        features = found[1][layer].ravel()
+        return features / jnp.sqrt(jnp.sum(features**2) + 1e-12)
+
+    return _euclidean(describe, size, places)
 
 
 def _structure(image_size: int) -> Features:
     blur, differences = _blur(image_size), _differences(image_size)
     angles = (2 * np.pi * np.arange(_DIRECTIONS) / _DIRECTIONS).tolist()
 
-    def describe(image: Array) -> Array:
+    def describe(image: Array, _: Weights | None = None) -> Array:
         channels = jnp.moveaxis(image, -1, 0)[None]
         across = jnp.einsum("jq,dcpq->dcpj", differences, channels)
         down = jnp.einsum("ip,dcpj->dcij", differences, channels)
@@ -77,12 +110,18 @@ def _structure(image_size: int) -> Features:
         structure = jnp.cbrt(jnp.transpose(blurred, (2, 3, 1, 0)) + _FLOOR).ravel()
         return structure / jnp.linalg.norm(structure)
 
+    return _euclidean(describe, image_size, image_size // _STRIDE)
+
+
+def _euclidean(describe: Callable[..., Array], image_size: int, places: int) -> Features:
+    """Return a space with the Euclidean distance, of features at ``places`` times ``places`` places of an image."""
+
     def distance(difference: Array) -> Array:
         return jnp.sqrt(jnp.sum(difference**2) + 1e-12)  # the gradient is finite at zero
 
     def difference_map(difference: Array) -> Array:
-        places = difference.reshape(image_size // _STRIDE, image_size // _STRIDE, -1)
-        return jax.image.resize(jnp.linalg.norm(places, axis=-1), (image_size, image_size), "linear")
+        at_places = jnp.linalg.norm(difference.reshape(places, places, -1), axis=-1)
+        return jax.image.resize(at_places, (image_size, image_size), "linear")
 
     return Features(describe, distance, difference_map)
 

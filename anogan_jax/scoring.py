@@ -97,7 +97,7 @@ def make_program(
     def score_block(model: Model, images: Array) -> tuple[Array, ...]:
         reconstruction, described, discrimination, z = reconstruct(model, images, *find_starts(model, images))
         nothing = jnp.zeros(images.shape[0])  # not len(images), here and below: in an export it is a symbol
-        queries, damage = jax.vmap(features.describe)(images), nothing
+        queries, damage = _describe(features, model, images), nothing
         residual, anomaly_map = _compare(features, queries, described)
         if reference_weight and model.references is not None:
             nearest = model.references.features[retrieve(model.references, queries, _NEAREST)]
@@ -183,7 +183,7 @@ def _make_starts(
     def find_starts(model: Model, images: Array) -> tuple[Array, Array | None]:
         if start == "bank":
             assert model.bank_index is not None
-            places = retrieve(model.bank_index.neighbours, jax.vmap(features.describe)(images), starts)
+            places = retrieve(model.bank_index.neighbours, _describe(features, model, images), starts)
             return model.bank_index.z[places], places
         if start == "encoder":
             assert encoder is not None
@@ -216,7 +216,7 @@ def _make_reconstruct(search: Search) -> Callable[..., tuple[Array, Array, Array
 
         def run(pair: tuple[Array, Array]) -> tuple[Found, Array]:
             found = jax.vmap(partial(search.run, model.weights))(*pair)
-            return found, jax.vmap(search.features.describe)(found.image)
+            return found, _describe(search.features, model, found.image)
 
         of_pairs = jax.tree.map(lambda part: part.reshape(count, each, *part.shape[2:]), lax.map(run, rounds))
         found, described = of_pairs  # (n, starts, ...)
@@ -226,6 +226,11 @@ def _make_reconstruct(search: Search) -> Callable[..., tuple[Array, Array, Array
         return best, described.mean(axis=1), found.discrimination.mean(axis=1), z
 
     return reconstruct
+
+
+def _describe(features: Features, model: Model, images: Array) -> Array:
+    """Return the features (n, F) of images (n, S, S, C)."""
+    return jax.vmap(features.describe, (0, None))(images, model.weights)
 
 
 def _compare(features: Features, queries: Array, described: Array) -> tuple[Array, Array]:

@@ -109,12 +109,12 @@ def _make_loss(
         return gan.discriminator.apply(weights.discriminator, image[None], train=False)
 
     def bind(weights: Weights, image: Array) -> Callable[[Array], tuple[Array, Found]]:
-        described = features.describe(image)
+        described = features.describe(image, weights)
         seen = discriminate(weights, image) if weight else None
 
         def loss(z: Array) -> tuple[Array, Found]:
             images: Any = gan.generator.apply(weights.generator, z[None], train=False)
-            residual = features.distance(described - features.describe(images[0]))
+            residual = features.distance(described - features.describe(images[0], weights))
             second = second_term(seen, discriminate(weights, images[0])) if weight else jnp.float32(0.0)
             total = (1.0 - weight) * residual + weight * second
             return total, Found(z, images[0], total, residual, second)

@@ -26,7 +26,7 @@ _TRIED: dict[str, tuple[Any, ...]] = {
     "search.starts": (1, 4, 8, 16),
     "search.steps": (0, 1, 4, 8, 16, 64),
     "search.learning_rate": (0.01, 0.02, 0.05, 0.1, 0.3),
-    "search.features": ("pixels",),
+    "search.features": ("pixels", "discriminator"),
     "search.reference_weight": (0.0, 0.5, 0.75, 1.0),
 }
 _NORMAL, _ANOMALOUS = 500, 100  # largest numbers of normal images, and of anomalous ones of each class

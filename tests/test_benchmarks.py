@@ -33,7 +33,7 @@ def test_choices_change_one_setting_of_the_config():
         names, (own, *others) = zip(*choices(config).items(), strict=True)
         assert names[0].startswith("**")
         assert own == config
-        assert len(others) == 3 + 5 + 4 + 1 + 3 + 1  # starts, steps, rate, features, weight of references, bank
+        assert len(others) == 3 + 5 + 4 + 2 + 3 + 1  # starts, steps, rate, features, weight of references, bank
         assert all(len(differences(other, config)) == 1 for other in others)
 
 

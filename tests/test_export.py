@@ -66,7 +66,7 @@ def in_patches():
         train=TrainConfig(steps=2, batch_size=4),
         segmenter=SegmenterConfig(steps=2, weight=0.5),
         bank=BankConfig(size=16, inverted=0, references=16),
-        search=SearchConfig(starts=2, steps=1),
+        search=SearchConfig(starts=2, steps=1, features="discriminator"),
         alpha=0.2,
     )
     return fit(of_any_kind(*[(SIZE, SIZE, 3)] * 24)[::2], config)

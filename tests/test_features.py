@@ -81,3 +81,5 @@ def test_gradient_is_finite_between_equal_flat_images(space):
 def test_unknown_feature_space_is_refused():
     with pytest.raises(ValueError, match="'miles'"):
         make_features("miles", 8, 1)
+    with pytest.raises(ValueError, match=r"gan\.discriminator"):
+        make_features("discriminator", 8, 1)

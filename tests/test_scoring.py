@@ -175,6 +175,39 @@ def test_references_take_their_share_of_residual_and_map(gan, model, queries, bl
         np.testing.assert_allclose(compared.residual[i], expected, rtol=1e-3)
 
 
+@pytest.mark.parametrize("layer", [0, -1])
+def test_discriminators_features_are_a_space_of_comparison(gan, model, bank, queries, blobs, layer):
+    """Against NumPy: the distance of normalised features to the mean of the starts and to that of the references."""
+
+    def described(images):
+        _, layers = discriminate(gan, model.weights.discriminator, np.asarray(images))
+        features = np.asarray(layers[layer], np.float64).reshape(len(images), -1)
+        return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+    def nearest(query, images, count):
+        return np.argsort(np.linalg.norm(described(images) - described(query[None]), axis=1))[:count]
+
+    space = make_features("discriminator", 16, 1, gan.discriminator, layer)
+    indexed = Model(
+        model.weights,
+        bank_index=make_index(bank, space, model.weights),
+        references=make_neighbours(blobs[100:], space, model.weights),
+    )
+    images, known = queries[40:50], bank.images.astype(np.float32)
+    for steps, share in ((0, 0.0), (3, 0.25)):
+        search = make_search(gan, space, steps=steps, learning_rate=0.1)
+        found = score_images(make_scorer(gan, search, "bank", 3, reference_weight=share), indexed, images)
+        generated = np.asarray(generate(gan, model.weights.generator, found.z.reshape(-1, gan.latent_size)))
+        for i, query in enumerate(images):
+            made = generated[3 * i : 3 * i + 3] if steps else known[nearest(query, known, 3)]
+            reals = blobs[100:][nearest(query, blobs[100:], 8)]
+            of_made, of_reals = (described(each).mean(axis=0) - described(query[None])[0] for each in (made, reals))
+            expected = (1 - share) * np.linalg.norm(of_made) + share * np.linalg.norm(of_reals)
+            assert found.residual[i] == pytest.approx(expected, rel=1e-3)
+        assert found.anomaly_map.min() >= 0
+        assert found.anomaly_map.shape == (10, 16, 16)
+
+
 def test_starts_in_the_bank_are_compared_by_generation_with_a_discrimination_term(gan, model, queries):
     """No steps, but lambda above 0: the images are generated anew and D is their mean."""
     found = score_images(bind(gan, **SETTINGS["nearest"] | {"weight": 0.1}), model, queries[:4])
