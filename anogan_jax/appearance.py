@@ -51,7 +51,9 @@ def fit_appearance(images: Iterable[np.ndarray], seed: int) -> Appearance:
             detail[i] = max(of(each[None])[0] for of, each in zip(farthest, windows[i], strict=True))
     limit = np.maximum(_MARGIN * np.quantile(whole, 0.99), _LEAST)
     window_limit = np.maximum(_DETAIL_MARGIN * np.quantile(detail, 0.99), _LEAST_DETAIL)
-    return Appearance(*_whitening(statistics), limit, window_limit, _cover(windows))
+    cover = _cover(windows)
+    counts = np.array([len(each) for each in cover])
+    return Appearance(*_whitening(statistics), limit, window_limit, np.concatenate(cover), counts)
 
 
 def tree_of(points: np.ndarray) -> Farthest:

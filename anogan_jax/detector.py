@@ -48,9 +48,7 @@ from anogan_jax.runtime import (
     combine,
     make_judge,
     p_values,
-    pack_appearance,
     stacked,
-    unpack_appearance,
 )
 from anogan_jax.scoring import Model, Segmentation, make_program, make_scorer
 from anogan_jax.search import make_search
@@ -233,7 +231,7 @@ class Detector(NamedTuple):
             region = "masks"
         elif roi and self.regions.mask is None:
             region = parse_threshold(roi)
-        arrays = {"held_out": self.calibration.scores} | pack_appearance(self.appearance)
+        arrays = {"held_out": self.calibration.scores} | self.appearance._asdict()
         if self.regions.mask is not None:
             arrays["mask"] = self.regions.mask
         facts = {
@@ -303,7 +301,7 @@ def load(folder: str | Path) -> Detector:
     config = configs.from_json(json.dumps(facts["config"]), f"{path / 'detector.json'}: ")
     weights = Weights(variables["generator"], variables["discriminator"])
     model = Model(weights, **{name: variables.get(name) for name in _NETWORKS})
-    calibration, appearance = Calibration(**arrays["calibration.npz"]), unpack_appearance(arrays["appearance.npz"])
+    calibration, appearance = Calibration(**arrays["calibration.npz"]), Appearance(**arrays["appearance.npz"])
     bank, references = Bank(**arrays["bank.npz"]), arrays.get("references.npz", {}).get("pixels")
     return make_detector(config, model, bank, references, appearance, facts["step"], held_out, regions, calibration)
 
@@ -449,7 +447,7 @@ def _write(detector: Detector, folder: Path) -> None:
     files = {
         "weights.npz": flatten_dict(jax.tree.map(np.asarray, variables), sep="/"),
         "bank.npz": detector.bank._asdict(),
-        "appearance.npz": pack_appearance(detector.appearance),
+        "appearance.npz": detector.appearance._asdict(),
         "calibration.npz": detector.calibration._asdict(),
     }
     if detector.references is not None:

@@ -14,13 +14,6 @@ import numpy as np
 from anogan_jax.errors import UserError
 
 _ENTRIES, _SECONDS = 256, 10.0  # entries are committed after this number or time
-_TABLES = """
-CREATE TABLE IF NOT EXISTS anogan_jax_run (made_with TEXT);
-CREATE TABLE IF NOT EXISTS entries (
-    name BLOB, label INTEGER, kind TEXT, score REAL, appearance REAL, term TEXT, residual REAL, discrimination REAL,
-    damage REAL, rotation REAL, z BLOB, picture BLOB);
-CREATE TABLE IF NOT EXISTS pixels (kind TEXT PRIMARY KEY, counts BLOB);
-"""
 
 
 class Entry(NamedTuple):
@@ -43,6 +36,13 @@ class Entry(NamedTuple):
     def is_readable(self) -> bool:
         """True if the query was read and scored."""
         return bool(self.picture)
+
+
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS anogan_jax_run (made_with TEXT);
+CREATE TABLE IF NOT EXISTS entries ({", ".join(Entry._fields)});
+CREATE TABLE IF NOT EXISTS pixels (kind TEXT PRIMARY KEY, counts BLOB);
+"""
 
 
 class Journal:
@@ -88,7 +88,7 @@ class Journal:
         """Commit the entries that are not on disk yet."""
         with self._user_errors(), self._database:
             self._database.executemany(
-                "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO entries VALUES ({', '.join('?' * len(Entry._fields))})",
                 [(os.fsencode(entry.name), *entry[1:]) for entry in self._pending],
             )
             sums = [(kind, counts.astype(np.float64).tobytes()) for kind, counts in self.pixels.items()]

@@ -30,7 +30,7 @@ def export_program(
       program: the program of ``make_program``.
       model: its arrays; those that the program does not read are left out.
       facts: the facts that ``runtime.Exported`` reads: view, alpha, levels, region.
-      arrays: the arrays that it reads: held_out, those of ``runtime.pack_appearance``, and mask if there is one.
+      arrays: the arrays that it reads: held_out, those of the appearance, and mask if there is one.
 
     Raises:
       UserError: the file exists already, or cannot be written, or flatbuffers is missing.

@@ -87,7 +87,7 @@ class Exported:
         self.view, self.alpha = View(**facts["view"]), facts["alpha"]
         self._region, self._levels, self._batch = facts["region"], facts["levels"], batch
         self._mask, self._held_out = arrays.get("mask"), arrays["held_out"]
-        self._judge = make_judge(unpack_appearance(arrays))
+        self._judge = make_judge(Appearance(*(arrays[name] for name in Appearance._fields)))
         program = _program(arrays["program"].tobytes(), f"{where}: written with JAX {facts['jax']}")
         leaves = [arrays[f"leaf{i}"].astype(aval.dtype) for i, aval in enumerate(program.in_avals[:-1])]
         self._leaves, self._program = jax.device_put(leaves), jax.jit(program.call)
@@ -691,7 +691,8 @@ class Appearance(NamedTuple):
     whitening: np.ndarray  # (F, F) the norm of a difference times this matrix is the Mahalanobis distance
     limit: np.ndarray  # () limit of that distance
     window_limit: np.ndarray  # () limit of a window's distance to its nearest neighbour among ``windows``
-    windows: list[np.ndarray]  # for each channel (K, 3) statistics of windows
+    windows: np.ndarray  # (K, 3) statistics of windows, one channel after the other
+    counts: np.ndarray  # (C,) numbers of windows of the channels, together K
 
 
 def make_judge(appearance: Appearance, index: Callable[[np.ndarray], Farthest] | None = None) -> Judge:
@@ -703,7 +704,8 @@ def make_judge(appearance: Appearance, index: Callable[[np.ndarray], Farthest] |
       appearance: the appearance of normal images.
       index: the function that returns ``farthest(windows)`` for points (K, 3); by default ``farthest_of``.
     """
-    farthest = [(index or farthest_of)(points) for points in appearance.windows]
+    of_channels = np.split(appearance.windows, np.cumsum(appearance.counts)[:-1])
+    farthest = [(index or farthest_of)(points) for points in of_channels]
 
     def judge(images: Sequence[np.ndarray]) -> list[tuple[float, str]]:
         if len({image.shape for image in images}) != 1:
@@ -863,18 +865,6 @@ def _nearest(points: np.ndarray, windows: np.ndarray) -> np.ndarray:
     parts = np.array_split(windows.astype(np.float64), 1 + len(windows) * len(points) // _DISTANCES)
     squares = [sum(np.square(part[:, i, None] - points[:, i]) for i in range(3)).min(axis=1) for part in parts]
     return np.sqrt(np.concatenate(squares))
-
-
-def pack_appearance(appearance: Appearance) -> dict[str, np.ndarray]:
-    """Return an appearance as named arrays; ``unpack_appearance`` is the inverse."""
-    values, windows = appearance._asdict(), appearance.windows
-    return values | {"windows": np.concatenate(windows), "counts": np.array([len(each) for each in windows])}
-
-
-def unpack_appearance(arrays: dict[str, np.ndarray]) -> Appearance:
-    """Return the appearance that ``pack_appearance`` packed into these arrays."""
-    windows = np.split(arrays["windows"], np.cumsum(arrays["counts"])[:-1])
-    return Appearance._make([*(arrays[name] for name in Appearance._fields[:-1]), windows])
 
 
 def p_values(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
