@@ -207,6 +207,8 @@ class Detector(NamedTuple):
           UserError: the folder holds a detector already, or cannot be written.
         """
         target = Path(folder) / "detector"
+        if not str(folder):
+            raise UserError("folder: an empty path; is a variable not set?")
         if target.exists():
             raise UserError(f"{target}: exists already; give another folder, or remove it")
         try:

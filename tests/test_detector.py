@@ -407,3 +407,13 @@ def test_what_structure_ignores_is_an_anomaly(detector, images, result):
         assert set(found.term.tolist()) <= {"appearance", "detail"}, name
         assert (found.appearance > 1).all(), name
     assert (result.score[result.term == "reconstruction"] > 0).all()
+
+
+def test_an_empty_path_is_not_the_working_directory(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save("a.png")
+    detector = tiny_run.detector
+    for use in (detector.score, lambda path: detector.score([path]), detector.save, detector.export, load, fit):
+        with pytest.raises(UserError):
+            use("")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

@@ -125,6 +125,8 @@ def from_user(images: Any, channels: int, window: Window = None) -> Images:
     """
     given = [images] if isinstance(images, str | Path) else images
     if isinstance(given, list | tuple) and given and all(isinstance(each, str | Path) for each in given):
+        if "" in given:  # Path("") would be the working directory
+            raise UserError("images: an empty path; is a variable not set?")
         return read_inputs([Path(each) for each in given], channels, window)
     is_list = isinstance(images, list | tuple)
     arrays = [_as_array(image) for image in (images if is_list else [images])]
