@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from mocked_tfds import mock_tfds
 from PIL import Image
 
 from anogan_jax.config import Config, DataConfig, ModelConfig, PatchConfig, TrainConfig, with_values
@@ -346,7 +347,7 @@ def test_contrast_normalisation_removes_brightness_and_contrast():
 def test_tfds_is_read_without_tensorflow(monkeypatch):
     """From TFDS's mock of a prepared data set: 28x28 noise with labels."""
     monkeypatch.setattr(sources, "tfds_is_prepared", lambda data: True)
-    with tfds.testing.mock_data(num_examples=40):
+    with mock_tfds(40):
         splits = sources.load_splits(DataConfig(source="auto", name="mnist"), ModelConfig(image_size=8))
     assert splits.origin.startswith("TFDS mnist")
     images = as_array(splits.train, config())
@@ -360,7 +361,7 @@ def test_celeb_a_is_read_one_image_at_a_time_and_cropped(values, monkeypatch):
     """All faces are normal, or those without an attribute."""
     monkeypatch.setattr(sources, "tfds_is_prepared", lambda data: True)
     settings = with_values(celeb_a.get_config(), values)
-    with tfds.testing.mock_data(num_examples=30):
+    with mock_tfds(30):
         rows = tfds.builder("celeb_a").as_data_source(split="train")
         data = load_one_class(settings)
         is_normal = [not values or not row["attributes"]["Eyeglasses"] for row in rows]
@@ -371,6 +372,23 @@ def test_celeb_a_is_read_one_image_at_a_time_and_cropped(values, monkeypatch):
             np.testing.assert_array_equal(images.read(0), whole[39:179, 19:159])
         with pytest.raises(UserError, match=r"data\.attribute=Nose.*Bald"):
             load_one_class(with_values(settings, {"data.attribute": "Nose", "data.normal": "0"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("mnist", {"data.normal": "3"}), ("celeb_a", {"data.attribute": "Bald", "data.normal": "0"})]
+)
+def test_labels_of_tfds_are_read_without_the_images(name, values, monkeypatch):
+    decode, decoded = tfds.features.Image.decode_example_np, []
+    monkeypatch.setattr(
+        tfds.features.Image, "decode_example_np", lambda *of: (decoded.append(len(decoded)), decode(*of))[1]
+    )
+    monkeypatch.setattr(sources, "tfds_is_prepared", lambda data: True)
+    with mock_tfds(30):
+        data = load_one_class(with_values(config(source="tfds", name=name), values))
+        assert 1 < len(data.train.names) + len(data.held_out.names) < 30
+        assert not decoded
+        data.train.read(0)
+        assert len(decoded) == 1
 
 
 def test_octmnist_is_read_with_its_keys(tmp_path):

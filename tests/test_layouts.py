@@ -9,8 +9,8 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-import tensorflow_datasets as tfds
 from conftest import ROOT, rows_of
+from mocked_tfds import mock_tfds
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
@@ -689,7 +689,7 @@ def test_commands_of_the_readme_train(run_main, tmp_path, monkeypatch, number):
         (place.parent if place.suffix else place).mkdir(parents=True, exist_ok=True)
         build(place)
         tiny = [f"--config.{name}={value}" for name, value in TINY.items()]
-        with tfds.testing.mock_data(num_examples=20):
+        with mock_tfds(20):
             done = run_main(train.main, *flags, *tiny, f"--workdir=run{i}")
         if count == -1:
             assert (done.code, "--config.data.normal=NAME" in done.errors) == (1, True)

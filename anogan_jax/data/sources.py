@@ -78,8 +78,11 @@ def load_tfds(data: DataConfig, model: ModelConfig) -> Splits:
             builder.download_and_prepare(file_format="array_record")
 
     def read(split: str) -> Images:
-        rows, where = builder.as_data_source(split=split), f"{data.name}/{split}"
-        labels = _tfds_labels(rows, data) if data.attribute or "label" in builder.info.features else None
+        from tensorflow_datasets import decode  # slow to import
+
+        rows, where, labels = builder.as_data_source(split=split), f"{data.name}/{split}", None
+        if data.attribute or "label" in builder.info.features:
+            labels = _tfds_labels(builder.as_data_source(split=split, decoders={"image": decode.SkipDecoding()}), data)
 
         def get(i: int) -> np.ndarray:
             with _one_line(f"{where}, image {i}: cannot be read"):
