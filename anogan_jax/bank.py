@@ -1,6 +1,5 @@
 """The bank, generated images with their latent vectors, and nearest neighbours among its images and references."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -46,9 +45,12 @@ def draw_bank(gan: GAN, weights: Weights, key: Array, size: int) -> Bank:
     return Bank(z, images)
 
 
+@partial(jax.jit, static_argnums=1)
 def make_neighbours(images: ArrayLike, features: Features, weights: Weights | None = None) -> Neighbours:
     """Describe images (B, S, S, C) in [-1, 1] in a feature space; that of a discriminator needs the weights."""
-    return _describe(features.describe, weights, jnp.asarray(images, jnp.float32))
+    images = jnp.asarray(images, jnp.float32)
+    described = lax.map(lambda image: features.describe(image, weights), images, batch_size=_BATCH)
+    return Neighbours(described, jnp.sum(described**2, axis=1))
 
 
 def make_index(bank: Bank, features: Features, weights: Weights | None = None) -> Index:
@@ -75,9 +77,3 @@ def _draw(gan: GAN, weights: Weights, key: Array) -> tuple[Array, Array]:
     z = jax.vmap(partial(project, gan))(sample_latent(gan, key, (_BATCH,)))
     images: Any = gan.generator.apply(weights.generator, z, train=False)
     return z, images.astype(jnp.float16)
-
-
-@partial(jax.jit, static_argnums=0)
-def _describe(describe: Callable[..., Array], weights: Weights | None, images: Array) -> Neighbours:
-    described = lax.map(lambda image: describe(image, weights), images, batch_size=_BATCH)
-    return Neighbours(described, jnp.sum(described**2, axis=1))

@@ -26,7 +26,7 @@ from PIL import Image
 from anogan_jax import config as configs
 from anogan_jax import load
 from anogan_jax.checkpoint import restore_state, saved_steps
-from anogan_jax.data.images import read_image
+from anogan_jax.data import read_inputs
 from anogan_jax.detector import gan_of
 from anogan_jax.errors import UserError
 from anogan_jax.training import init_state, make_optimizer
@@ -182,7 +182,7 @@ def mutations_missed(root: Path, rng: np.random.Generator) -> int:
             content[place] = rng.integers(256)
         path.write_bytes(content[: rng.integers(len(content) // 2, len(content) + 1)])
         try:
-            read_image(path, 1)
+            read_inputs([path], 1).read(0)
         except UserError:
             pass
         except Exception as error:

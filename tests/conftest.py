@@ -37,7 +37,9 @@ from anogan_jax import (
     make_train_step,
 )
 from anogan_jax import config as configs
-from anogan_jax.config import with_values
+from anogan_jax.config import Window, with_values
+from anogan_jax.data.images import read_raw
+from anogan_jax.data.pixels import to_grey_levels
 from anogan_jax.models import Variables
 from configs.digits import get_config
 
@@ -188,6 +190,11 @@ def run_main(monkeypatch, capsys, caplog) -> Callable[..., Ended]:
         return Ended(ended.value.code, shown.out, "\n".join([*caplog.messages, shown.err]))
 
     return run
+
+
+def read_image(path: Path, channels: int, window: Window = None) -> np.ndarray:
+    """Read the only picture of an image file as (H, W, C) uint8; raise UserError if it cannot be read."""
+    return to_grey_levels(*read_raw(path, window is not None), channels, window)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

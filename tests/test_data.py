@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from conftest import read_image
 from mocked_tfds import mock_tfds
 from PIL import Image
 
@@ -23,7 +24,7 @@ from anogan_jax.data import (
     sources,
     to_networks,
 )
-from anogan_jax.data.images import Images, any_readable, cached, from_array, read_image, read_mask
+from anogan_jax.data.images import Images, any_readable, cached, from_array, read_mask
 from anogan_jax.errors import UserError
 from anogan_jax.runtime import contrast_tables, pad_to, to_model_range, to_pixels
 from configs import celeb_a, oct

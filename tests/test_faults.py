@@ -15,13 +15,12 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, cli, digests, rows_of, run_script
+from conftest import ROOT, cli, digests, read_image, rows_of, run_script
 from PIL import Image
 
 from anogan_jax import Config, evaluation, load, report, score, train
 from anogan_jax.config import DataConfig
 from anogan_jax.data import from_user, load_one_class, read_inputs
-from anogan_jax.data.images import read_image
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import folder_of_input, score_to_folder
 from anogan_jax.files import locked, remove_leftovers, replacing

@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conftest import rows_of
+from conftest import read_image, rows_of
 from PIL import Image
 
 from anogan_jax import Config, Detector, fit
 from anogan_jax.config import BankConfig, DataConfig, ModelConfig, PatchConfig, SearchConfig, TrainConfig, with_values
 from anogan_jax.data import from_user, is_readable, load_one_class, pixels
-from anogan_jax.data.images import read_image
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import score_contents, score_test_split
 from anogan_jax.score import main as score_main

@@ -4,14 +4,14 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import read_image, tiny_config
 from PIL import Image, PngImagePlugin
 
 from anogan_jax import Config, fit, load
 from anogan_jax import config as configs
 from anogan_jax.config import DataConfig, ModelConfig, with_values
 from anogan_jax.data import from_user, load_one_class, read_inputs, to_networks
-from anogan_jax.data.images import read_image, read_mask
+from anogan_jax.data.images import read_mask
 from anogan_jax.data.pictures import read_picture
 from anogan_jax.data.pixels import _warn_of_few_levels, find_window, to_grey_levels
 from anogan_jax.errors import UserError

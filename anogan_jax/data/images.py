@@ -332,11 +332,6 @@ def stamp_of(paths: Sequence[Path]) -> str:
     return hashlib.sha256(repr([(stat.st_size, stat.st_mtime_ns) for stat in stats]).encode()).hexdigest()
 
 
-def read_image(path: Path, channels: int, window: Window = None) -> np.ndarray:
-    """Read the only picture of an image file as (H, W, C) uint8; raise UserError if it cannot be read."""
-    return to_grey_levels(*read_raw(path, window is not None), channels, window)
-
-
 def read_raw(path: Path, exactly: bool, number: int | None = None) -> tuple[np.ndarray, str]:
     """Return a picture of an image file, (H, W, any) of any type, and the file's path as text; see ``read_picture``."""
     _check_is_file(path)

@@ -47,7 +47,9 @@ def make_draw(images: Images, config: Config) -> Callable[[int], np.ndarray]:
     shrink, count = make_resize(config), len(images.names)
     resized = cached(lambda i: pad_to(shrink(images.read(i)), size))
     tables = cached(lambda i: contrast_tables(resized(i))[0])
-    places = cached(lambda i: _places(pad_to(_resized_region(images, config, i)[..., None], size)))
+    places = cached(
+        lambda i: np.flatnonzero(pad_to(_resized_region(images, config, i)[..., None], size)).astype(np.int32)
+    )
 
     def draw(place: int) -> np.ndarray:
         number = _shuffled(seed, place // count, count)[place % count]
@@ -105,11 +107,6 @@ def _resized_region(images: Images, config: Config, i: int) -> np.ndarray:
     assert images.region is not None
     region = images.region(i)
     return resize_region(region, *view_of(config).size_of(region))
-
-
-def _places(region: np.ndarray) -> np.ndarray:
-    """Return the places (n,) int32 of a region's pixels, counted row by row."""
-    return np.flatnonzero(region).astype(np.int32)
 
 
 def _random_patch(
