@@ -96,7 +96,7 @@ def save_heatmap(path: Path, title: str, image: np.ndarray, anomaly_map: np.ndar
     axis.imshow(overlay(image, anomaly_map, level), interpolation="nearest")
     axis.set(xticks=[], yticks=[], frame_on=False)
     axis.set_title(title, fontsize=9, parse_math=False)
-    _add_legend(figure, axis, level, "anomaly (black line: seldom exceeded by normal images)")
+    _add_legend(figure, axis, level, "anomaly (black line: seldom\nexceeded by normal images)")
     _save(figure, path)
 
 
