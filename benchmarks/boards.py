@@ -1,6 +1,6 @@
 """Draw simulated printed circuit boards with defects, in the layout of MVTec AD.
 
-    python -m benchmarks.boards --output boards
+    python -m benchmarks.boards
     python train.py --config configs/mvtec.py --config.data.dir=boards --config.model.channels=1 --workdir runs/boards
     python -m benchmarks.localisation --workdir runs/boards
 
@@ -32,7 +32,7 @@ _TRAIN, _TEST, _OF_DEFECT = 300, 60, 20  # images
 DEFECTS = ("open", "short", "bite", "spur", "copper", "pinhole")
 _LEAST = 15  # number of pixels that a defect must change
 _COPPER, _BOARD = 255, 0
-_OUTPUT = flags.DEFINE_string("output", None, "Folder to write to; it must not exist yet.", required=True)
+_FOLDER = flags.DEFINE_string("folder", "boards", "Folder to write to; it must not exist yet.")
 Point = tuple[float, float]  # x and y in pixels of the image
 
 
@@ -47,14 +47,14 @@ class Board(NamedTuple):
 
 def main() -> None:
     """Write the boards."""
-    write(Path(_OUTPUT.value))
+    write(Path(_FOLDER.value))
 
 
 def write(root: Path) -> None:
     """Write all images and masks; raise UserError if the folder exists already."""
     rng = np.random.default_rng(0)
     if root.exists():
-        raise UserError(f"{root}: exists already; give another folder as --output")
+        raise UserError(f"{root}: exists already; give another --folder")
     for split, count in (("train/good", _TRAIN), ("test/good", _TEST)):
         for i in range(count):
             _save(draw_board(rng).image, root / split / f"{i:03d}.png")

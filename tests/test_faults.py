@@ -227,8 +227,8 @@ def test_temporary_files_of_a_killed_process_are_removed_and_no_others(tmp_path)
 def test_picture_that_finds_no_room_stops_the_run(number, code, tiny_run, run_main, tmp_path, pictures, monkeypatch):
     """One whose name cannot be used is left out with a warning; what else fails is an error."""
 
-    def fail(found, *_):
-        with replacing(tmp_path / f"{found.name}.npy"):
+    def fail(name, *_):
+        with replacing(tmp_path / f"{name}.npy"):
             raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(report, "_write_pictures", fail)
