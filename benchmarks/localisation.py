@@ -184,7 +184,8 @@ def show(rows: list[dict], peaks: dict[str, str]) -> None:
     console = Console(soft_wrap=True)
     console.print(table)
     for method, found in peaks.items():
-        console.print(f"{method}: peak inside the widened mask: {found}")
+        if found:
+            console.print(f"{method}: peak inside the widened mask: {found}")
 
 
 def _tile_by_tile(residuals: Residuals) -> Scoring:
