@@ -211,7 +211,8 @@ def _write_maps(folder: Path, queries: Images, crop: int | None) -> None:
     def load(file: Path, number: int) -> np.ndarray:
         if not crop:
             return np.load(file)
-        whole = np.full(queries.raw(number)[0].shape[:2] if queries.raw else (0, 0), np.nan, np.float32)
+        assert queries.raw is not None
+        whole = np.full(queries.raw(number)[0].shape[:2], np.nan, np.float32)
         middle(whole, crop)[...] = np.load(file)
         return whole
 

@@ -1,4 +1,4 @@
-"""What queries are compared with: the bank of generated images, and training images without outliers."""
+"""Make the bank of generated images and choose the references, training images without outliers."""
 
 import logging
 from collections.abc import Iterable, Iterator

@@ -165,7 +165,7 @@ def test_masks_belong_to_their_images(tmp_path):
 
 @pytest.mark.parametrize("window", [None, "auto"])
 def test_masks_are_read_once_under_every_window(tmp_path, monkeypatch, window):
-    """Of the two defective images there is a file each; unreadable ones are named each time."""
+    """Each of the two mask files is read once in three passes; an unreadable mask is an error in every pass."""
     settings, read = with_masks(tmp_path), []
     test = load_one_class(with_values(settings, {"data.window": window})).test
     monkeypatch.setattr(layouts, "read_mask", lambda path, *how: (read.append(path.name), read_mask(path, *how))[1])
@@ -550,7 +550,7 @@ def test_arrays_from_python_are_read_alike():
 
 
 def test_floats_of_a_list_are_checked_together():
-    """As those of an array: a bright image is read beside a dark one, or in another type, and refused alone."""
+    """A bright image is read if the list has a value below 0, as in an array, and is refused by itself."""
     bright, dark = np.full((8, 8), 0.5, np.float32), np.full((8, 8), -0.5, np.float32)
     for given in ([bright, dark], [bright, np.zeros((8, 8), np.uint8), dark.astype(np.float64)]):
         assert np.unique(from_user(given, 1).read(0)).tolist() == [191]
