@@ -45,6 +45,11 @@ def draw_bank(gan: GAN, weights: Weights, key: Array, size: int) -> Bank:
     return Bank(z, images)
 
 
+def bank_of_images(images: np.ndarray, latent_size: int) -> Bank:
+    """Return images (N, S, S, C) in [-1, 1] as a bank, to compare queries with them; their z are zeros."""
+    return Bank(np.zeros((len(images), latent_size), np.float32), images.astype(np.float16))
+
+
 @partial(jax.jit, static_argnums=1)
 def make_neighbours(images: ArrayLike, features: Features, weights: Weights | None = None) -> Neighbours:
     """Describe images (B, S, S, C) in [-1, 1] in a feature space; that of a discriminator needs the weights."""

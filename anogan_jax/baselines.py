@@ -6,6 +6,9 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
+from anogan_jax.config import Config
+from anogan_jax.data import Images, as_array
+
 
 def knn(train: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """Return the mean distance (M,) to the two nearest training images; ``train`` is (N, D), ``queries`` (M, D)."""
@@ -32,13 +35,15 @@ BASELINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-def baseline_scores(train: np.ndarray, queries: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the scores (M,) of queries (M, S, S, C) by each of BASELINES; higher is more anomalous.
+def baselines_of(config: Config, train: Images, queries: Images) -> dict[str, np.ndarray]:
+    """Return the scores (M,) of M queries by each of BASELINES, at the model's size; higher is more anomalous.
 
-    The normal images ``train`` are (N, S, S, C); both are uint8.
+    Images are scored whole, so the result is empty for a config with patches.
     """
-    flat_train, flat_queries = (images.reshape(len(images), -1) / 255.0 for images in (train, queries))
-    return {name: score(flat_train, flat_queries) for name, score in BASELINES.items()}
+    if config.patches.enabled:
+        return {}
+    flat = [as_array(images, config).reshape(len(images.names), -1) / 255.0 for images in (train, queries)]
+    return {name: score(*flat) for name, score in BASELINES.items()}
 
 
 def _directions(images: np.ndarray) -> np.ndarray:

@@ -1,12 +1,9 @@
 """A trained detector, which scores images and can be saved to, loaded from and exported to files."""
 
 import dataclasses
-import hashlib
 import html
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -32,12 +29,11 @@ from anogan_jax.data import (
     view_of,
     within,
 )
-from anogan_jax.data.images import from_list, read_arrays
+from anogan_jax.data.images import from_list
 from anogan_jax.devices import make_mesh
 from anogan_jax.errors import UserError
 from anogan_jax.features import Features, make_features
 from anogan_jax.figures import captioned, strip
-from anogan_jax.files import digest
 from anogan_jax.models import GAN, Weights, make_encoder, make_gan, make_rotation_network, make_segmenter
 from anogan_jax.portable import export_program
 from anogan_jax.queries import score_queries
@@ -52,11 +48,11 @@ from anogan_jax.runtime import (
 )
 from anogan_jax.scoring import Model, Segmentation, make_program, make_scorer
 from anogan_jax.search import make_search
+from anogan_jax.storage import is_folder_of_arrays, joined, parted, read_folder, write_folder
 from anogan_jax.version import __version__
 
 log = logging.getLogger(__name__)
 _CALIBRATING = 64  # held-out images that calibrate a search that is only compared
-_FORMAT = 4  # version of the saved folder's format
 _EXAMPLES = {"example:digits": Path(__file__).parent / "examples" / "digits"}
 _SHOWN = 12  # results that a notebook shows as pictures
 _NETWORKS = ("encoder", "segmenter", "rotation")  # fields of Model: networks other than the GAN, if they were trained
@@ -206,20 +202,9 @@ class Detector(NamedTuple):
         Raises:
           UserError: the folder holds a detector already, or cannot be written.
         """
-        target = Path(folder) / "detector"
         if not str(folder):
             raise UserError("folder: an empty path; is a variable not set?")
-        if target.exists():
-            raise UserError(f"{target}: exists already; give another folder, or remove it")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".detector-", dir=target.parent) as temporary:
-                unfinished = Path(temporary) / "detector"
-                unfinished.mkdir()
-                _write(self, unfinished)
-                unfinished.rename(target)
-        except OSError as error:
-            raise UserError(f"{target}: cannot be written: {error.strerror or error}") from error
+        write_folder(Path(folder) / "detector", *_stored(self))
 
     def export(self, path: str | Path) -> None:
         """Write the detector with its settings to one file, for ``anogan_jax/runtime.py`` without the library.
@@ -289,18 +274,14 @@ def load(folder: str | Path) -> Detector:
         raise UserError(f"{folder}: no such example; there is {', '.join(_EXAMPLES)}")
     path = Path(_EXAMPLES.get(str(folder), folder)) / "detector"
     path = path if path.is_dir() else path.parent
-    if not (path / "detector.json").is_file():
+    if not is_folder_of_arrays(path):
         raise UserError(f"{folder}: holds no trained detector; train first, or again if it was interrupted")
-    facts = _facts(path / "detector.json")
-    for name, known in facts["files"].items():
-        if not (path / name).is_file() or digest(path / name) != known:
-            raise UserError(f"{path / name}: damaged or missing; copy the folder again, or train again")
-    arrays = {name: read_arrays(path / name) for name in facts["files"]}
+    facts, arrays = read_folder(path)
     variables: Any = unflatten_dict(arrays["weights.npz"], sep="/")
-    held_out = _parted(arrays["held_out.npz"]) if "held_out.npz" in arrays else None
-    of_held_out = _parted(arrays["held_out_regions.npz"]) if "held_out_regions.npz" in arrays else []
+    held_out = parted(arrays["held_out.npz"]) if "held_out.npz" in arrays else None
+    of_held_out = parted(arrays["held_out_regions.npz"]) if "held_out_regions.npz" in arrays else []
     regions = Regions(arrays.get("roi.npz", {}).get("mask"), of_held_out)
-    config = configs.from_json(json.dumps(facts["config"]), f"{path / 'detector.json'}: ")
+    config = configs.from_json(json.dumps(facts["config"]), f"{path}: ")
     weights = Weights(variables["generator"], variables["discriminator"])
     model = Model(weights, **{name: variables.get(name) for name in _NETWORKS})
     calibration, appearance = Calibration(**arrays["calibration.npz"]), Appearance(**arrays["appearance.npz"])
@@ -441,8 +422,8 @@ def _calibrated(detector: Detector) -> Detector:
     return detector._replace(held_out=None, regions=regions._replace(held_out=[]))
 
 
-def _write(detector: Detector, folder: Path) -> None:
-    """Write a detector's files into an empty folder, the description with their digests last."""
+def _stored(detector: Detector) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+    """Return a detector's arrays by their files, and the rest of it as facts for JSON; ``load`` reads them."""
     model = jax.device_get(detector.model._replace(bank_index=None, references=None))
     networks = {name: getattr(model, name) for name in _NETWORKS}
     variables = model.weights._asdict() | {name: found for name, found in networks.items() if found}
@@ -455,51 +436,10 @@ def _write(detector: Detector, folder: Path) -> None:
     if detector.references is not None:
         files["references.npz"] = {"pixels": detector.references}
     if detector.held_out is not None:
-        files["held_out.npz"] = _joined(detector.held_out)
+        files["held_out.npz"] = joined(detector.held_out)
     if detector.regions.held_out:
-        files["held_out_regions.npz"] = _joined(detector.regions.held_out)
+        files["held_out_regions.npz"] = joined(detector.regions.held_out)
     if detector.regions.mask is not None:
         files["roi.npz"] = {"mask": detector.regions.mask}
-    for name, arrays in files.items():
-        with (folder / name).open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-    facts = {
-        "format": _FORMAT,
-        "version": __version__,
-        "step": detector.step,
-        "config": dataclasses.asdict(detector.config),
-        "files": {name: digest(folder / name) for name in files},
-    }
-    text = json.dumps(facts | {"digest": _digest(facts)}, indent=2)
-    (folder / "detector.json").write_text(text + "\n")
-
-
-def _joined(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Join arrays of different shapes into two arrays; ``_parted`` is the inverse."""
-    shapes = np.array([array.shape for array in arrays])
-    return {"pixels": np.concatenate([array.ravel() for array in arrays]), "shapes": shapes}
-
-
-def _parted(found: dict[str, np.ndarray]) -> list[np.ndarray]:
-    parts = np.split(found["pixels"], np.cumsum(found["shapes"].prod(axis=1))[:-1])
-    return [part.reshape(shape) for part, shape in zip(parts, found["shapes"], strict=True)]
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    """Return the description of a saved detector; raise UserError if it is damaged or of another format."""
-    try:
-        facts = json.loads(path.read_text())
-        is_intact = facts.pop("digest") == _digest(facts)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        is_intact = False
-    if not is_intact:
-        raise UserError(f"{path}: damaged; copy the folder again, or train again")
-    if facts["format"] != _FORMAT:
-        raise UserError(f"{path}: has format {facts['format']}, but this version reads {_FORMAT}; train again")
-    return facts
-
-
-def _digest(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    facts = {"version": __version__, "step": detector.step, "config": dataclasses.asdict(detector.config)}
+    return files, facts

@@ -1,4 +1,4 @@
-"""Scoring a set of images into a folder: resuming, the report, and the comparison of presets and baselines."""
+"""Scoring a set of images into a folder: resuming, volumes and the report."""
 
 import hashlib
 import logging
@@ -7,52 +7,24 @@ import os
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
-from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
-import jax
 import numpy as np
 
-from anogan_jax.bank import Bank
-from anogan_jax.baselines import baseline_scores
+from anogan_jax.baselines import baselines_of
 from anogan_jax.calibration import alpha_obstacle, map_level
-from anogan_jax.config import PRESETS, with_preset
-from anogan_jax.data import (
-    Images,
-    OneClass,
-    as_array,
-    folder_of,
-    is_readable,
-    limit_pixels,
-    load_one_class,
-    read_ahead,
-    to_networks,
-)
+from anogan_jax.data import Images, folder_of, is_readable, limit_pixels, load_one_class, read_ahead, test_split
 from anogan_jax.data.images import any_readable, file_of, from_paths, name_of_maps, without_suffix, write_maps
 from anogan_jax.detector import Detector, findings_of, in_regions
-from anogan_jax.devices import gather, is_first, make_mesh
+from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
 from anogan_jax.files import claim, claimed, locked, remove_leftovers, replacing
 from anogan_jax.journal import Journal
-from anogan_jax.queries import score_queries
-from anogan_jax.report import (
-    EMBEDDING,
-    REPORT,
-    SCORES,
-    VOLUMES,
-    print_summary,
-    print_table,
-    read_names,
-    record,
-    write_comparison,
-    write_report,
-)
-from anogan_jax.runtime import Finding, middle, p_values
-from anogan_jax.scoring import make_discriminator_scorer
+from anogan_jax.report import EMBEDDING, REPORT, SCORES, VOLUMES, print_summary, read_names, record, write_report
+from anogan_jax.runtime import middle, p_values
 from anogan_jax.spaces import embed, walk
 from anogan_jax.version import __version__
 
@@ -69,9 +41,9 @@ def score_test_split(
       UserError: the data set is missing or has no test split.
     """
     data = load_one_class(detector.config, roi_mask=detector.regions.mask)
-    baselines = baselines_of(detector, data) if _has_both(test_split(data)) and is_first() else {}
-    of = (detector, test_split(data), folder, data.origin, data.warning, baselines)
-    return score_to_folder(*of, heatmaps, maps, embedding)
+    test = test_split(data)
+    baselines = baselines_of(detector.config, data.train, test) if has_both(test) and is_first() else {}
+    return score_to_folder(detector, test, folder, data.origin, data.warning, baselines, heatmaps, maps, embedding)
 
 
 def score_to_folder(
@@ -113,7 +85,7 @@ def score_to_folder(
     made_with = (__version__, config, detector.step, level, origin, heatmaps, maps, queries.stamp, list(queries.names))
     folders = [folder / each if wanted else None for each, wanted in (("heatmaps", heatmaps), ("maps", maps))]
     names = [*REPORT, *([VOLUMES] if any(volumes) else []), *(each.name for each in folders if each)]
-    with _writing(folder, [*names, *([EMBEDDING] if embedding else [])], origin):
+    with writing(folder, [*names, *([EMBEDDING] if embedding else [])], origin):
         journal = _open_journal(folder, hashlib.sha256(repr(made_with).encode()).hexdigest()) if is_first() else None
         done = int(gather(np.array(journal.count if journal else 0))[0])
         if done:
@@ -260,7 +232,7 @@ def check_apart(output: Path, *sources: Path) -> None:
 
 
 @contextmanager
-def _writing(folder: Path, names: Iterable[str], origin: str) -> Iterator[None]:
+def writing(folder: Path, names: Iterable[str], origin: str) -> Iterator[None]:
     """Lock a folder for results and claim files in it, on the first process."""
     with locked(folder, "scoring") if is_first() else nullcontext():
         if is_first():
@@ -289,98 +261,6 @@ def _open_journal(folder: Path, made_with: str) -> Journal:
     return journal
 
 
-def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
-    """Score the test split by the detector, each preset that it can run, P_D and the baselines; write AUROC as CSV.
-
-    One baseline is the preset "nearest" with the training images as the bank; it shows what the generator contributes.
-
-    Returns:
-      The scores by name, (N,) each.
-
-    Raises:
-      UserError: the data set has no test split with normal and anomalous images.
-    """
-    data = load_one_class(detector.config, roi_mask=detector.regions.mask)
-    if data.warning:
-        log.warning("%s", data.warning)
-    if data.test is None or not _has_both(test := test_split(data)):
-        has = "no test split" if data.test is None else "images of one kind"
-        raise UserError(f"--compare: needs a test split with normal and anomalous images; {data.origin} has {has}")
-    if detector.held_out is None:
-        log.warning("no held-out images are kept: other settings are compared without appearance and rotation terms")
-    methods: dict[str, Callable[[str], Iterator[Finding]]] = {
-        name: partial(findings_of, of, test) for name, of in detectors_of(detector).items()
-    }
-    if not detector.config.patches.enabled:
-        images = to_networks(as_array(data.train, detector.config), detector.config)
-        search = replace(with_preset(detector.config, "nearest").search, reference_weight=0.0)
-        neighbours = detector._replace(bank=bank_of_images(detector, images)).with_search(search)
-        methods["kNN (k=8) of the training images, by structure"] = partial(findings_of, neighbours, test)
-    for name, values in _parts_of(detector).items():
-        methods[name] = partial(findings_of, detector.with_search(detector.config.search, values), test)
-    if detector.model.rotation:
-        methods["the rotation network alone"] = partial(_turns_alone, detector, test)
-    discriminate = partial(make_discriminator_scorer(detector.gan, make_mesh(jax.local_devices())), detector.model)
-    methods["P_D: the discriminator's output alone"] = partial(score_queries, discriminate, test, detector.config)
-    every = {name: np.array([finding.score for finding in method(name)]) for name, method in methods.items()}
-    readable = ~np.isnan(next(iter(every.values())))
-    labels, scores = np.array(test.labels)[readable], {name: found[readable] for name, found in every.items()}
-    if len(np.unique(labels)) < 2:
-        raise UserError(
-            f"--compare: needs readable normal and anomalous test images; those of {data.origin} are of one kind"
-        )
-    if is_first():
-        scores |= baselines_of(detector, data)
-        with _writing(path.parent, [path.name], data.origin):
-            rows = write_comparison(path, labels, scores)
-        print_table(f"{len(labels)} test images of {data.origin}, in {path}", rows)
-    return scores
-
-
-def _parts_of(detector: Detector) -> dict[str, dict[str, float]]:
-    """Return settings that leave out one part of the score, or use only that part, by their descriptions."""
-    found: dict[str, dict[str, float]] = {}
-    if detector.references is not None:
-        found["as configured, without references"] = {"search.reference_weight": 0.0}
-        found["as configured, references instead of the search"] = {"search.reference_weight": 1.0}
-    if detector.model.segmenter:
-        found["as configured, without the segmenter"] = {"segmenter.weight": 0.0}
-        found["the segmenter alone"] = {"segmenter.weight": 1.0}
-    if detector.model.rotation:
-        found["as configured, without the rotation network"] = {"rotation.weight": 0.0}
-    return found
-
-
-def _turns_alone(detector: Detector, queries: Images, what: str) -> Iterator[Finding]:
-    """Yield findings whose score is only T(x); the search, which has no effect on it, is the fastest."""
-    search = with_preset(detector.config, "nearest").search
-    rotating = detector.with_search(search, {"rotation.weight": 1.0})
-    return (finding._replace(score=finding.rotation) for finding in findings_of(rotating, queries, what))
-
-
-def detectors_of(detector: Detector) -> dict[str, Detector]:
-    """Return the detector as configured, and with each other preset that it can run, by the preset's description."""
-    found = {}
-    for name, preset in PRESETS.items():
-        search = with_preset(detector.config, name).search
-        if search.start != "encoder" or detector.model.encoder is not None:
-            is_configured = search == detector.config.search
-            found[f"{name}: {preset.summary}"] = detector if is_configured else detector.with_search(search)
-    return found if any(of is detector for of in found.values()) else {"as configured": detector} | found
-
-
-def bank_of_images(detector: Detector, images: np.ndarray) -> Bank:
-    """Return images (N, S, S, C) in [-1, 1] as a bank, to compare queries with them; their z are zeros."""
-    return Bank(np.zeros((len(images), detector.gan.latent_size), np.float32), images.astype(np.float16))
-
-
-def baselines_of(detector: Detector, data: OneClass) -> dict[str, np.ndarray]:
-    """Return the baselines' scores of the test images at the model's size; nothing for images in patches."""
-    if detector.config.patches.enabled:
-        return {}
-    return baseline_scores(as_array(data.train, detector.config), as_array(test_split(data), detector.config))
-
-
 def check_masks(queries: Images) -> None:
     """Raise UserError if the mask of a readable image is missing or does not fit."""
     if queries.mask is None:
@@ -390,17 +270,6 @@ def check_masks(queries: Images) -> None:
             raise mask
 
 
-def test_split(data: OneClass) -> Images:
-    """Return the test split.
-
-    Raises:
-      UserError: there is no test split, or none of its images can be read.
-    """
-    if data.test is None:
-        raise UserError(f"give --input=IMAGES; the training data, {data.origin}, has no test split")
-    return any_readable(data.test, f"test split of {data.origin}")
-
-
-def _has_both(images: Images) -> bool:
+def has_both(images: Images) -> bool:
     """Return whether normal and anomalous images are known."""
     return images.labels is not None and set(images.labels.tolist()) == {0, 1}

@@ -10,11 +10,12 @@ from typing import Any
 from absl import flags
 
 from anogan_jax import cli
+from anogan_jax.comparison import compare
 from anogan_jax.config import PRESETS, with_preset, with_values
 from anogan_jax.data import find_inputs, limit_pixels, read_inputs
 from anogan_jax.detector import load
 from anogan_jax.errors import UserError
-from anogan_jax.evaluation import check_apart, compare, folder_of_input, origin_of, score_test_split, score_to_folder
+from anogan_jax.evaluation import check_apart, folder_of_input, origin_of, score_test_split, score_to_folder
 
 _INPUT = flags.DEFINE_multi_string(
     "input",

@@ -21,9 +21,9 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 from anogan_jax import Bank, Detector, UserError, cli, draw_bank, load
+from anogan_jax.bank import bank_of_images
 from anogan_jax.config import BankConfig, with_preset
 from anogan_jax.data import Images, load_one_class
-from anogan_jax.evaluation import bank_of_images
 from anogan_jax.features import FeatureSpace
 from benchmarks.classes import (
     balanced_sample,
@@ -71,7 +71,7 @@ def banks_of(detector: Detector) -> dict[str, Bank]:
     train = load_one_class(detector.config).train
     random = draw_bank(detector.gan, detector.model.weights, jax.random.key(0), max(_SIZES))
     banks = {f"{size:,}": Bank(random.z[:size], random.images[:size]) for size in _SIZES}
-    banks["training images"] = bank_of_images(detector, in_model_range(train, detector.config))
+    banks["training images"] = bank_of_images(in_model_range(train, detector.config), detector.gan.latent_size)
     banks["inverted"] = make_other_bank(detector, train, BankConfig.inverted)
     return banks
 

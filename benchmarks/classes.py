@@ -12,10 +12,9 @@ import numpy as np
 
 from anogan_jax.bank import Bank
 from anogan_jax.config import Config, differences, with_preset, with_values
-from anogan_jax.data import Images, as_array, load_one_class, to_networks
+from anogan_jax.data import Images, as_array, load_one_class, test_split, to_networks
 from anogan_jax.detector import Detector, findings_of, load, scorer_of
 from anogan_jax.errors import UserError
-from anogan_jax.evaluation import test_split
 from anogan_jax.fit import fit
 from anogan_jax.references import make_bank
 

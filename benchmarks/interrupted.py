@@ -24,8 +24,7 @@ from absl import flags
 from PIL import Image
 
 from anogan_jax import cli, load
-from anogan_jax.data import as_array, load_one_class
-from anogan_jax.evaluation import test_split
+from anogan_jax.data import as_array, load_one_class, test_split
 from benchmarks.apart import each_apart
 
 _COUNTS = flags.DEFINE_list("counts", ["2000", "20000"], "Numbers of files.")

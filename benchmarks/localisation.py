@@ -36,11 +36,11 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from anogan_jax import cli, load
+from anogan_jax.bank import bank_of_images
 from anogan_jax.config import Config
 from anogan_jax.data import Images, load_one_class, make_draw, read_ahead, to_networks
 from anogan_jax.detector import Detector, findings_of, scorer_of
 from anogan_jax.errors import UserError
-from anogan_jax.evaluation import bank_of_images
 from anogan_jax.files import replacing
 from anogan_jax.journal import Journal
 from anogan_jax.queries import score_queries
@@ -96,7 +96,7 @@ def scoring_of(method: str, detector: Detector, train: Images) -> Scoring:
     """Return the scorer of tiles of another method."""
     patches = patches_of(detector.config, train)
     if method == "same_knn":
-        return scorer_of(with_neighbours(detector, bank_of_images(detector, patches)))
+        return scorer_of(with_neighbours(detector, bank_of_images(patches, detector.gan.latent_size)))
     return _tile_by_tile(_BASELINES[method](patches.reshape(len(patches), -1)))
 
 

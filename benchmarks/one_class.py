@@ -27,12 +27,12 @@ from absl import flags
 from sklearn.metrics import roc_auc_score
 
 from anogan_jax import cli
+from anogan_jax.bank import bank_of_images
 from anogan_jax.baselines import knn, knn_cosine, pca
 from anogan_jax.config import PRESETS, Config, with_preset, with_values
-from anogan_jax.data import Images, OneClass, as_array, load_one_class
+from anogan_jax.data import Images, OneClass, as_array, load_one_class, test_split
 from anogan_jax.detector import Detector
 from anogan_jax.errors import UserError
-from anogan_jax.evaluation import bank_of_images, test_split
 from anogan_jax.files import replacing
 from benchmarks.classes import (
     commit,
@@ -151,7 +151,9 @@ def detector_of(method: str, detector: Detector, data: OneClass) -> Detector:
         bank = make_other_bank(detector, data.train, inverted=0)
         return detector._replace(bank=bank).with_search(detector.config.search)
     if method == "same_knn":
-        return with_neighbours(detector, bank_of_images(detector, in_model_range(data.train, detector.config)))
+        return with_neighbours(
+            detector, bank_of_images(in_model_range(data.train, detector.config), detector.gan.latent_size)
+        )
     return with_preset_search(detector, method)
 
 

@@ -20,9 +20,8 @@ from sklearn.metrics import roc_auc_score
 
 from anogan_jax import cli, pyod, sklearn
 from anogan_jax.config import Config, with_values
-from anogan_jax.data import load_one_class
+from anogan_jax.data import load_one_class, test_split
 from anogan_jax.errors import UserError
-from anogan_jax.evaluation import test_split
 
 _IMAGES = flags.DEFINE_integer("images", 1_000, "Training images; at most twice as many test images are used.", 20)
 _EPOCHS = flags.DEFINE_integer("epochs", 500, "Epochs of PyOD's AnoGAN; 500 is its default.", 1)

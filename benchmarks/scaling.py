@@ -17,8 +17,8 @@ import numpy as np
 from absl import flags
 
 from anogan_jax import cli, load
-from anogan_jax.data import load_one_class
-from anogan_jax.evaluation import score_to_folder, test_split
+from anogan_jax.data import load_one_class, test_split
+from anogan_jax.evaluation import score_to_folder
 from benchmarks.apart import each_apart
 
 _COUNTS = flags.DEFINE_list("counts", ["64", "1000", "10000"], "Numbers of images.")

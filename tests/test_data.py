@@ -668,6 +668,8 @@ def test_paths_from_python_are_read_as_input(tmp_path):
         (np.zeros((5, 64), np.float32), "images.reshape"),
         (np.zeros((5, 3, 8, 8), np.uint8), r"np\.moveaxis\(images, -3, -1\)"),
         ([np.zeros((3, 8, 9), np.uint8)], r"\(3, 8, 9\) seems to be \(C, H, W\)"),
+        ([[[1, 2], [3]]], "rows of different lengths"),
+        ([[1, 2], [3]], r"image 0: shape \(2,\)"),
         (np.array(5), "ndarray; give an array"),
         ({"images": 3}, r"dict; give an array \(N, H, W\[, C\]\), a list of images, or a path"),
         ((image for image in [np.zeros((8, 8))]), "generator; give"),

@@ -10,11 +10,12 @@ import pytest
 from conftest import ROOT, digests, rows_of
 from PIL import Image
 
-from anogan_jax import evaluation, p_values
+from anogan_jax import comparison, evaluation, p_values
+from anogan_jax.comparison import compare, detectors_of
 from anogan_jax.config import DataConfig
 from anogan_jax.data import from_user
 from anogan_jax.errors import UserError
-from anogan_jax.evaluation import compare, score_test_split, score_to_folder
+from anogan_jax.evaluation import score_test_split, score_to_folder
 from anogan_jax.report import REPORT
 
 RNG = np.random.default_rng(0)
@@ -117,9 +118,9 @@ def test_killed_scoring_of_other_settings_starts_anew(tiny_run, tmp_path, monkey
 
 def test_presets_discriminator_and_baselines_are_compared(tiny_run, tmp_path):
     slow = {"paper", "yeh"}
-    presets = {name: preset for name, preset in evaluation.PRESETS.items() if name not in slow}
+    presets = {name: preset for name, preset in comparison.PRESETS.items() if name not in slow}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "PRESETS", presets)  # without the presets of 500 steps
+        patch.setattr(comparison, "PRESETS", presets)  # without the presets of 500 steps
         scores = compare(tiny_run.detector, tmp_path / "comparison.csv")
     rows = rows_of(tmp_path / "comparison.csv")
     methods = [row["method"].split(":")[0] for row in rows]
@@ -140,7 +141,7 @@ def scores_of_the_test_split(detector):
 
 
 def test_configured_preset_is_compared_once(tiny_run):
-    names = list(evaluation.detectors_of(tiny_run.detector.with_preset("nearest")))
+    names = list(detectors_of(tiny_run.detector.with_preset("nearest")))
     assert [name.split(":")[0] for name in names] == ["anogan", "nearest", "encoder", "paper", "yeh"]
 
 

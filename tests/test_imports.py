@@ -20,6 +20,8 @@ SCORING = (
     "queries",
     "calibration",
     "evaluation",
+    "comparison",
+    "storage",
     "report",
     "journal",
     "figures",

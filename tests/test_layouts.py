@@ -254,6 +254,27 @@ def test_class_folders(tmp_path, normal, expected):
     assert sum(label == 1 for label in labels_of(data).values()) == 5 * (4 - len(expected))
 
 
+@pytest.mark.parametrize(
+    ("normal", "good", "bad"),
+    [(None, "good", "bad"), (None, "0.OK", "NG"), ("cat", "cat", "dog"), (0, "0", "1")],
+)
+def test_splits_in_the_folders_of_classes(tmp_path, normal, good, bad):
+    write(
+        tmp_path, *numbered(f"{good}/train/a/{{}}.png", 3), *numbered(f"{good}/test/{{}}.png", 2), f"{bad}/test/7.png"
+    )
+    data = load(tmp_path, normal=normal)
+    assert trained_on(data) == numbered(f"{good}/train/a/{{}}.png", 3)
+    assert labels_of(data) == {f"{good}/test/0.png": 0, f"{good}/test/1.png": 0, f"{bad}/test/7.png": 1}
+
+
+@pytest.mark.parametrize("train", ["train", "good/train", "train/good"])
+def test_defective_images_beside_the_splits_are_scored(tmp_path, train):
+    write(tmp_path, *numbered(f"{train}/{{}}.png", 3), "bad/7.png", "spare/8.png")
+    data = load(tmp_path)
+    assert len(trained_on(data)) == 3
+    assert labels_of(data) == {"bad/7.png": 1}
+
+
 def test_classes_of_the_images_to_score_alone(tmp_path):
     write(tmp_path, *numbered("train/{}.png", 3), "test/fine/0.png", "test/odd/0.png")
     for how in ({"normal": "fine"}, {"anomalous": "odd"}):
@@ -352,10 +373,7 @@ def test_csv_that_cannot_be_used_is_named(tmp_path, text, message):
         (["train/0.png", "test/0.png", "test/good/0.png"], r"images next to the folders good.*--config\.data\.labels="),
         (["good/0.png", "test/0.png"], r"test/ but no train/"),
         (["masks/0.png"], "no image to train on"),
-        (
-            ["good/train/0.png", "good/test/1.png", "bad/test/2.png"],
-            r"several data sets; .*--config\.data\.dir=.*/good$",
-        ),
+        (["cat/train/0.png", "cat/test/1.png", "dog/test/2.png"], r"several data sets; .*--config\.data\.dir=.*/cat$"),
         (["ng/0.png"], r"classes ng; .*--config\.data\.normal=NAME"),
         (["train/bad/0.png", "test/good/0.png", "test/bad/0.png"], r"classes bad; .*--config\.data\.normal=NAME"),
     ],

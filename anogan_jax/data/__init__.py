@@ -10,7 +10,7 @@ from anogan_jax.data.images import (
     read_ahead,
     read_inputs,
 )
-from anogan_jax.data.one_class import OneClass, load_one_class
+from anogan_jax.data.one_class import OneClass, load_one_class, test_split
 from anogan_jax.data.pixels import limit_pixels
 from anogan_jax.data.pseudo import make_pseudo_draw, to_batch
 from anogan_jax.data.regions import cropped, is_folder_of_masks, parse_threshold, read_roi, within

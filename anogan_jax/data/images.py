@@ -563,7 +563,10 @@ def _check_layout(shape: tuple[int, ...], where: str) -> None:
 
 
 def _as_array(image: Any) -> np.ndarray:
-    return from_pillow(image) if isinstance(image, Image.Image) else np.asarray(image)
+    try:
+        return from_pillow(image) if isinstance(image, Image.Image) else np.asarray(image)
+    except ValueError as error:  # nested lists of different lengths
+        raise UserError("images: an image has rows of different lengths; give arrays, or a list of arrays") from error
 
 
 def _from_model_range(arrays: list[np.ndarray], window: Window) -> list[np.ndarray]:

@@ -7,6 +7,9 @@ normal:
   2. a class is called good, ok or normal;
   3. masks of the images to train on: an image with a mask that is not all black is anomalous;
   4. there is one class, or none: it is normal, unless it is called bad, defect or the like.
+Classes lie in the splits (``train/good``), or the splits in the classes (``good/train``) if one of these classes is
+called good, ok or normal or is named in ``data.normal`` or ``data.anomalous``. A class called bad, defect or the like
+that lies next to the splits is scored.
 A CSV of labels, the user's or that of VisA, is used instead of the folders' names.
 
 Masks are matched to images by path, without suffixes, without folders of the roles mask and wrapper, and without the
@@ -83,9 +86,11 @@ def read_layout(folder: Path, data: DataConfig) -> Layout:
     if table:
         files, where = _of_table(table, folder, every), f"without a row in {table}"
     else:
-        _refuse_other_layouts(folder, every)
-        files = [_parse(image) for image in masks.images]
-        has_split = any(file.split for file in files)
+        classes_first = _has_classes_first(every, data)
+        _refuse_other_layouts(folder, every, classes_first)
+        files = [_parse(image, classes_first) for image in masks.images]
+        if has_split := any(file.split for file in files):
+            files = [file if file.split or not is_called_anomalous(file.kind) else _to_score(file) for file in files]
         outside = {PurePath(file.name).parts[0] for file in files if has_split and not file.split}
         files, where = [file for file in files if bool(file.split) == has_split], f"in {shown(outside)}"
     layout, rest = _told_apart(folder, files, masks, data, table), len(masks.images) - len(files)
@@ -131,9 +136,16 @@ def _is_black(mask: Path) -> bool:
     return not any(_read_mask(mask, Row(mask, number, depth, "")).any() for number in range(depth))
 
 
-def _refuse_other_layouts(folder: Path, images: Iterable[PurePath]) -> None:
+def _has_classes_first(images: Iterable[PurePath], data: DataConfig) -> bool:
+    """Return whether the folders of classes hold the splits, see the module."""
+    named = [name.strip() for name in f"{data.normal},{data.anomalous}".split(",")]
+    tops = {image.parts[0] for image in images if len(image.parts) > 2 and role_of(image.parts[1]) in ("train", "test")}
+    return any(is_called_normal(top) or top in named for top in tops)
+
+
+def _refuse_other_layouts(folder: Path, images: Iterable[PurePath], classes_first: bool) -> None:
     """Raise UserError if a folder holds several data sets, or images to test but none to train on."""
-    splits = {_parse(image).split for image in images}
+    splits = {_parse(image, classes_first).split for image in images}
     sets, trainable = set[str](), set[str]()
     for parts in {image.parts[:-1] for image in images}:
         top, *below = [*map(role_of, parts), ""]
@@ -147,18 +159,23 @@ def _refuse_other_layouts(folder: Path, images: Iterable[PurePath]) -> None:
         raise UserError(f"{folder}: has test/ but no train/, where the normal images to train on belong")
 
 
-def _parse(image: PurePath) -> File:
+def _parse(image: PurePath, classes_first: bool) -> File:
     """Return an image with the split and the class that its folders name."""
     split, kind, place = "", "", []
     for part in image.parts[:-1]:
         role = role_of(part)
-        place.append(part)
         if role in ("train", "test") and not split:
             split = role
-        elif role != "wrapper":
+        elif role != "wrapper" and not kind:
             kind = part
+        place.append(part)
+        if kind and (split or not classes_first):
             break
     return File(image.as_posix(), split, kind, "/".join(place) or "the folder itself")
+
+
+def _to_score(file: File) -> File:
+    return file._replace(split="test")
 
 
 class _Masks:

@@ -9,7 +9,7 @@ import numpy as np
 
 from anogan_jax.config import Config, DataConfig, Window
 from anogan_jax.data.classes import chosen_normal, shown
-from anogan_jax.data.images import Images, read_ahead, read_as
+from anogan_jax.data.images import Images, any_readable, read_ahead, read_as
 from anogan_jax.data.pixels import find_window, limit_pixels
 from anogan_jax.data.regions import cropped, within
 from anogan_jax.data.sources import load_splits
@@ -74,6 +74,17 @@ def load_one_class(config: Config, given: Images | None = None, roi_mask: np.nda
         if data.test_limit is not None and data.test_limit < len(test.names):
             test = test.take(np.sort(np.random.default_rng(0).permutation(len(test.names))[: data.test_limit]))
     return OneClass(whole.take(trained), whole.take(np.sort(held_out)), test, origin, warning, window)
+
+
+def test_split(data: OneClass) -> Images:
+    """Return the test split.
+
+    Raises:
+      UserError: there is no test split, or none of its images can be read.
+    """
+    if data.test is None:
+        raise UserError(f"give --input=IMAGES; the training data, {data.origin}, has no test split")
+    return any_readable(data.test, f"test split of {data.origin}")
 
 
 def _held_out(order: np.ndarray, count: int, images: Images) -> tuple[np.ndarray, np.ndarray]:
