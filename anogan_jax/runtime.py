@@ -170,7 +170,7 @@ def _listed(images: Any, view: "View") -> list[np.ndarray]:
         if image.ndim not in (2, 3) or not image.size:
             raise ValueError(f"image {i}: shape {image.shape} is not (H, W) or (H, W, C)")
         try:
-            found.append(to_channels(_to_levels(np.atleast_3d(image), view.channels, view.window), view.channels))
+            found.append(to_grey_levels(np.atleast_3d(image), view.channels, view.window))
         except ValueError as error:
             raise ValueError(f"image {i}: {error}") from error
     if not found:
@@ -178,18 +178,29 @@ def _listed(images: Any, view: "View") -> list[np.ndarray]:
     return found
 
 
-def _to_levels(image: np.ndarray, channels: int, window: Sequence[float] | None) -> np.ndarray:
-    """Convert an image (H, W, any) to uint8: colours by the window, transparency by the range of its type."""
-    if window is None:
-        if image.dtype != np.uint8:
-            raise ValueError(f"pixels of type {image.dtype}; uint8 is needed")
-        return image
-    if image.dtype.kind not in "biuf" or not np.isfinite(image).all():
-        raise ValueError(f"pixels of type {image.dtype}; integers or finite floats are needed")
-    if image.shape[-1] == 4 != channels:
+def to_grey_levels(image: np.ndarray, channels: int, window: Sequence[float] | None) -> np.ndarray:
+    """Convert an image (H, W, any) to (H, W, channels) uint8: colours by the window, transparency by its type.
+
+    Raises:
+      ValueError: pixels are not finite numbers, or without a window not uint8; or the channels do not fit.
+    """
+    check_numbers(image)
+    if window is None and image.dtype != np.uint8:
+        raise ValueError(f"pixels of type {image.dtype}; uint8 is needed")
+    if window is not None and image.shape[-1] == 4 != channels:
         parts = (by_window(image[..., :3], window), by_window(image[..., 3:], (0, opaque_of(image.dtype))))
-        return np.concatenate(parts, axis=-1)
-    return by_window(image, window)
+        image = np.concatenate(parts, axis=-1)
+    elif window is not None:
+        image = by_window(image, window)
+    return to_channels(image, channels)
+
+
+def check_numbers(image: np.ndarray) -> None:
+    """Raise ValueError unless pixels are integers, bool or finite floats."""
+    if image.dtype.kind not in "biuf":
+        raise ValueError(f"pixels of type {image.dtype}; integers, floats or bool are needed")
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise ValueError("has pixels that are not finite (NaN or infinite)")
 
 
 def opaque_of(dtype: np.dtype) -> int:

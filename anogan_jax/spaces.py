@@ -1,8 +1,9 @@
 """Pictures of the spaces that a GAN has learnt: a latent walk, and a t-SNE of the discriminator's features."""
 
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import groupby, islice
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from anogan_jax.detector import Detector, held_out_images, in_regions
 from anogan_jax.errors import UserError
 from anogan_jax.models import Prior, Variables
 from anogan_jax.queries import read_tiles
+from anogan_jax.runtime import blocks
 
 _STEPS = 10  # images of a walk
 _QUERIES, _OTHERS = 1_000, 300  # points of an embedding, at most: queries, and images of each other kind
@@ -114,19 +116,19 @@ def _described(
 ) -> dict[int, np.ndarray]:
     """Return the mean features (F,) of each image's tiles by its number; an image without tiles is left out."""
 
-    def rows() -> Iterator[tuple[int, np.ndarray]]:
-        remaining = ((number, tile) for number, tiles in images for tile in tiles)
-        while block := list(islice(remaining, _BATCH)):
-            padded = np.stack([tile for _, tile in [*block, *[block[0]] * (_BATCH - len(block))]]).astype(np.float32)
-            yield from zip([number for number, _ in block], np.asarray(describe(padded)), strict=False)
+    numbers, sums, counts = deque[int](), defaultdict[int, Any](np.float64), Counter[int]()
 
-    means = {}
-    for number, of_image in groupby(rows(), key=lambda row: row[0]):
-        total, count = np.zeros(()), 0
-        for _, row in of_image:  # one at a time: an image may have many tiles
-            total, count = total + row, count + 1
-        means[number] = (total / count).astype(np.float32)
-    return means
+    def tiles() -> Iterator[np.ndarray]:
+        for number, of_image in images:
+            numbers.extend([number] * len(of_image))
+            yield from of_image
+
+    for block, padded in blocks(tiles(), _BATCH):
+        for row in np.asarray(describe(padded))[: len(block)]:  # one at a time: an image may have many tiles
+            number = numbers.popleft()
+            sums[number] += row
+            counts[number] += 1
+    return {number: (total / counts[number]).astype(np.float32) for number, total in sums.items()}
 
 
 def _evenly(count: int, most: int) -> np.ndarray:

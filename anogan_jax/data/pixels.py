@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from anogan_jax import runtime
 from anogan_jax.config import DataConfig, Window
 from anogan_jax.errors import UserError
-from anogan_jax.runtime import by_window, opaque_of, to_channels
 
 log = logging.getLogger(__name__)
 _max_pixels = DataConfig.max_pixels
@@ -55,16 +55,11 @@ def to_grey_levels(array: np.ndarray, where: str, channels: int, window: Window)
     Raises:
       UserError: the pixels have no grey level, or the channels do not fit; the message begins with ``where``.
     """
-    if window is not None and array.shape[-1] == 4 != channels:  # windows apply only to colours
-        parts = (
-            _by_window(array[..., :3], window, where),
-            _by_window(array[..., 3:], (0, opaque_of(array.dtype)), where),
-        )
-        pixels = np.concatenate(parts, axis=-1)
-    else:
-        pixels = _by_window(array, window, where)
+    assert window != "auto", "read before the window is known"
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     try:
-        return to_channels(pixels, channels)
+        runtime.check_numbers(array)
+        return runtime.to_grey_levels(_by_type(array, where) if window is None else array, channels, window)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
 
@@ -90,23 +85,15 @@ def find_window(images: Iterable[np.ndarray], seed: int) -> tuple[float, float]:
     return low, high
 
 
-def _by_window(array: np.ndarray, window: Window, where: str) -> np.ndarray:
-    """Convert pixels of any type to uint8, see the module."""
-    assert window != "auto", "read before the window is known"
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+def _by_type(array: np.ndarray, where: str) -> np.ndarray:
+    """Convert pixels to uint8 by the range of their type, see the module."""
     kind = array.dtype.kind
-    if kind not in "biuf":
-        raise UserError(f"{where}: pixels of type {array.dtype}; integers, floats or bool are needed")
-    if kind == "f" and not np.isfinite(array).all():
-        raise UserError(f"{where}: has pixels that are not finite (NaN or infinite)")
-    if window is not None:
-        return by_window(array, window)
     if array.dtype == np.uint8:
         return array
     if kind == "b":
         return array.astype(np.uint8) * 255
     lowest, highest = array.min(), array.max()
-    top = {"uint16": 65_535}.get(array.dtype.name, 1 if kind == "f" else 255)
+    top = runtime.opaque_of(array.dtype)
     if lowest < 0 or highest > top:
         raise UserError(
             f"{where}: {array.dtype} pixels must lie in [0, {top}], found {lowest:g} to {highest:g}; {_HINT}"
