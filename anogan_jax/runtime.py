@@ -34,6 +34,7 @@ _GRID = 4  # cells of the grid on each side
 _STRIP = 96  # rows of pixels that are described at a time, to save memory; a multiple of _BLOCK
 _QUANTILES = np.array([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98])
 _RESOLUTION = 64  # steps per unit of the grid to which windows are rounded
+_LIFT = 0.25  # exponent of the excess in ``combine``
 _DISTANCES = 2**15  # distances that are computed at a time, to save memory and time
 Judge = Callable[[Sequence[np.ndarray]], list[tuple[float, str]]]
 Farthest = Callable[[np.ndarray], np.ndarray]  # windows (N, n, 3) of N images -> largest distance (N,) to a point
@@ -736,14 +737,16 @@ def make_judge(appearance: Appearance, index: Callable[[np.ndarray], Farthest] |
 
 
 def combine(score: ArrayLike, excess: ArrayLike, level: float) -> np.ndarray:
-    """Return the scores (N,), raised if a term is beyond its limit.
+    """Return the scores (N,); where a term is beyond its limit, at least level * excess^(1/4).
+
+    The root keeps a normal image that is just beyond its limit below most anomalies.
 
     Args:
       score: A(x), (N,).
       excess: (N,) the larger of the two terms, each divided by its limit.
       level: the score that corresponds to a term at its limit, see ``calibration.appearance_level``.
     """
-    return np.where(np.greater(excess, 1), np.maximum(score, np.multiply(level, excess)), score)
+    return np.where(np.greater(excess, 1), np.maximum(score, level * np.power(excess, _LIFT)), score)
 
 
 def describe(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

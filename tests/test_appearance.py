@@ -142,8 +142,8 @@ def test_terms_depend_on_the_image_alone(judge):
 
 
 def test_only_terms_beyond_the_limit_raise_a_score():
-    scores = combine([0.2, 0.2, 0.2, 0.9], [0.0, 1.0, 3.0, 3.0], level=0.25)
-    assert scores.tolist() == [0.2, 0.2, 0.75, 0.9]
+    scores = combine([0.2, 0.2, 0.2, 0.9], [0.0, 1.0, 16.0, 16.0], level=0.25)
+    assert scores.tolist() == [0.2, 0.2, 0.5, 0.9]
 
 
 def test_mirrored_images_are_normal_if_training_mirrors():
