@@ -254,17 +254,27 @@ def test_class_folders(tmp_path, normal, expected):
     assert sum(label == 1 for label in labels_of(data).values()) == 5 * (4 - len(expected))
 
 
+@pytest.mark.parametrize("place", ["{kind}/{split}", "images/{kind}/{split}", "{kind}/images/{split}"])
 @pytest.mark.parametrize(
     ("normal", "good", "bad"),
-    [(None, "good", "bad"), (None, "0.OK", "NG"), ("cat", "cat", "dog"), (0, "0", "1")],
+    [(None, "good", "bad"), (None, "0.OK", "NG"), ("CAT", "cat", "dog"), ("c*", "cat", "dog"), (0, "0", "1")],
 )
-def test_splits_in_the_folders_of_classes(tmp_path, normal, good, bad):
-    write(
-        tmp_path, *numbered(f"{good}/train/a/{{}}.png", 3), *numbered(f"{good}/test/{{}}.png", 2), f"{bad}/test/7.png"
+def test_splits_in_the_folders_of_classes(tmp_path, normal, good, bad, place):
+    train, test, defective = (
+        place.format(kind=kind, split=split) for kind, split in ((good, "train"), (good, "test"), (bad, "test"))
     )
+    write(tmp_path, *numbered(train + "/{}.png", 3), *numbered(test + "/{}.png", 2), f"{defective}/7.png")
+    write_masks(tmp_path, f"ground_truth/{bad}/7_mask.png", column=3)
     data = load(tmp_path, normal=normal)
-    assert trained_on(data) == numbered(f"{good}/train/a/{{}}.png", 3)
-    assert labels_of(data) == {f"{good}/test/0.png": 0, f"{good}/test/1.png": 0, f"{bad}/test/7.png": 1}
+    assert trained_on(data) == numbered(train + "/{}.png", 3)
+    assert labels_of(data) == {f"{test}/0.png": 0, f"{test}/1.png": 0, f"{defective}/7.png": 1}
+    assert masked(data)[f"{defective}/7.png"] == [3]
+
+
+def test_anomalous_class_may_hold_the_splits(tmp_path):
+    write(tmp_path, *numbered("cat/train/{}.png", 3), "cat/test/0.png", "dog/test/0.png")
+    assert labels_of(load(tmp_path, anomalous="DOG")) == {"cat/test/0.png": 0, "dog/test/0.png": 1}
+    assert labels_of(load(tmp_path, normal="*")) == {"cat/test/0.png": 0, "dog/test/0.png": 0}
 
 
 @pytest.mark.parametrize("train", ["train", "good/train", "train/good"])
@@ -273,6 +283,11 @@ def test_defective_images_beside_the_splits_are_scored(tmp_path, train):
     data = load(tmp_path)
     assert len(trained_on(data)) == 3
     assert labels_of(data) == {"bad/7.png": 1}
+
+
+def test_images_to_score_have_names_of_their_own(tmp_path):
+    write(tmp_path, *numbered("train/{}.png", 3), "test/bad/7.png", "bad/7.png")
+    assert load(tmp_path).test.names == ["bad/7.png", "test/bad/7.png"]
 
 
 def test_classes_of_the_images_to_score_alone(tmp_path):
@@ -374,6 +389,13 @@ def test_csv_that_cannot_be_used_is_named(tmp_path, text, message):
         (["good/0.png", "test/0.png"], r"test/ but no train/"),
         (["masks/0.png"], "no image to train on"),
         (["cat/train/0.png", "cat/test/1.png", "dog/test/2.png"], r"several data sets; .*--config\.data\.dir=.*/cat$"),
+        (["None/train/0.png", "None/test/1.png"], r"several data sets; .*--config\.data\.dir=.*/None$"),
+        (["normal/train/good/0.png", "normal/test/bad/1.png"], r"several data sets; .*--config\.data\.dir=.*/normal$"),
+        (["parts/good/0.png", "parts/good/1.png", "parts/bad/2.png"], r"several data sets; .*dir=.*/parts$"),
+        (["line/good/train/0.png", "line/bad/test/1.png"], r"several data sets; .*dir=.*/line$"),
+        (["images/bottle/train/good/0.png", "images/bottle/test/bad/1.png"], r"several data sets; .*images/bottle$"),
+        (["good/0.png", "good/1.png", "good/bad/2.png"], r"several data sets"),
+        (["train/cat/good/0.png", "train/cat/bad/1.png"], r"train/cat/bad: lies in the folder of another class"),
         (["ng/0.png"], r"classes ng; .*--config\.data\.normal=NAME"),
         (["train/bad/0.png", "test/good/0.png", "test/bad/0.png"], r"classes bad; .*--config\.data\.normal=NAME"),
     ],
@@ -382,6 +404,14 @@ def test_what_cannot_be_told_is_refused(tmp_path, names, message):
     write(tmp_path, *names)
     with pytest.raises(UserError, match=message):
         load(tmp_path)
+
+
+def test_classes_of_several_data_sets_are_not_mixed(tmp_path):
+    """data.normal names a folder of MVTec AD's top folder; its defects must not become normal."""
+    for product in ("bottle", "cable"):
+        write(tmp_path, *numbered(f"{product}/train/good/{{}}.png", 3), f"{product}/test/broken/0.png")
+    with pytest.raises(UserError, match=r"several data sets; .*/bottle$"):
+        load(tmp_path, normal="bottle")
 
 
 @pytest.mark.parametrize("label", ["defective", "bad", "NG"])
@@ -502,6 +532,17 @@ def test_linked_folders_are_read_once_and_loops_end(tmp_path):
     (tmp_path / "data/train/good").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere/again").symlink_to(tmp_path / "data")
     assert trained_on(load(tmp_path / "data")) == numbered("good/{}.png", 3)
+
+
+def test_linked_image_is_trained_on_once(tmp_path, caplog):
+    caplog.set_level("INFO")
+    write(tmp_path / "data", *numbered("a/{}.png", 3), "b/3.png")
+    (tmp_path / "data/latest").symlink_to(tmp_path / "data/a")
+    (tmp_path / "data/a/9.png").symlink_to(tmp_path / "data/b/3.png")
+    (tmp_path / "data/a/8.png").symlink_to(tmp_path / "nowhere")
+    assert trained_on(load(tmp_path / "data", normal="*")) == [*numbered("a/{}.png", 3), "b/3.png"]
+    assert "left out: 5 links to other images" in caplog.text
+    assert "broken links or no regular files (such as a/8.png)" in caplog.text
 
 
 def test_masks_of_regions_are_no_masks_of_defects(tmp_path):

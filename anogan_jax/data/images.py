@@ -227,7 +227,9 @@ def list_images(folder: Path, without: Path | None = None) -> Listing:
                 leave_out(path, "hidden")
             elif not is_image(path):
                 leave_out(path, path.suffix.lower() or "without a suffix")
-            elif path.is_file() and not (apart and path.resolve() == apart):
+            elif not path.is_file():
+                leave_out(path, "broken links or no regular files")
+            elif not (apart and path.resolve() == apart):
                 paths.append(path)
     found = Listing(sorted(paths), dict(left_out))
     if not paths:

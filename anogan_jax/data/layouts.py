@@ -7,9 +7,10 @@ normal:
   2. a class is called good, ok or normal;
   3. masks of the images to train on: an image with a mask that is not all black is anomalous;
   4. there is one class, or none: it is normal, unless it is called bad, defect or the like.
-Classes lie in the splits (``train/good``), or the splits in the classes (``good/train``) if one of these classes is
-called good, ok or normal or is named in ``data.normal`` or ``data.anomalous``. A class called bad, defect or the like
-that lies next to the splits is scored.
+Classes lie in the splits (``train/good``). Splits lie in the classes (``good/train``) if these splits hold no further
+folders, and a class that holds them is called good, ok or normal, or ``data.normal`` or ``data.anomalous`` is given.
+A class called bad, defect or the like that lies next to the splits is scored. Data with a folder called good or bad
+inside another class are refused.
 A CSV of labels, the user's or that of VisA, is used instead of the folders' names.
 
 Masks are matched to images by path, without suffixes, without folders of the roles mask and wrapper, and without the
@@ -136,25 +137,51 @@ def _is_black(mask: Path) -> bool:
     return not any(_read_mask(mask, Row(mask, number, depth, "")).any() for number in range(depth))
 
 
+def _names(image: PurePath) -> list[str]:
+    """Return the folders above an image that name splits or classes, down to the first one of masks."""
+    names = [part for part in image.parts[:-1] if role_of(part) != "wrapper"]
+    return names[: next((i for i, name in enumerate(names) if role_of(name) == "mask"), len(names))]
+
+
+def _is_split(name: str) -> bool:
+    return role_of(name) in ("train", "test")
+
+
 def _has_classes_first(images: Iterable[PurePath], data: DataConfig) -> bool:
     """Return whether the folders of classes hold the splits, see the module."""
-    named = [name.strip() for name in f"{data.normal},{data.anomalous}".split(",")]
-    tops = {image.parts[0] for image in images if len(image.parts) > 2 and role_of(image.parts[1]) in ("train", "test")}
-    return any(is_called_normal(top) or top in named for top in tops)
+    split = [names for names in map(_names, images) if any(map(_is_split, names))]
+    is_named = data.normal is not None or data.anomalous is not None or any(is_called_normal(top) for top, *_ in split)
+    return bool(split) and is_named and all(len(names) == 2 and not _is_split(names[0]) for names in split)
+
+
+def _is_mixed(names: Iterable[str]) -> bool:
+    """Return whether a folder called good or bad lies below a folder that is not called the same."""
+    kinds = [name for name in names if not _is_split(name)]
+    called = [is_called_anomalous(kind) for kind in kinds if is_called_normal(kind) or is_called_anomalous(kind)]
+    return bool(called) and (len(set(called)) > 1 or not (is_called_normal(kinds[0]) or is_called_anomalous(kinds[0])))
 
 
 def _refuse_other_layouts(folder: Path, images: Iterable[PurePath], classes_first: bool) -> None:
-    """Raise UserError if a folder holds several data sets, or images to test but none to train on."""
-    splits = {_parse(image, classes_first).split for image in images}
-    sets, trainable = set[str](), set[str]()
-    for parts in {image.parts[:-1] for image in images}:
-        top, *below = [*map(role_of, parts), ""]
-        if parts and top is None and (below[0] in ("train", "test") or below[:2] == ["wrapper", "wrapper"]):
-            sets.add(parts[0])
-            trainable |= {parts[0]} if below[0] != "test" else set()
+    """Raise UserError if a folder holds several data sets, images to test but none to train on, or unclear classes."""
+    splits, sets, trainable, mixed = set[str](), set[str](), set[str](), set[str]()
+    for image in images:
+        splits.add(_parse(image, classes_first).split)
+        top, *below = _names(image) or [""]
+        is_wrapped = [role_of(part) for part in image.parts[1:3]] == ["wrapper", "wrapper"]  # VisA
+        if not top or _is_split(top):
+            mixed |= {image.parent.as_posix()} if _is_mixed(below) else set()
+        elif any(map(_is_split, below)) or is_wrapped or _is_mixed([top, *below]):
+            place = "/".join(image.parts[: image.parts.index(top) + 1])
+            sets.add(place)
+            trainable |= {place} if not below or role_of(below[0]) != "test" else set()
     if sets and not {"train", "test"} & splits:
         one = folder / min(trainable or sets)
         raise UserError(f"{folder}: holds several data sets; give one, such as --config.data.dir={one}")
+    if mixed:
+        raise UserError(
+            f"{folder / min(mixed)}: lies in the folder of another class, so the class of its images is not known; "
+            "move it, or say what each image is by --config.data.labels=FILE.csv"
+        )
     if "test" in splits and "train" not in splits:
         raise UserError(f"{folder}: has test/ but no train/, where the normal images to train on belong")
 
@@ -163,10 +190,9 @@ def _parse(image: PurePath, classes_first: bool) -> File:
     """Return an image with the split and the class that its folders name."""
     split, kind, place = "", "", []
     for part in image.parts[:-1]:
-        role = role_of(part)
-        if role in ("train", "test") and not split:
-            split = role
-        elif role != "wrapper" and not kind:
+        if _is_split(part) and not split:
+            split = role_of(part) or ""
+        elif role_of(part) != "wrapper" and not kind:
             kind = part
         place.append(part)
         if kind and (split or not classes_first):
@@ -215,8 +241,9 @@ class _Masks:
 
 
 def _key(file: PurePath) -> tuple[str, ...]:
-    """Return the path that an image and its mask have in common, in lower case."""
-    above = (part for part in file.parts[:-1] if role_of(part) not in ("mask", "wrapper"))
+    """Return the path that an image and its mask have in common, in lower case, with the split first."""
+    above = [part for part in file.parts[:-1] if role_of(part) not in ("mask", "wrapper")]
+    above.sort(key=_is_split, reverse=True)
     return tuple(part.lower() for part in (*above, without_suffix(file).name))
 
 

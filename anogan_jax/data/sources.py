@@ -145,7 +145,7 @@ def load_folder(data: DataConfig, model: ModelConfig) -> Splits:
     if data.roi and roi.exists() and roi.resolve().is_relative_to(trained.resolve()):
         raise UserError(f"data.roi={data.roi}: lies in {trained}, so it would be trained on; move it out of there")
     layout = read_layout(folder, data)
-    train, test = _of_files(folder, layout.train, model.channels, data.window), None
+    train, test = _of_files(folder, _each_once(folder, layout.train), model.channels, data.window), None
     if layout.test is not None:
         test = _of_files(folder, layout.test, model.channels, data.window)
         if layout.has_labels:
@@ -223,6 +223,8 @@ def _of_files(folder: Path, files: Sequence[File], channels: int, window: Window
     """Return the images of a layout, named by their paths in the folder of their split, if they lie in one."""
     tops = {file.name.partition("/")[0] for file in files}
     split = min((top for top in tops if role_of(top) == "train" or role_of(top) == "test"), default="")
+    if len({file.name.removeprefix(f"{split}/") for file in files}) < len(files):
+        split = ""  # names would be equal
     found = from_paths([folder / file.name for file in files], folder, channels, window)
     assert found.rows is not None
     kinds = {folder / file.name: file.kind for file in files}
@@ -234,6 +236,17 @@ def _of_files(folder: Path, files: Sequence[File], channels: int, window: Window
         folder=split,
         rows=[row._replace(volume=row.volume.removeprefix(f"{split}/")) for row in found.rows],
     )
+
+
+def _each_once(folder: Path, files: Sequence[File]) -> list[File]:
+    """Return files without links to others of them, which could be trained on and held out at the same time."""
+    found: dict[str, File] = {}
+    for file in sorted(files, key=lambda file: (folder / file.name).is_symlink()):
+        found.setdefault(os.path.realpath(folder / file.name), file)
+    kept = {file.name for file in found.values()}
+    if twice := [file.name for file in files if file.name not in kept]:
+        log.info("%s: left out: %d links to other images (such as %s)", folder, len(twice), twice[0])
+    return [file for file in files if file.name in kept]
 
 
 def _with_masks(folder: Path, files: Sequence[File], test: Images, table: Path | None) -> Images:
