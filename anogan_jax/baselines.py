@@ -36,13 +36,14 @@ BASELINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def baselines_of(config: Config, train: Images, queries: Images) -> dict[str, np.ndarray]:
-    """Return the scores (M,) of M queries by each of BASELINES, at the model's size; higher is more anomalous.
+    """Return the scores (M,) of the M readable queries by each of BASELINES, at the model's size.
 
-    Images are scored whole, so the result is empty for a config with patches.
+    Higher is more anomalous. Images are scored whole, so the result is empty for a config with patches.
     """
     if config.patches.enabled:
         return {}
-    flat = [as_array(images, config).reshape(len(images.names), -1) / 255.0 for images in (train, queries)]
+    known, scored = (as_array(images, config) / 255.0 for images in (train, queries))
+    flat = known.reshape(len(known), -1), scored.reshape(len(scored), -1)
     return {name: score(*flat) for name, score in BASELINES.items()}
 
 

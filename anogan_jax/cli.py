@@ -129,9 +129,7 @@ def given_config() -> Config | None:
     if not isinstance(config, Config):
         # For a config that failed to load, config_flags returns an object with the error.
         failure = getattr(config, "_error", None)
-        if not path.is_file():
-            reason = f"no such file, and no packaged config has this name ({', '.join(packaged_configs())})"
-        elif failure is not None:
+        if failure is not None:
             reason = f"cannot be loaded: {_reason(failure.__cause__ or failure.__context__ or failure)}"
         else:
             reason = "get_config() must return an anogan_jax.config.Config"
@@ -180,12 +178,18 @@ def packaged_configs() -> dict[str, Path]:
 
 
 def _arguments() -> list[str]:
-    """Return the program's arguments, the name of a packaged config replaced by its path."""
+    """Return the program's arguments, the name of a packaged config replaced by its path; exit if there is no such."""
     arguments, packaged = list(sys.argv), packaged_configs()
     for i in range(1, len(arguments)):
         flag, equals, name = arguments[i].rpartition("=")
-        if name in packaged and (flag or arguments[i - 1]) in ("--config", "-config"):
+        if (flag or arguments[i - 1]) not in ("--config", "-config"):
+            continue
+        if name in packaged:
             arguments[i] = f"{flag}{equals}{packaged[name]}"
+        elif not os.path.isfile(name):
+            known = ", ".join(packaged)
+            text = f"--config={name}: no such file, and no packaged config has this name ({known})"
+            sys.exit(_complain(text, EXIT_ERROR))
     return arguments
 
 

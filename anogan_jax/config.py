@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
+import numpy as np
 import pydantic
 from flax.traverse_util import flatten_dict
 
@@ -36,7 +37,7 @@ def _as_window(window: Any) -> Any:
         return window or None
     try:
         low, high = (float(each) for each in (window.strip("()[] ").split(",") if isinstance(window, str) else window))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         low = high = math.nan
     if not low < high:
         raise ValueError("must be LOW,HIGH with LOW below HIGH, such as 0,4095; or auto; or empty")
@@ -316,8 +317,9 @@ def with_values(config: Config, values: dict[str, Any]) -> Config:
     >>> with_values(Config(), {"search.steps": 64, "alpha": 0.01}).alpha
     0.01
     """
-    for name, value in values.items():
+    for name, given in values.items():
         *section, last = name.split(".")
+        value = given.item() if isinstance(given, np.generic) else given
         node = replace(getattr(config, section[0]), **{last: value}) if section else value
         config = replace(config, **{section[0] if section else last: node})
     return config
@@ -363,6 +365,9 @@ def validate(config: Config) -> Config:
     Raises:
       UserError: names the first field whose value cannot work.
     """
+    for name, value in to_fields(config).items():
+        if isinstance(value, str) and not value.isprintable() and "?" in value.encode(errors="replace").decode():
+            raise UserError(f"{name}={value!r}: is not valid UTF-8; rename it")
     return from_json(json.dumps(dataclasses.asdict(config), default=lambda other: [repr(other)]))
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import html
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -273,7 +274,9 @@ def load(folder: str | Path) -> Detector:
     if str(folder).startswith("example:") and folder not in _EXAMPLES:
         raise UserError(f"{folder}: no such example; there is {', '.join(_EXAMPLES)}")
     path = Path(_EXAMPLES.get(str(folder), folder)) / "detector"
-    path = path if path.is_dir() else path.parent
+    path = path if os.path.isdir(path) else path.parent
+    if not os.path.isdir(path):
+        raise UserError(f"{folder}: no such folder, so there is no trained detector; train first")
     if not is_folder_of_arrays(path):
         raise UserError(f"{folder}: holds no trained detector; train first, or again if it was interrupted")
     facts, arrays = read_folder(path)

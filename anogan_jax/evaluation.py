@@ -9,7 +9,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,31 @@ import numpy as np
 from anogan_jax.baselines import baselines_of
 from anogan_jax.calibration import alpha_obstacle, map_level
 from anogan_jax.data import Images, folder_of, is_readable, limit_pixels, load_one_class, read_ahead, test_split
-from anogan_jax.data.images import any_readable, file_of, from_paths, name_of_maps, without_suffix, write_maps
+from anogan_jax.data.images import (
+    any_readable,
+    file_of,
+    from_paths,
+    name_of_maps,
+    suffix_of,
+    without_suffix,
+    write_maps,
+)
 from anogan_jax.detector import Detector, findings_of, in_regions
 from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError
 from anogan_jax.files import claim, claimed, locked, remove_leftovers, replacing
 from anogan_jax.journal import Journal
-from anogan_jax.report import EMBEDDING, REPORT, SCORES, VOLUMES, print_summary, read_names, record, write_report
+from anogan_jax.report import (
+    EMBEDDING,
+    OPTIONAL,
+    REPORT,
+    SCORES,
+    VOLUMES,
+    print_summary,
+    read_names,
+    record,
+    write_report,
+)
 from anogan_jax.runtime import middle, p_values
 from anogan_jax.spaces import embed, walk
 from anogan_jax.version import __version__
@@ -86,7 +104,8 @@ def score_to_folder(
     folders = [folder / each if wanted else None for each, wanted in (("heatmaps", heatmaps), ("maps", maps))]
     names = [*REPORT, *([VOLUMES] if any(volumes) else []), *(each.name for each in folders if each)]
     with writing(folder, [*names, *([EMBEDDING] if embedding else [])], origin):
-        journal = _open_journal(folder, hashlib.sha256(repr(made_with).encode()).hexdigest()) if is_first() else None
+        digest = hashlib.sha256(repr(made_with).encode()).hexdigest()
+        journal = _open_journal(folder, digest, queries.names) if is_first() else None
         done = int(gather(np.array(journal.count if journal else 0))[0])
         if done:
             log.info("resuming: %d of %d images were scored before", done, len(queries.names))
@@ -136,7 +155,7 @@ def score_contents(detector: Detector, files: Iterable[tuple[str, bytes]]) -> di
     with tempfile.TemporaryDirectory() as folder:
         names, paths = [], list[Path]()
         for number, (name, content) in enumerate(files):
-            path = Path(folder, str(number), PurePath(name).name)
+            path = Path(folder, str(number), f"image{suffix_of(name)}")  # the name itself may be no name of a file
             path.parent.mkdir()
             path.write_bytes(content)
             names.append(name)
@@ -241,13 +260,15 @@ def writing(folder: Path, names: Iterable[str], origin: str) -> Iterator[None]:
         yield
 
 
-def _open_journal(folder: Path, made_with: str) -> Journal:
-    """Open the journal of a scoring run; if it starts anew, remove the heatmaps and maps that earlier runs wrote."""
-    journal, scores, owned = Journal(folder / ".unfinished.sqlite", made_with), folder / "scores.csv", claimed(folder)
+def _open_journal(folder: Path, made_with: str, names: Sequence[str]) -> Journal:
+    """Open the journal of a scoring run; if it starts anew, remove files of earlier runs that it may not replace."""
+    journal, scores = Journal(folder / ".unfinished.sqlite", made_with, names), folder / "scores.csv"
+    owned = claimed(folder)
     earlier = set(journal.earlier) | (read_names(scores) if scores.exists() and not journal.count else set())
     removed = 0
-    if VOLUMES in owned["files"] and not journal.count:
-        (folder / VOLUMES).unlink(missing_ok=True)
+    for name in OPTIONAL:
+        if name in owned["files"] and not journal.count:
+            (folder / name).unlink(missing_ok=True)
     written = [
         (each, f"{name}.{suffix}") for each, suffix in (("heatmaps", "png"), ("maps", "npy")) for name in earlier
     ]

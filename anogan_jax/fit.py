@@ -43,11 +43,12 @@ from anogan_jax.data import (
     to_networks,
     turned,
 )
+from anogan_jax.data.images import as_plain_array
 from anogan_jax.detector import Detector, Regions, gan_of, load, make_detector
 from anogan_jax.devices import gather, hides_bars, is_first, make_mesh, wait_for_all
 from anogan_jax.errors import UserError
 from anogan_jax.files import locked, replacing
-from anogan_jax.loop import advance, make_sampler, restored
+from anogan_jax.loop import Stopped, advance, make_sampler, restored
 from anogan_jax.models import (
     Encoder,
     Segmenter,
@@ -88,7 +89,8 @@ def fit(images: Any = None, config: Config | None = None, workdir: str | Path | 
     Raises:
       UserError: the images or a setting cannot be used, a loss is not finite, the work directory belongs to another
         config, or nothing can be written.
-      Stopped: SIGTERM or SIGINT arrived; the state is saved. Only the main thread receives signals.
+      Stopped: SIGTERM or SIGINT arrived; with a work directory the state is saved. Only the main thread receives
+        signals.
     """
     if images is None and config is None:
         raise UserError("fit: give images, or a config that names a data set")
@@ -103,10 +105,15 @@ def fit(images: Any = None, config: Config | None = None, workdir: str | Path | 
     config = configs.validate(config)
     if config.data.source == "arrays" and images is not None:
         given = from_user(images, config.model.channels, config.data.window)
+    if workdir is not None and not str(workdir):  # Path("") would be the working directory
+        raise UserError("fit: workdir is an empty path; is a variable not set?")
     if workdir is not None:
         return _fit(config, Path(workdir), given)
     with tempfile.TemporaryDirectory() as folder:
-        return _fit(config, Path(folder) / "run", given)
+        try:
+            return _fit(config, Path(folder) / "run", given)
+        except Stopped as error:
+            raise Stopped(error.number, None) from None
 
 
 def default_config(images: Any) -> Config:
@@ -120,8 +127,8 @@ def default_config(images: Any) -> Config:
     """
     size, channels = 64, 1
     if not isinstance(images, str | Path):
-        given = images if isinstance(images, list | tuple) else np.atleast_1d(np.asarray(images))
-        arrays = [np.asarray(image) for image in given]
+        given = images if isinstance(images, list | tuple) else np.atleast_1d(as_plain_array(images))
+        arrays = [as_plain_array(image) for image in given]
         longest = max((max(array.shape[:2]) for array in arrays if array.ndim >= 2), default=64)
         size = next(size for size in (8, 16, 32, 64) if longest <= size or size == 64)
         channels = 3 if arrays and arrays[0].ndim == 3 and arrays[0].shape[-1] in (3, 4) else 1
@@ -280,9 +287,9 @@ def _refuse_another(workdir: Path, config: Config) -> None:
         if found := next((workdir / name for name in _WRITTEN if (workdir / name).exists()), None):
             raise UserError(f"{found}: exists without the config.json of a run to resume; give another --workdir")
         return
-    if changed := configs.differences(config, configs.load(path)):
+    if changed := configs.differences(configs.load(path), config):
         raise UserError(
-            f"{workdir}: holds a run with another config ({'; '.join(changed)}); give another --workdir, or that "
+            f"{workdir}: holds a run with another config ({'; '.join(changed)}); give another --workdir, or the run's "
             "config. Scoring settings (search, pooling, alpha) are given when scoring"
         )
 
@@ -350,5 +357,6 @@ def _readable(images: Images, digests: np.ndarray, needed: int) -> np.ndarray:
         what = "held-out" if needed == 1 else "training"
         unreadable = np.flatnonzero(~digests.any(axis=1))
         reason = "".join(f"; the first error: {error}" for error in read_ahead(images.read, unreadable[:1], ahead=1))
-        raise UserError(f"{len(found)} of {len(digests)} {what} images can be read, but {needed} are needed{reason}")
+        few = "; give more images, or a smaller data.held_out" if len(digests) < needed else reason
+        raise UserError(f"{len(found)} of {len(digests)} {what} images can be read, but {needed} are needed{few}")
     return found

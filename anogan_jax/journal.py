@@ -5,9 +5,9 @@ import os
 import sqlite3
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,20 +38,26 @@ class Entry(NamedTuple):
         return bool(self.picture)
 
 
-_TABLES = f"""
-CREATE TABLE IF NOT EXISTS anogan_jax_run (made_with TEXT);
-CREATE TABLE IF NOT EXISTS entries ({", ".join(Entry._fields)});
-CREATE TABLE IF NOT EXISTS pixels (kind TEXT PRIMARY KEY, counts BLOB);
-"""
+_TABLES = {
+    "anogan_jax_run": "made_with TEXT",
+    "queries": "name",  # of all that the run scores: a run that is killed leaves pictures without an entry
+    "entries": ", ".join(Entry._fields),
+    "pixels": "kind TEXT PRIMARY KEY, counts BLOB",
+}
 
 
 class Journal:
     """Entries in order, committed to an SQLite file some at a time."""
 
-    def __init__(self, path: Path, made_with: str) -> None:
+    def __init__(self, path: Path, made_with: str, names: Iterable[str] = ()) -> None:
         """Resume from the file's entries if they were made with the same settings (a text); otherwise start anew.
 
-        In that case ``earlier`` holds the names of the dropped entries.
+        In that case ``earlier`` holds the names of the queries of the earlier run.
+
+        Args:
+          path: the file.
+          made_with: the settings.
+          names: the names of all queries.
 
         Raises:
           UserError: the file cannot be written, or is not a journal.
@@ -65,11 +71,12 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path)
             weakref.finalize(self, self._database.close)  # Python 3.13 warns of a connection that nobody closed
-            self._database.executescript(_TABLES)
-            if self._database.execute("SELECT made_with FROM anogan_jax_run").fetchone() != (made_with,):
-                self.earlier = [entry.name for entry in self.entries()]
-                for table in ("anogan_jax_run", "entries", "pixels"):
-                    self._database.execute(f"DELETE FROM {table}")
+            if self._select("SELECT made_with FROM anogan_jax_run") != [(made_with,)]:
+                self.earlier = [os.fsdecode(name) for (name,) in self._select("SELECT name FROM queries")]
+                for table, columns in _TABLES.items():
+                    self._database.execute(f"DROP TABLE IF EXISTS {table}")
+                    self._database.execute(f"CREATE TABLE {table} ({columns})")
+                self._database.executemany("INSERT INTO queries VALUES (?)", ((os.fsencode(name),) for name in names))
                 self._database.execute("INSERT INTO anogan_jax_run VALUES (?)", (made_with,))
                 self._database.commit()
             self.count = int(self._database.execute("SELECT COUNT(*) FROM entries").fetchone()[0])  # committed
@@ -101,6 +108,15 @@ class Journal:
         for row in self._database.execute("SELECT * FROM entries ORDER BY rowid"):
             entry = Entry._make(np.nan if value is None else value for value in row)  # SQLite keeps NaN as NULL
             yield entry._replace(name=os.fsdecode(entry.name))
+
+    def _select(self, query: str) -> list[Any]:
+        """Return the rows that a query finds; none if its table does not exist yet."""
+        try:
+            return self._database.execute(query).fetchall()
+        except sqlite3.OperationalError as error:
+            if "no such" in str(error):  # table or column
+                return []
+            raise
 
     def remove(self) -> None:
         """Close and delete the file."""

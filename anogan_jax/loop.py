@@ -34,11 +34,12 @@ _LOSSES = {"discriminator_loss": "loss D", "generator_loss": "loss G", "loss": "
 
 
 class Stopped(Exception):
-    """Training was stopped by the signal ``number``; the state is saved."""
+    """Training was stopped by the signal ``number``; the state is saved at this step, or nowhere if it is None."""
 
-    def __init__(self, number: int, step: int) -> None:
-        name = signal.Signals(number).name
-        super().__init__(f"stopped by {name}, saved at step {step}; run the same command again to resume")
+    def __init__(self, number: int, step: int | None) -> None:
+        saved = f"saved at step {step}; run the same command again to resume"
+        unsaved = "nothing is saved; give fit a workdir to resume"
+        super().__init__(f"stopped by {signal.Signals(number).name}, {unsaved if step is None else saved}")
         self.number = number
 
 

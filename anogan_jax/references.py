@@ -60,7 +60,8 @@ def screen(config: Config, gan: GAN, weights: Weights, random: Bank, images: Ima
     deviations = np.abs(scores - np.median(scores))
     spread = 1.4826 * np.median(deviations) or 1.2533 * deviations.mean()
     is_outlier = scores > np.median(scores) + config.bank.max_deviation * spread
-    log.info("left out %d outliers: they are neither inverted nor used as references", is_outlier.sum())
+    if is_outlier.any():
+        log.info("left out %d outliers: they are neither inverted nor used as references", is_outlier.sum())
     return np.stack(examples)[~is_outlier]
 
 

@@ -42,6 +42,7 @@ _WALK = "samples/walk.png"
 REPORT = ("scores.csv", "summary.json", "panels.png", "histogram.png", "roc.png", _WALK, "report.html")
 EMBEDDING = "embedding.png"  # if it is asked for
 VOLUMES = "volumes.csv"  # if slices of volumes were scored
+OPTIONAL = ("roc.png", _WALK, EMBEDDING, VOLUMES)  # files that not every run writes
 _OF_VOLUMES = ("name", "label", "score", "slice", "slices", "p_value", "is_anomaly")
 SCORES = ("score", "term", "residual", "discrimination", "damage", "rotation", "appearance")
 COLUMNS = ("name", "label", *SCORES, "p_value", "is_anomaly")

@@ -26,7 +26,8 @@ TERMS = ("reconstruction", "appearance", "detail")  # what can determine a score
 _POOLED = 2**18  # pixels that are pooled at a time, to save memory
 _CONTRASTS_IN_RANGE = np.float32(8)  # mean absolute deviations between the mean and the end of the range
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601
-_MODES = ("1", "L", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of pixel values
+_MODES = ("L", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of pixel values
+_ORIENTATION = 0x0112  # tag of EXIF; 1 is upright
 _CONVERTED = 2**22  # values that are converted at a time, to save memory
 _BITS = 22  # fractional bits of Pillow's weights
 _BLOCK = 3  # side of a block in pixels; two by two blocks are a window
@@ -106,10 +107,17 @@ class Exported:
           ValueError: an image has another type or shape, or lacks a region of interest.
         """
         pixels = _listed(images, self.view)
-        given: list[Any] = [None] * len(pixels) if regions is None else list(regions)
+        given = (
+            [None] * len(pixels)
+            if regions is None
+            else [None if each is None else np.asarray(each) for each in regions]
+        )
         if len(given) != len(pixels):
             raise ValueError(f"regions: {len(given)} for {len(pixels)} images; give one for each image")
         inside = list(map(self._find_region, range(len(pixels)), pixels, given))
+        for number, region in enumerate(inside):
+            if region is not None and not middle(region, self.view.crop).any():
+                raise ValueError(f"image {number}: its region lies outside of data.crop={self.view.crop}")
         queries = map(self._query, pixels, inside)
         found = list(find(queries, self._scores, self._judge, *self._levels))
         score = np.array([each.score for each in found])
@@ -163,10 +171,13 @@ def _listed(images: Any, view: "View") -> list[np.ndarray]:
     """Return images as a list of (H, W, channels) uint8."""
     if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[-1] in (3, 4) and images.shape[1] > 4:
         images = images[None]
+    if not np.iterable(images) or isinstance(images, str | bytes):
+        raise ValueError(f"images: {type(images).__name__}; give an array (N, H, W[, C]) or a list of images")
     found = []
     for i, given in enumerate(images):
-        if getattr(given, "mode", "L") not in _MODES:
-            raise ValueError(f"image {i}: has Pillow's mode {given.mode}; give image.convert('RGB')")
+        if isinstance(given, str | bytes | PathLike):
+            raise ValueError(f"image {i}: is a path; give its pixels, such as np.asarray(PIL.Image.open(path))")
+        _check_pillow(given, i)
         image = np.asarray(given)
         if image.ndim not in (2, 3) or not image.size:
             raise ValueError(f"image {i}: shape {image.shape} is not (H, W) or (H, W, C)")
@@ -177,6 +188,18 @@ def _listed(images: Any, view: "View") -> list[np.ndarray]:
     if not found:
         raise ValueError("images: empty; give at least one")
     return found
+
+
+def _check_pillow(image: Any, number: int) -> None:
+    """Raise ValueError for an image of Pillow whose array would not be the picture that it shows."""
+    if not hasattr(image, "mode"):
+        return
+    if image.mode not in _MODES:
+        raise ValueError(f"image {number}: has Pillow's mode {image.mode}; give image.convert('RGB')")
+    if "transparency" in image.info:
+        raise ValueError(f"image {number}: has a transparent colour; give image.convert('RGBA')")
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        raise ValueError(f"image {number}: is rotated by its EXIF tag; give PIL.ImageOps.exif_transpose(image)")
 
 
 def to_grey_levels(image: np.ndarray, channels: int, window: Sequence[float] | None) -> np.ndarray:

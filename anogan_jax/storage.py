@@ -51,7 +51,7 @@ def write_folder(target: Path, files: Mapping[str, Mapping[str, Any]], facts: Ma
 
 def is_folder_of_arrays(folder: Path) -> bool:
     """Return whether ``write_folder`` seems to have written a folder."""
-    return (folder / _DESCRIPTION).is_file()
+    return os.path.isfile(folder / _DESCRIPTION)
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:

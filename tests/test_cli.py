@@ -205,10 +205,10 @@ def test_training_again_without_a_config_obeys_its_settings_or_refuses(tiny_run,
     workdir = f"--workdir={tiny_run.workdir}"
     assert run_main(train.main, workdir).code == 0
     assert run_main(train.main, workdir, "--config.train.steps=12").code == 0
-    for flag in ("train.steps=40", "data.dir=elsewhere"):
+    for flag, difference in (("train.steps=40", "train.steps=12, not 40"), ("data.dir=elsewhere", "data.dir='', not ")):
         done = run_main(train.main, workdir, f"--config.{flag}")
         assert done.code == 1
-        assert f"another config ({flag.replace('elsewhere', chr(39) + 'elsewhere' + chr(39))}" in done.errors
+        assert f"another config ({difference}" in done.errors
     done = run_main(train.main, f"--workdir={tmp_path}", "--config.data.dir=elsewhere")
     assert done.code == 1
     assert "holds no run to resume; give a config too, such as --config=folder" in done.errors

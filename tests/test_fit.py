@@ -189,7 +189,7 @@ def test_files_of_the_user_are_not_written_over(tmp_path, name):
 
 
 def test_other_config_is_refused_with_the_fields_that_differ(tiny_run):
-    with pytest.raises(UserError, match=r"train\.batch_size=9, not 8"):
+    with pytest.raises(UserError, match=r"train\.batch_size=8, not 9"):
         fit(config=tiny_config({"train.batch_size": 9}), workdir=tiny_run.workdir)
 
 

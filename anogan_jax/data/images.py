@@ -47,7 +47,7 @@ SUFFIXES = (
     *volumes.SUFFIXES,
 )
 _OF_ARRAYS = (".npy", ".npz")
-_SUFFIX = re.compile(f"(?<=.)({'|'.join(map(re.escape, SUFFIXES + _OF_ARRAYS))})$", re.IGNORECASE)
+_SUFFIX = re.compile(f"(?<=[^.])({'|'.join(map(re.escape, SUFFIXES + _OF_ARRAYS))})$", re.IGNORECASE)
 
 
 class Row(NamedTuple):
@@ -127,9 +127,9 @@ def from_user(images: Any, channels: int, window: Window = None) -> Images:
     if isinstance(given, list | tuple) and given and all(isinstance(each, str | Path) for each in given):
         if "" in given:  # Path("") would be the working directory
             raise UserError("images: an empty path; is a variable not set?")
-        return read_inputs([Path(each) for each in given], channels, window)
+        return read_inputs([Path(each) for each in given], channels, window, once=False)
     is_list = isinstance(images, list | tuple)
-    arrays = [_as_array(image) for image in (images if is_list else [images])]
+    arrays = [as_plain_array(image) for image in (images if is_list else [images])]
     if not arrays or not (is_list or arrays[0].size):
         raise UserError("images: empty; give at least one")
     if not is_list and not arrays[0].ndim:
@@ -250,6 +250,16 @@ def without_suffix(path: AnyPath) -> AnyPath:
     ['a/scan.1', '1.2.840.1']
     """
     return path.with_name(_SUFFIX.sub("", path.name))
+
+
+def suffix_of(name: str) -> str:
+    """Return the suffix of an image's or an array's name, empty if it has none.
+
+    >>> [suffix_of(name) for name in ("a/scan.1.nii.gz", "1.2.840.1", "notes")]
+    ['.nii.gz', '', '']
+    """
+    found = _SUFFIX.search(name)
+    return found[0] if found else ""
 
 
 def file_of(images: Images, i: int) -> str:
@@ -391,6 +401,10 @@ def read_arrays(path: Path, keys: Collection[str] | None = None) -> dict[str, np
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             names = list(found)
             arrays = {name: found[name] for name in names if keys is None or name in keys}
+        if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise UserError(f"{path}: its member {others[0]} is not an array")
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or 'not a NumPy file'}") from error
     except Exception as error:  # zipfile and NumPy raise many types for a damaged file
@@ -403,18 +417,18 @@ def read_arrays(path: Path, keys: Collection[str] | None = None) -> dict[str, np
     return arrays
 
 
-def read_inputs(paths: Sequence[Path], channels: int, window: Window = None) -> Images:
+def read_inputs(paths: Sequence[Path], channels: int, window: Window = None, once: bool = True) -> Images:
     """Find the images of files and folders, or of one .npy, or .npz with the key "images"; none is read yet.
 
     The images of one folder are named by their paths in it, those of several paths by their paths in the innermost
-    folder that holds all. Each file counts once.
+    folder that holds all. With ``once`` a file counts once, however often it is given.
 
     Raises:
       UserError: a path is missing, a folder holds no image, or there is an array among several paths.
     """
     files: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):
             files += _images_in(path)
             continue
         _check_is_file(path)
@@ -427,7 +441,8 @@ def read_inputs(paths: Sequence[Path], channels: int, window: Window = None) -> 
             return images._replace(stamp=stamp_of(paths))
     if len(paths) == 1:
         return from_paths(files, paths[0] if paths[0].is_dir() else paths[0].parent, channels, window)
-    files = list(dict.fromkeys(Path(os.path.abspath(file)) for file in files))
+    files = [Path(os.path.abspath(file)) for file in files]
+    files = list(dict.fromkeys(files)) if once else files
     return from_paths(files, folder_of(files), channels, window)
 
 
@@ -546,8 +561,8 @@ def _is_loop(top: Path, link: Path) -> bool:
 
 def _check_is_file(path: Path) -> None:
     """Raise UserError unless this is a regular file; reading a pipe would wait for ever."""
-    if not path.is_file():
-        raise UserError(f"{path}: {'not a regular file' if path.exists() else 'no such file or folder'}")
+    if not os.path.isfile(path):  # unlike Path's methods, those of os.path raise nothing for an impossible name
+        raise UserError(f"{path}: {'not a regular file' if os.path.exists(path) else 'no such file or folder'}")
 
 
 def _check_layout(shape: tuple[int, ...], where: str) -> None:
@@ -564,9 +579,15 @@ def _check_layout(shape: tuple[int, ...], where: str) -> None:
         raise UserError(f"{where}: ({seems}) seems to be (C, H, W), channels first; give np.moveaxis(images, -3, -1)")
 
 
-def _as_array(image: Any) -> np.ndarray:
+def as_plain_array(image: Any) -> np.ndarray:
+    """Return an image of Pillow, or anything else that NumPy can convert, as an array; raise UserError otherwise."""
+    if isinstance(image, Image.Image):
+        try:
+            return from_pillow(image)
+        except Exception as error:  # a damaged file makes Pillow raise many types
+            raise UserError(f"images: an image of Pillow cannot be read ({type(error).__name__}: {error})") from error
     try:
-        return from_pillow(image) if isinstance(image, Image.Image) else np.asarray(image)
+        return np.asarray(image)
     except ValueError as error:  # nested lists of different lengths
         raise UserError("images: an image has rows of different lengths; give arrays, or a list of arrays") from error
 

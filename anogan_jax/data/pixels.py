@@ -68,17 +68,25 @@ def find_window(images: Iterable[np.ndarray], seed: int) -> tuple[float, float]:
     """Return the window that ``auto`` stands for: from the 0.1 % to the 99.9 % quantile of the images' pixels.
 
     Args:
-      images: each (H, W, C) of any type; 4,096 random pixels of each are used.
+      images: each (H, W, C) of any type; 4,096 random pixels of each are used. Those with pixels that are not finite
+        numbers, which cannot be read, are left out.
       seed: the seed of the random pixels.
 
     Raises:
-      UserError: nearly all pixels have the same value.
+      UserError: no image can be read, or nearly all pixels have the same value.
     """
-    rng, drawn = np.random.default_rng([seed, 4]), []
+    rng, drawn, reason = np.random.default_rng([seed, 4]), list[np.ndarray](), "no file can be read"
     for image in images:
+        try:
+            runtime.check_numbers(image)
+        except ValueError as error:
+            reason = str(error)
+            continue
         pixels = image.ravel()
         chosen = pixels if pixels.size <= _PER_IMAGE else pixels[rng.integers(pixels.size, size=_PER_IMAGE)]
         drawn.append(chosen.astype(np.float64))
+    if not drawn:
+        raise UserError(f"data.window=auto: needs readable training images, but there are none: {reason}")
     low, high = np.quantile(np.concatenate(drawn), _TAILS).tolist()
     if not low < high:
         raise UserError(f"data.window=auto: nearly all pixels of the training images are {low:g}; give LOW,HIGH")

@@ -58,7 +58,10 @@ def within(images: Images, roi: str, mask: np.ndarray | None = None) -> Images:
 
 
 def cropped(images: Images, size: int | None) -> Images:
-    """Crop images, masks and regions to their middle (size, size); shorter sides stay as they are."""
+    """Crop images, masks and regions to their middle (size, size); shorter sides stay as they are.
+
+    An image whose region lies outside of the middle cannot be read.
+    """
     if size is None:
         return images
     read, mask, region = images.read, images.mask, images.region
@@ -67,11 +70,20 @@ def cropped(images: Images, size: int | None) -> Images:
         found = mask(i) if mask else None
         return None if found is None else middle(found, size)
 
-    return images._replace(
-        read=lambda i: middle(read(i), size),
-        mask=crop_mask if mask else None,
-        region=(lambda i: middle(region(i), size)) if region else None,
-    )
+    def crop_region(i: int) -> np.ndarray:
+        assert region is not None
+        found = middle(region(i), size)
+        if not found.any():
+            raise UserError(f"{images.names[i]}: its region of interest lies outside of data.crop={size}")
+        return found
+
+    def crop(i: int) -> np.ndarray:
+        image = read(i)
+        if region:
+            crop_region(i)
+        return middle(image, size)
+
+    return images._replace(read=crop, mask=crop_mask if mask else None, region=crop_region if region else None)
 
 
 def read_roi(roi: str) -> np.ndarray | None:
