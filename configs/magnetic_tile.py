@@ -28,7 +28,7 @@ def get_config() -> Config:
         patches=PatchConfig(enabled=True, scale=0.5),
         model=ModelConfig(image_size=64, width=16, latent_size=128),
         train=TrainConfig(steps=3_000, batch_size=32, flip=True),
-        segmenter=SegmenterConfig(steps=16_000, weight=0.1),
+        segmenter=SegmenterConfig(steps=16_000, weight=0.3),
         bank=BankConfig(size=8_192, max_deviation=1e6),
         search=SearchConfig(starts=1),
         pooling=PoolingConfig(share=0.002),

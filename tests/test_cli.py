@@ -57,6 +57,7 @@ MISTAKES = {
     ),
     "unknown flag": (score.main, ["--nonsense"], ["nonsense"], 2),
     "unknown preset": (score.main, ["--preset=fast"], ["--preset=fast", "anogan"], 2),
+    "no such config, with a setting": (train.main, ["--config=foldr", "--config.seed=1"], ["foldr", "mnist"], 1),
     "argument without a flag": (train.main, ["configs/digits.py"], ["configs/digits.py"], 2),
     "comparison of an input": (score.main, [*SCORE, "--compare", "--input={bad}"], ["--compare", "--input"], 1),
     "no run": (score.main, ["--workdir={bad}/none"], ["none", "no trained detector"], 1),

@@ -4,6 +4,7 @@ import json
 import runpy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -22,6 +23,23 @@ from anogan_jax.config import (
     with_values,
 )
 from anogan_jax.errors import UserError
+
+
+def test_numbers_of_numpy_are_values():
+    config = validate(with_values(Config(), {"search.steps": np.int64(3), "alpha": np.float32(0.5)}))
+    assert (config.search.steps, config.alpha) == (3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("data.dir", "caf\udce9", r"data\.dir='caf\\udce9': is not valid UTF-8"),
+        ("data.window", (0, 10**400), "LOW,HIGH"),
+    ],
+)
+def test_values_that_json_cannot_hold_are_named(name, value, message):
+    with pytest.raises(UserError, match=message):
+        validate(with_values(Config(), {name: value}))
 
 
 def test_saved_config_is_loaded_unchanged(tmp_path):

@@ -2,6 +2,7 @@
 
 import gzip
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from anogan_jax.data import (
 )
 from anogan_jax.data.images import Images, any_readable, cached, from_array, read_mask
 from anogan_jax.errors import UserError
+from anogan_jax.evaluation import folder_of_input
 from anogan_jax.runtime import contrast_tables, pad_to, to_model_range, to_pixels
 from configs import celeb_a, oct
 
@@ -625,6 +627,19 @@ def test_without_a_normal_class_labels_are_0_and_1(train, test, classes, tmp_pat
         load_one_class(config(source="npz", dir=str(path)))
     np.savez(path, **arrays, train_labels=np.zeros(20), test_labels=np.arange(20) % 2)
     assert load_one_class(config(source="npz", dir=str(path))).test.labels.tolist() == [0, 1] * 10
+
+
+def test_member_of_an_npz_that_is_no_array_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "images.npz", "w") as file:
+        file.writestr("images", "text")
+    with pytest.raises(UserError, match=r"images\.npz: its member images is not an array"):
+        read_inputs([tmp_path / "images.npz"], 1)
+
+
+@pytest.mark.parametrize("name", ["..png", "...png", ".a.png"])
+def test_results_of_any_name_have_a_folder_below_inputs(name, tmp_path):
+    (tmp_path / name).write_text("")
+    assert folder_of_input(tmp_path / "run", tmp_path / name).parent == tmp_path / "run/inputs"
 
 
 def test_arrays_of_python_objects_are_refused_with_advice(tmp_path):

@@ -19,6 +19,7 @@ from PIL import Image
 from anogan_jax import PRESETS, Config, fit, load, make_encoder, p_values, score, with_preset
 from anogan_jax.config import DataConfig, with_values
 from anogan_jax.errors import UserError
+from anogan_jax.evaluation import score_contents
 from anogan_jax.models import project
 from anogan_jax.runtime import View, to_model_range
 from anogan_jax.runtime import _listed as listed
@@ -407,6 +408,36 @@ def test_what_structure_ignores_is_an_anomaly(detector, images, result):
         assert set(found.term.tolist()) <= {"appearance", "detail"}, name
         assert (found.appearance > 1).all(), name
     assert (result.score[result.term == "reconstruction"] > 0).all()
+
+
+def test_each_path_of_a_list_is_scored(detector, images, tmp_path):
+    for i in range(2):
+        Image.fromarray(images[i]).save(tmp_path / f"{i}.png")
+    scores = detector.score([tmp_path / "1.png", str(tmp_path / "0.png"), tmp_path / "1.png"]).score
+    assert scores.tolist() == detector.score(images[[1, 0, 1]]).score.tolist()
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"])
+def test_impossible_name_is_no_traceback(name, detector):
+    for call in (load, lambda name: detector.score(f"{name}.png"), lambda name: fit([f"{name}.png"])):
+        with pytest.raises(UserError, match=r"no such (file|folder)"):
+            call(name)
+
+
+def test_contents_of_any_name_are_scored(detector, images, tmp_path):
+    Image.fromarray(images[0]).save(tmp_path / "0.png")
+    content, names = (tmp_path / "0.png").read_bytes(), ["a" * 300 + ".png", "", "..", "a\0b", "0.png"]
+    found = score_contents(detector, [(name, content) for name in names])
+    assert found["file"] == found["name"] == names
+    assert found["score"].tolist() == [detector.score(images[:1]).score[0]] * len(names)
+
+
+def test_damaged_picture_of_pillow_is_one_line(detector, images, tmp_path):
+    Image.fromarray(np.tile(images[0], (20, 20))).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:200])
+    for call in (detector.score, fit):
+        with Image.open(tmp_path / "cut.png") as image, pytest.raises(UserError, match="an image of Pillow cannot be"):
+            call([image])
 
 
 def test_an_empty_path_is_not_the_working_directory(tiny_run, tmp_path, monkeypatch):

@@ -116,6 +116,32 @@ def test_killed_scoring_of_other_settings_starts_anew(tiny_run, tmp_path, monkey
     np.testing.assert_array_equal([float(row["score"]) for row in rows], other.score(images).score)
 
 
+def test_pictures_of_a_killed_run_are_removed(tiny_run, tmp_path, monkeypatch):
+    """Of queries too whose entries were not committed; and files that only some runs write."""
+    images, first = RNG.integers(0, 256, (6, 16, 16), np.uint8), tmp_path / "output"
+    findings_of = evaluation.findings_of
+
+    def kill_at_4(*args, **settings):
+        for number, finding in enumerate(findings_of(*args, **settings)):
+            if number == 4:
+                raise Killed
+            yield finding
+
+    for folder in ("labelled", "output"):
+        labelled = from_user(images, 1)._replace(labels=np.arange(6) % 2)
+        score_to_folder(tiny_run.detector, labelled, tmp_path / folder, "", maps=True, embedding=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "findings_of", kill_at_4)
+        named = from_user(images, 1)._replace(names=[f"old{i}" for i in range(6)])
+        with pytest.raises(Killed):
+            score_to_folder(tiny_run.detector, named, first, "", maps=True)
+    assert (first / "maps/old3.npy").exists()
+    score_to_folder(tiny_run.detector, from_user(images[:2], 1), first, "", maps=True)
+    assert sorted(path.name for path in (first / "maps").iterdir()) == ["0.npy", "1.npy"]
+    gone = {path.name for path in (tmp_path / "labelled").iterdir()} - {path.name for path in first.iterdir()}
+    assert gone == {"roc.png", "embedding.png"}
+
+
 def test_presets_discriminator_and_baselines_are_compared(tiny_run, tmp_path):
     slow = {"paper", "yeh"}
     presets = {name: preset for name, preset in comparison.PRESETS.items() if name not in slow}
@@ -171,6 +197,23 @@ def test_test_split_none_of_which_can_be_read_is_named(tiny_run, tmp_path):
         with pytest.raises(UserError, match="none of its 2 images can be read"):
             call(detector, tmp_path / "output")
     assert not (tmp_path / "output").exists()
+
+
+def test_unreadable_images_of_a_labelled_folder_are_left_out(tiny_run, tmp_path):
+    """Of training and of test images; baselines are measured on the same images as the detector."""
+    for split, count in (("train/good", 4), ("test/good", 3), ("test/bent", 3)):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(RNG.integers(0, 256, (16, 16), np.uint8)).save(tmp_path / "data" / split / f"{i}.png")
+    for path in ("train/good/0.png", "test/good/1.png", "test/bent/2.png"):
+        (tmp_path / "data" / path).write_text("no picture")
+    data = DataConfig(source="folder", dir=str(tmp_path / "data"))
+    detector = tiny_run.detector._replace(config=replace(tiny_run.detector.config, data=data))
+    summary = score_test_split(detector, tmp_path / "output")
+    assert (summary["images"], summary["unreadable"]) == (4, 2)
+    assert 0 <= summary["auroc of PCA-32"] <= 1
+    scores = compare(detector.with_preset("nearest"), tmp_path / "output" / "comparison.csv")
+    assert {values.shape for values in scores.values()} == {(4,)}
 
 
 def test_comparison_without_held_out_images_says_what_it_leaves_out(tiny_run, tmp_path, caplog):

@@ -216,6 +216,15 @@ def test_a_missing_file_is_named(tmp_path):
         runtime.load(tmp_path / "none.anogan")
 
 
+def pillow(mode="L", transparency=None, orientation=1):
+    """Return an image of Pillow, of which Detector.score sees more than its array."""
+    image = Image.fromarray(DIGITS[0]).convert(mode)
+    image.getexif()[0x0112] = orientation
+    if transparency is not None:
+        image.info["transparency"] = transparency
+    return image
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -225,6 +234,13 @@ def test_a_missing_file_is_named(tmp_path):
         (DIGITS[:2] / 255, "image 0: pixels of type float64"),
         ([DIGITS[0], np.zeros((8, 8, 2), np.uint8)], "image 1: images of 2 channels"),
         ([DIGITS[0], np.zeros((0, 8), np.uint8)], "image 1: shape"),
+        (5, "int; give an array"),
+        (None, "NoneType; give an array"),
+        ("photo.png", "str; give an array"),
+        ([Path("photo.png")], "image 0: is a path"),
+        ([DIGITS[0], pillow(mode="1")], "image 1: has Pillow's mode 1"),
+        ([pillow(transparency=0)], "image 0: has a transparent colour; give image.convert"),
+        ([pillow(orientation=6)], "image 0: is rotated by its EXIF tag; give PIL.ImageOps"),
     ],
 )
 def test_other_images_are_refused(exported, images, message):

@@ -112,6 +112,16 @@ def test_signal_handlers_are_restored(tiny_run, tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_signal_without_a_work_directory_says_that_nothing_is_saved(monkeypatch):
+    def make(*args):
+        step = make_train_step(*args)
+        return lambda state, images: (signal.raise_signal(signal.SIGINT), step(state, images))[1]
+
+    monkeypatch.setattr(sys.modules["anogan_jax.fit"], "make_train_step", make)
+    with pytest.raises(Stopped, match="stopped by SIGINT, nothing is saved; give fit a workdir"):
+        fit(config=tiny_config())
+
+
 def test_signal_in_the_last_step_stops_the_run_too(tmp_path, monkeypatch):
     """Before the next network is trained; one that arrives while the last state is saved has its usual effect."""
     config, before = tiny_config(), signal.signal(signal.SIGTERM, lambda *_: kill())

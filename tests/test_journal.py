@@ -1,5 +1,7 @@
 """The journal: entries on disk are the entries that were added, after an interruption too."""
 
+import sqlite3
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,20 @@ def test_journal_of_another_run_is_started_anew(tmp_path):
     other = Journal(tmp_path / "journal", "b")
     assert (other.count, list(other.entries()), other.pixels) == (0, [], {})
     assert Journal(tmp_path / "journal", "a").count == 0
+
+
+def test_journal_of_an_earlier_version_is_started_anew(tmp_path):
+    """It has other columns, and lacks a table."""
+    database = sqlite3.connect(tmp_path / "journal")
+    database.executescript("CREATE TABLE anogan_jax_run (made_with); CREATE TABLE entries (name, score);")
+    database.execute("INSERT INTO entries VALUES ('a', 1)")
+    database.commit()
+    database.close()
+    journal = Journal(tmp_path / "journal", "a", ["0", "1"])
+    journal.add(entry(1))
+    journal.flush()
+    assert list(journal.entries()) == [entry(1)]
+    assert Journal(tmp_path / "journal", "b").earlier == ["0", "1"]
 
 
 def test_removed_journal_leaves_no_file(tmp_path):

@@ -163,6 +163,18 @@ def test_auto_is_found_once_and_kept_in_the_detector(tmp_path):
         again.with_config(with_values(again.config, {"data.window": (0, 5)}))
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_auto_leaves_out_images_that_cannot_be_read(odd):
+    images = [np.full((4, 4, 1), level, np.float32) for level in (1.0, 2.0)]
+    broken = images[0].copy()
+    broken[0, 0] = odd
+    assert find_window([*images, broken, np.full((2, 2, 1), "a")], 0) == find_window(images, 0)
+    with pytest.raises(UserError, match=r"data\.window=auto: needs readable training images.*not finite"):
+        find_window([broken], 0)
+    with pytest.raises(UserError, match=r"data\.window=auto: needs readable training images.*no file can be read"):
+        find_window([], 0)
+
+
 def test_auto_of_a_data_set_is_that_of_its_normal_training_images(tmp_path):
     for name, level in (("good", 3000), ("bad", 50_000)):
         (tmp_path / name).mkdir()

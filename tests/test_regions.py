@@ -9,9 +9,9 @@ from conftest import tiny_config
 from PIL import Image
 from scipy import ndimage
 
-from anogan_jax import fit, load
+from anogan_jax import fit, load, runtime
 from anogan_jax.config import Config, DataConfig, ModelConfig, PatchConfig, with_values
-from anogan_jax.data import from_user, load_one_class, make_draw, read_inputs, within
+from anogan_jax.data import from_user, is_readable, load_one_class, make_draw, read_inputs, within
 from anogan_jax.detector import Regions, findings_of, in_regions
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import score_to_folder
@@ -255,6 +255,28 @@ def test_an_image_is_read_once_for_its_pixels_and_its_region(tiny_run, places, k
         outside = queries.read(i)[~middle(REGION, crop)]
         assert np.unique(outside).tolist() == [round(given.read(i)[REGION].mean())]
     assert reads == list(range(6))
+
+
+@pytest.mark.parametrize("patches", [False, True])
+def test_image_whose_region_is_cropped_away_cannot_be_read(patches, tiny_run, tmp_path):
+    """In training, in scoring and in an exported detector."""
+    bright = np.zeros((20, 20), np.uint8)
+    for name, place in (("corner", 0), ("corner2", 1), *((f"middle{i}", 6 + i) for i in range(5))):
+        image = bright.copy()
+        image[place : place + 3, place : place + 3] = 200
+        save(tmp_path / f"images/{name}.png", image)
+    data = DataConfig(source="folder", dir=str(tmp_path / "images"), roi="threshold:100", crop=12)
+    found = load_one_class(Config(data=data, patches=PatchConfig(enabled=patches)))
+    parts = (found.train, found.held_out)
+    readable = [name for part in parts for i, name in enumerate(part.names) if is_readable(part, i)]
+    assert sorted(readable) == [f"middle{i}.png" for i in range(5)]
+    values = {"data.roi": "threshold:100", "data.crop": 12, "patches.enabled": patches}
+    detector = tiny_run.detector._replace(config=with_values(tiny_run.detector.config, values))
+    with pytest.raises(UserError, match=r"corner\.png: its region of interest lies outside of data\.crop=12"):
+        detector.score(tmp_path / "images/corner.png")
+    detector.export(tmp_path / "parts.anogan")
+    with pytest.raises(ValueError, match=r"image 0: its region lies outside of data\.crop=12"):
+        runtime.load(tmp_path / "parts.anogan").score([np.pad(np.full((3, 3), 200, np.uint8), (0, 17))])
 
 
 def test_masks_of_training_and_test_images_of_one_name_are_told_apart(tmp_path):
