@@ -69,7 +69,7 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
         scores |= baselines_of(detector.config, data.train, test)
         with writing(path.parent, [path.name], data.origin):
             rows = write_comparison(path, labels, scores)
-        print_table(f"{len(labels)} test images of {data.origin}, in {path}", rows)
+        print_table(f"{len(labels)} test images ({data.origin}), in {path}", rows)
     return scores
 
 

@@ -72,8 +72,8 @@ class DataConfig(_Checked):
     roi: str = setting(
         "",
         "region of interest; pixels outside get its mean colour. The path of a mask for all images; a folder of masks "
-        "named like the images (another one may be given when scoring); or threshold:LEVEL:PARTS, the PARTS largest "
-        "connected parts brighter than the grey level LEVEL",
+        "named like the images (another one may be given when scoring); or threshold:LEVEL:PARTS, the PARTS (1 "
+        "without :PARTS) largest connected parts brighter than the grey level LEVEL",
     )
     labels: str = setting(
         "",
@@ -186,8 +186,8 @@ class BankConfig(_Checked):
     size: int = setting(32_768, "number of random images drawn from the generator", ge=1, le=2**22)
     inverted: int = setting(
         8_192,
-        "number of training images to invert; their inversions replace the random images of the bank; 0 keeps the "
-        "random images (always so with patches)",
+        "number of training images to invert, that is, to search the z whose generated image is nearest; these images "
+        "and z are the bank. 0: the bank holds random images, as it always does with patches",
         ge=0,
         le=2**22,
     )

@@ -76,6 +76,7 @@ class Result(NamedTuple):
     term: np.ndarray  # (N,) str, what determined each score: "appearance", "detail", or else "reconstruction"
     image: Any  # (N, H, W, C) uint8 the images at their own size, after ``data.crop`` and ``data.roi``
     map_level: np.ndarray  # (N,) float64 one value, repeated: what maps of normal images seldom exceed
+    name: np.ndarray  # (N,) str the images' paths, as in scores.csv; of arrays their numbers
 
     def __repr__(self) -> str:
         low, high = self.score.min(), self.score.max()
@@ -150,7 +151,8 @@ class Detector(NamedTuple):
         values = {name: stacked([getattr(finding, name) for finding in findings]) for name in fields}
         p = p_values(values["score"], self.calibration.scores)
         level = np.full(len(p), map_level(self.calibration, self.config.alpha))
-        return Result(p_value=p, is_anomaly=p <= self.config.alpha, map_level=level, **values)
+        verdicts = p <= self.config.alpha
+        return Result(p_value=p, is_anomaly=verdicts, map_level=level, name=np.array(queries.names), **values)
 
     def with_config(self, config: Config) -> "Detector":
         """Return the detector with other scoring settings, calibrated again with the held-out images if needed.

@@ -69,6 +69,8 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     Raises:
       UserError: another process holds it, or the folder cannot be written.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; give a folder")
     holder = folder / f".{what}.process"
     lock = filelock.FileLock(folder / f".{what}.lock", blocking=False)
     try:

@@ -192,6 +192,13 @@ class Listing(NamedTuple):
     paths: list[Path]  # of the images, sorted
     left_out: dict[str, list[str]]  # why files and folders are left out, such as ".txt", and their names
 
+    def ignore(self, name: str) -> None:
+        """Leave out a file of the reasons, because it is used after all."""
+        for reason, names in list(self.left_out.items()):
+            self.left_out[reason] = [other for other in names if other != name]
+            if not self.left_out[reason]:
+                del self.left_out[reason]
+
     def told(self) -> list[str]:
         """Return for each reason the number of files and folders left out, with an example."""
         return [f"{len(names)} {reason} (such as {names[0]})" for reason, names in sorted(self.left_out.items())]
@@ -582,6 +589,8 @@ def _check_layout(shape: tuple[int, ...], where: str) -> None:
 def as_plain_array(image: Any) -> np.ndarray:
     """Return an image of Pillow, or anything else that NumPy can convert, as an array; raise UserError otherwise."""
     if isinstance(image, Image.Image):
+        if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
+            raise UserError(f"images: an image of Pillow has {frames} frames; give its path, or a copy of each frame")
         try:
             return from_pillow(image)
         except Exception as error:  # a damaged file makes Pillow raise many types

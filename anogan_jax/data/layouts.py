@@ -95,6 +95,8 @@ def read_layout(folder: Path, data: DataConfig) -> Layout:
         outside = {PurePath(file.name).parts[0] for file in files if has_split and not file.split}
         files, where = [file for file in files if bool(file.split) == has_split], f"in {shown(outside)}"
     layout, rest = _told_apart(folder, files, masks, data, table), len(masks.images) - len(files)
+    if table and table.is_relative_to(folder):
+        listing.ignore(table.relative_to(folder).as_posix())
     _tell(folder, layout, masks.places, [*listing.told(), *([f"{rest} images {where}"] if rest > 0 else [])])
     return layout
 

@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 _max_pixels = DataConfig.max_pixels
 _TAILS = (0.001, 0.999)  # quantiles that data.window=auto takes
 _PER_IMAGE = 4_096  # random pixels of an image that auto uses
-_HINT = "train with --config.data.window=LOW,HIGH or auto, to set the values that become black and white"
+_HINT = (
+    "save the image as uint8 or uint16, or train with --config.data.window=LOW,HIGH or auto, which says which values "
+    "become black and white"
+)
 
 
 def limit_pixels(count: int) -> None:

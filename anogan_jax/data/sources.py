@@ -42,7 +42,8 @@ def load_splits(data: DataConfig, model: ModelConfig, given: Images | None = Non
             raise UserError(
                 "data.source=arrays: the images come from Python; pass them to fit(images), or --input when scoring"
             )
-        return Splits(given, None, f"{len(given.names)} images")
+        count = len(given.names)
+        return Splits(given, None, f"{count} image{'s' * (count != 1)}")
     return _SOURCES[data.source](data, model)
 
 
