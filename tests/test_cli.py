@@ -81,6 +81,7 @@ MISTAKES = {
         ["text.png", "cannot be written"],
         1,
     ),
+    "output is a file": (score.main, [*SCORE, "--input={bad}/fine.npy", "--output={bad}/text.png"], ["is a file"], 1),
     "another config in the work directory": (
         train.main,
         [DIGITS, "--workdir={run}"],

@@ -432,6 +432,15 @@ def test_masks_beside_images_are_told_by_their_names(tmp_path, end):
     assert set(trained_on(load(tmp_path))) == {*numbered("{}.png", 4), f"_{end}.png", f"9-{end}.png"}
 
 
+def test_csv_in_use_is_not_left_out(tmp_path, caplog):
+    caplog.set_level("INFO")
+    write(tmp_path, *numbered("{}.png", 3))
+    write_csv(tmp_path / "labels.csv", ("file", "label"), *((f"{i}.png", "good") for i in range(3)))
+    write_csv(tmp_path / "others.csv", ("a", "b"))
+    load(tmp_path, labels="labels.csv")
+    assert "left out: 1 .csv (such as others.csv)" in caplog.text
+
+
 def test_masks_of_a_csv_that_are_missing_are_told(tmp_path, caplog):
     """They forbid nothing, and no image is taken for its own mask."""
     write(tmp_path, "good/0.png", "good/1.png", "bad/2.png", "bad/3.png")
