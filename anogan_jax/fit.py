@@ -68,6 +68,7 @@ _SAMPLES = 64  # images in the picture of samples
 _STREAMS = {"encoder": 1, "segmenter": 2, "rotation": 3}  # numbers of the networks, for their random keys
 _DESCRIBED = 8_192  # training images, at most, whose appearance is described
 _WRITTEN = ("checkpoints", "samples", "metrics.jsonl", "tensorboard", *_STREAMS, "detector")
+_TOLD = 10  # unreadable images, at most, that are named one by one
 _LOOKED_AT = 8  # training images that are checked for lost colours and grey levels
 _CLIPPED = 0.95  # share of black and white pixels beyond which a window is most likely wrong
 
@@ -314,17 +315,22 @@ def _digests(images: Images) -> np.ndarray:
 
     Each of several processes reads its share.
     """
+    unreadable = 0
     total, processes = len(images.names), jax.process_count()
     share = range(jax.process_index(), total, processes)
     digests = np.zeros((total, 32), np.uint8)
     with tqdm(total=len(share), desc="reading", unit="image", disable=hides_bars(), leave=False, delay=2) as bar:
         for i, image in zip(share, read_ahead(images.read, share, ahead=16), strict=True):
             if isinstance(image, UserError):
-                log.warning("left out %s", image)
+                unreadable += 1
+                if unreadable <= _TOLD:
+                    log.warning("left out %s", image)
             else:
                 content = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).digest()
                 digests[i] = np.frombuffer(content, np.uint8)
             bar.update()
+    if unreadable > _TOLD:
+        log.warning("left out %d further images that cannot be read", unreadable - _TOLD)
     return gather(digests).max(axis=0)
 
 

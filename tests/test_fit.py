@@ -24,7 +24,7 @@ from anogan_jax import Config, default_config, draw_bank, fit, loop, make_mesh
 from anogan_jax.auxiliary import make_network_step
 from anogan_jax.checkpoint import restore_state, save_state, saved_steps
 from anogan_jax.config import BankConfig, DataConfig, ModelConfig
-from anogan_jax.data import from_user, load_one_class, make_draw
+from anogan_jax.data import Images, from_user, load_one_class, make_draw
 from anogan_jax.errors import UserError
 from anogan_jax.files import locked
 from anogan_jax.fit import train_gan
@@ -188,6 +188,15 @@ def test_finished_run_is_returned_unchanged(tiny_run):
     again = fit(config=tiny_config(), workdir=tiny_run.workdir)
     assert_trees_equal(arrays(again), arrays(tiny_run.detector))
     assert digests(tiny_run.workdir) == before
+
+
+def test_many_unreadable_images_are_not_told_one_by_one(caplog):
+    def read(i):
+        raise UserError(f"{i}.png: cannot be read")
+
+    assert not fit_module._digests(Images([str(i) for i in range(25)], None, read)).any()
+    assert len(caplog.messages) == 11
+    assert "left out 15 further images" in caplog.messages[-1]
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "samples", "checkpoints", "encoder", "detector"])

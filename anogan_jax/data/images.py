@@ -192,20 +192,13 @@ class Listing(NamedTuple):
     paths: list[Path]  # of the images, sorted
     left_out: dict[str, list[str]]  # why files and folders are left out, such as ".txt", and their names
 
-    def ignore(self, name: str) -> None:
-        """Leave out a file of the reasons, because it is used after all."""
-        for reason, names in list(self.left_out.items()):
-            self.left_out[reason] = [other for other in names if other != name]
-            if not self.left_out[reason]:
-                del self.left_out[reason]
-
     def told(self) -> list[str]:
         """Return for each reason the number of files and folders left out, with an example."""
         return [f"{len(names)} {reason} (such as {names[0]})" for reason, names in sorted(self.left_out.items())]
 
 
-def list_images(folder: Path, without: Path | None = None) -> Listing:
-    """Find the images below a folder, also in linked folders; hidden files and ``without`` are left out.
+def list_images(folder: Path, without: Iterable[Path] = ()) -> Listing:
+    """Find the images below a folder, also in linked folders; hidden files and those of ``without`` are left out.
 
     Raises:
       UserError: no such folder, or no image in it.
@@ -213,7 +206,7 @@ def list_images(folder: Path, without: Path | None = None) -> Listing:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     paths: list[Path] = []
-    left_out, apart = defaultdict[str, list[str]](list), without and without.resolve()
+    left_out, apart = defaultdict[str, list[str]](list), {path.resolve() for path in without}
 
     def leave_out(path: Path, reason: str) -> None:
         left_out[reason].append(path.relative_to(folder).as_posix())
@@ -225,9 +218,11 @@ def list_images(folder: Path, without: Path | None = None) -> Listing:
         inner = [Path(where, name) for name in sorted(folders)]
         for path in (path for path in inner if _is_hidden(path)):
             leave_out(path, "hidden")
-        seen = [path for path in inner if not (_is_hidden(path) or (apart and path.resolve() == apart))]
+        seen = [path for path in inner if not (_is_hidden(path) or (apart and path.resolve() in apart))]
         folders[:] = [path.name for path in seen if not (path.is_symlink() and _is_loop(folder, path))]
         for path in (Path(where, name) for name in sorted(files)):
+            if apart and path.resolve() in apart:
+                continue
             if path.name.startswith("._"):
                 leave_out(path, "of macOS")
             elif path.name.startswith("."):
@@ -236,7 +231,7 @@ def list_images(folder: Path, without: Path | None = None) -> Listing:
                 leave_out(path, path.suffix.lower() or "without a suffix")
             elif not path.is_file():
                 leave_out(path, "broken links or no regular files")
-            elif not (apart and path.resolve() == apart):
+            else:
                 paths.append(path)
     found = Listing(sorted(paths), dict(left_out))
     if not paths:

@@ -81,9 +81,10 @@ def read_layout(folder: Path, data: DataConfig) -> Layout:
     Raises:
       UserError: there is no image, or nothing says which images are normal.
     """
-    listing = list_images(folder, Path(data.roi) if data.roi else None)
+    table = _table(folder, data)
+    listing = list_images(folder, [Path(data.roi)] * bool(data.roi) + ([table] if table else []))
     every = [path.relative_to(folder) for path in listing.paths]
-    masks, table = _Masks(folder, every), _table(folder, data)
+    masks = _Masks(folder, every)
     if table:
         files, where = _of_table(table, folder, every), f"without a row in {table}"
     else:
@@ -95,8 +96,6 @@ def read_layout(folder: Path, data: DataConfig) -> Layout:
         outside = {PurePath(file.name).parts[0] for file in files if has_split and not file.split}
         files, where = [file for file in files if bool(file.split) == has_split], f"in {shown(outside)}"
     layout, rest = _told_apart(folder, files, masks, data, table), len(masks.images) - len(files)
-    if table and table.is_relative_to(folder):
-        listing.ignore(table.relative_to(folder).as_posix())
     _tell(folder, layout, masks.places, [*listing.told(), *([f"{rest} images {where}"] if rest > 0 else [])])
     return layout
 
