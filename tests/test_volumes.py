@@ -13,6 +13,7 @@ import SimpleITK as itk
 from conftest import rows_of, tiny_config
 from PIL import Image
 from pydicom.data import get_testdata_file
+from pydicom.uid import generate_uid
 
 from anogan_jax import fit, score
 from anogan_jax.config import Config, DataConfig, ModelConfig, with_values
@@ -202,6 +203,21 @@ def test_regions_of_interest_are_those_of_the_same_slice(tmp_path):
 
 
 # Formats of medicine
+
+
+def test_without_a_split_a_dicom_series_is_kept_together(tmp_path):
+    """Every fifth series of the normal class is scored, whichever folder it lies in."""
+    dataset = pydicom.dcmread(dicom("CT_small.dcm"))
+    for kind, count in (("good", 10), ("bad", 1)):
+        for number in range(count):
+            dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[kind, str(number)])
+            for slice_number in range(3):
+                path = tmp_path / kind / f"patient{number // 2}" / f"{number}-{slice_number}.dcm"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                dataset.save_as(path)
+    data = load_one_class(config(tmp_path, window=(0, 1000)))
+    normal = [name.split("/")[-1] for name, label in zip(data.test.names, data.test.labels, strict=True) if label == 0]
+    assert normal == [f"{number}-{i}.dcm" for number in (4, 9) for i in range(3)]
 
 
 @pytest.mark.parametrize("how", ["RLE", "bigendian", "implicit", "jp2klossless", "jpeg_ls_lossless", "expb", "padded"])

@@ -27,13 +27,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from anogan_jax.config import DataConfig
 from anogan_jax.data.classes import chosen_normal, is_called_anomalous, is_called_normal, plain, shown
 from anogan_jax.data.images import Row, contents_of, list_images, read_mask, without_suffix
+from anogan_jax.data.volumes import series_of
 from anogan_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ _COLUMNS = {  # columns of a CSV, and the names that they may have
     "object": ("object",),  # VisA has one CSV for all its objects
 }
 _TOLD = 12  # folders that the log lists
-_TEST_EVERY = 5  # without a split, every fifth file of a normal class is in the test split
+_TEST_EVERY = 5  # without a split, every fifth image of a normal class is in the test split
 GOOD, _DEFECT = "good", "defect"  # kinds: of normal images, and of anomalous ones without a class
 
 
@@ -279,7 +280,7 @@ def _told_apart(folder: Path, files: list[File], masks: _Masks, data: DataConfig
         )
     tested = [file for file in files if file.split == "test"]
     if not tested and {file.kind for file in files} - normal:
-        tested = _without_split(files, normal)
+        tested = _without_split(folder, files, normal)
     names = {file.name for file in tested}
     train = [_named(file, normal) for file in files if file.name not in names]
     if not tested:
@@ -288,13 +289,18 @@ def _told_apart(folder: Path, files: list[File], masks: _Masks, data: DataConfig
     return Layout(train, _with_masks([_named(file, normal) for file in tested], masks), has_labels, table)
 
 
-def _without_split(files: Iterable[File], normal: set[str]) -> list[File]:
-    """Return the images to score if there is no split: the anomalous ones, and every fifth of a normal class."""
-    ranks, found = Counter[str](), []
+def _without_split(folder: Path, files: Iterable[File], normal: set[str]) -> list[File]:
+    """Return the images to score if there is no split: the anomalous ones, and every fifth of a normal class.
+
+    A DICOM series in one folder counts as one image, because its slices resemble each other.
+    """
+    numbers, found = defaultdict[str, dict[Any, int]](dict), []  # of the images and series of each class
     for file in files:
-        if file.kind not in normal or ranks[file.kind] % _TEST_EVERY == _TEST_EVERY - 1:
+        series = series_of(folder / file.name)
+        unit = (PurePath(file.name).parent, series) if series else file.name
+        number = numbers[file.kind].setdefault(unit, len(numbers[file.kind]))
+        if file.kind not in normal or number % _TEST_EVERY == _TEST_EVERY - 1:
             found.append(file)
-        ranks[file.kind] += 1
     return found
 
 

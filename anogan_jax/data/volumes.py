@@ -47,6 +47,11 @@ def contents_of(path: Path) -> Contents:
         return Contents(depth=1)
 
 
+def series_of(path: Path) -> str:
+    """Return the series that a DICOM file is a part of; empty for other files and for files that cannot be read."""
+    return contents_of(path).series if is_volume(path) and _reader_of(path)[0] is _dicom_contents else ""
+
+
 def read_slice(path: Path, number: int) -> np.ndarray:
     """Return slice ``number`` of a file, (H, W) or (H, W, C), of the type that its values have.
 
