@@ -11,7 +11,7 @@ demo: $(VENV)/.demo
 	@echo "Open runs/mnist/report.html in a browser: every image with its reconstruction and heatmap."
 
 test: $(VENV)/.dev
-	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_FLAGS)
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
