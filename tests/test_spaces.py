@@ -135,11 +135,11 @@ def test_images_that_differ_are_apart_in_the_embedding(tiny_run):
 
 
 def test_embedding_is_in_the_report_where_it_is_asked_for(tiny_run, tmp_path):
-    for wanted in (True, False):
+    for wanted in (True, False, True):
         score_to_folder(tiny_run.detector, from_user(IMAGES, 1), tmp_path / "a", "an array", embedding=wanted)
         page = (tmp_path / "a" / "report.html").read_text()
         charts = json.loads(re.search(r'id="summary" type="application/json">(.*?)</script>', page)[1])["charts"]
-        assert ("embedding" in charts) == wanted
+        assert ("embedding" in charts) == (tmp_path / "a" / EMBEDDING).exists() == wanted
     with Image.open(tmp_path / "a" / EMBEDDING) as picture:
         assert min(picture.size) > 300
 
