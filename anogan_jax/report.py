@@ -173,7 +173,8 @@ def print_table(title: str, rows: Mapping[str, Any], heads: Sequence[str] = ()) 
     table = Table(*heads, title=escape(printable(title)), show_header=bool(heads), title_justify="left")
     for name, row in rows.items():
         values = row if isinstance(row, list) else [row]
-        texts = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in (name, *values)]
+        known = ["none" if value is None else value for value in (name, *values)]
+        texts = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in known]
         table.add_row(*(escape(printable(text)) for text in texts))
     Console(file=sys.stdout, soft_wrap=True).print(table)
 
