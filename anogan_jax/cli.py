@@ -241,7 +241,7 @@ def _help(main: Callable[[], int | None]) -> str:
         "Presets of the search:",
         *(f"  {name}: {preset.summary}" for name, preset in configs.PRESETS.items()),
         "",
-        "Settings, with their defaults:",
+        "Settings, with their defaults; config files set others. Those without a note are fixed by training:",
         configs.help_text(),
     ]
     return "\n".join(lines)

@@ -68,7 +68,7 @@ class DataConfig(_Checked):
     name: str = setting(
         "", "name of the data set in TensorFlow Datasets, of its idx folder, or in a package, such as mnist or digits"
     )
-    dir: str = setting("", "folder of the files; with source npz the file itself; may be given when scoring")
+    dir: str = setting("", "folder of the files; with source npz the file itself")
     roi: str = setting(
         "",
         "region of interest; pixels outside get its mean colour. The path of a mask for all images; a folder of masks "
@@ -77,7 +77,7 @@ class DataConfig(_Checked):
     )
     labels: str = setting(
         "",
-        "CSV of a folder's images: file, label[, split][, mask], with or without a header; may be given when scoring",
+        "CSV of a folder's images: file, label[, split][, mask], with or without a header",
     )
     normal: Classes = setting(
         None, "normal class, by number or name, or several, such as 0,1,4; all other classes are anomalous"
@@ -99,9 +99,7 @@ class DataConfig(_Checked):
     keep_held_out: bool = setting(True, "keep held-out images in the detector, to calibrate other scoring settings")
     contamination: float = setting(0.0, "share of anomalous training images mixed in, for experiments", ge=0, lt=1)
     test_limit: int | None = setting(None, "score a fixed random sample of this many test images", ge=1, le=2**31)
-    max_pixels: int = setting(
-        2**26, "largest number of pixels of an image file that is read; may be given when scoring", ge=1, le=2**40
-    )
+    max_pixels: int = setting(2**26, "largest number of pixels of an image file that is read", ge=1, le=2**40)
 
     def __post_init__(self) -> None:
         self.normal, self.anomalous = _as_text(self.normal), _as_text(self.anomalous)
@@ -167,7 +165,7 @@ class SegmenterConfig(_Checked):
 
     steps: int = setting(0, "update steps; 0 trains no segmenter", ge=0, le=10**9)
     learning_rate: float = setting(2e-3, "highest learning rate of AdamW's one-cycle schedule", gt=0, le=1)
-    weight: float = setting(0.1, "share of the segmenter in the score; may be given when scoring", ge=0, le=1)
+    weight: float = setting(0.1, "share of the segmenter in the score", ge=0, le=1)
 
 
 @dataclass
@@ -176,7 +174,7 @@ class RotationConfig(_Checked):
 
     steps: int = setting(0, "update steps; 0 trains no rotation network", ge=0, le=10**9)
     learning_rate: float = setting(2e-3, "highest learning rate of AdamW's one-cycle schedule", gt=0, le=1)
-    weight: float = setting(0.1, "weight of the rotation term in the score; may be given when scoring", ge=0, le=100)
+    weight: float = setting(0.1, "weight of the rotation term in the score", ge=0, le=100)
 
 
 @dataclass
@@ -203,7 +201,7 @@ class BankConfig(_Checked):
 
 @dataclass
 class SearchConfig(_Checked):
-    """How an image is reconstructed and compared; may be given when scoring."""
+    """How an image is reconstructed and compared."""
 
     start: Start = setting("bank", "where searches start: nearest images of the bank, random z, or the encoder's z")
     starts: int = setting(8, "starts per image; the mean features of the images found are compared", ge=1, le=1024)
@@ -221,7 +219,7 @@ class SearchConfig(_Checked):
 
 @dataclass
 class PoolingConfig(_Checked):
-    """How an image in patches, or the segmenter, gets a score from its map; may be given when scoring."""
+    """How an image in patches, or the segmenter, gets a score from its map."""
 
     share: float = setting(
         0.01, "the score is the mean of the map's highest values; this is their share of its pixels", gt=0, le=1
@@ -245,7 +243,7 @@ class Config(_Checked):
     bank: BankConfig = field(default_factory=BankConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
-    alpha: float = setting(0.05, "images with a p-value <= alpha are anomalies; may be given when scoring", gt=0, lt=1)
+    alpha: float = setting(0.05, "images with a p-value <= alpha are anomalies", gt=0, lt=1)
     seed: int = setting(0, "seed of all random numbers", ge=0, lt=2**32)
 
 
@@ -355,7 +353,8 @@ def help_text() -> str:
             kind = of.__name__ if isinstance(of, type) else str(of).replace("typing.", "")
             kind = kind.replace("tuple[float, float]", "LOW,HIGH").replace("NoneType", "None")
             kind = re.sub(r"Union|Optional|Literal|[\[\]']", "", kind).replace(", ", " | ")
-            lines.append(f"  --config.{name}={each.default}  ({kind})\n      {each.metadata['description']}")
+            when = "; may be given when scoring" if is_scoring(name) else ""
+            lines.append(f"  --config.{name}={each.default}  ({kind}{when})\n      {each.metadata['description']}")
     return "\n".join(lines).strip()
 
 
