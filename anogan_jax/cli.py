@@ -178,7 +178,7 @@ def packaged_configs() -> dict[str, Path]:
 
 
 def _arguments() -> list[str]:
-    """Return the program's arguments, the name of a packaged config replaced by its path; exit if there is no such."""
+    """Return the program's arguments, with the name of a packaged config as its path; exit if the config is missing."""
     arguments, packaged = list(sys.argv), packaged_configs()
     for i in range(1, len(arguments)):
         flag, equals, name = arguments[i].rpartition("=")
@@ -241,7 +241,8 @@ def _help(main: Callable[[], int | None]) -> str:
         "Presets of the search:",
         *(f"  {name}: {preset.summary}" for name, preset in configs.PRESETS.items()),
         "",
-        "Settings, with their defaults; config files set others. Those without a note are fixed by training:",
+        "Settings, with their defaults. A config file may set other values. Training fixes all settings except those",
+        'marked "may be given when scoring":',
         configs.help_text(),
     ]
     return "\n".join(lines)

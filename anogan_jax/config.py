@@ -365,8 +365,10 @@ def validate(config: Config) -> Config:
       UserError: names the first field whose value cannot work.
     """
     for name, value in to_fields(config).items():
-        if isinstance(value, str) and not value.isprintable() and "?" in value.encode(errors="replace").decode():
-            raise UserError(f"{name}={value!r}: is not valid UTF-8; rename it")
+        try:
+            str(value).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{name}={value!r}: is not valid UTF-8; rename it") from error
     return from_json(json.dumps(dataclasses.asdict(config), default=lambda other: [repr(other)]))
 
 

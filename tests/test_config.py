@@ -25,6 +25,11 @@ from anogan_jax.config import (
 from anogan_jax.errors import UserError
 
 
+def test_any_text_of_unicode_is_a_value():
+    """A folder's name may hold a line break and a question mark."""
+    assert validate(with_values(Config(), {"data.dir": "what\n? é"})).data.dir == "what\n? é"
+
+
 def test_numbers_of_numpy_are_values():
     config = validate(with_values(Config(), {"search.steps": np.int64(3), "alpha": np.float32(0.5)}))
     assert (config.search.steps, config.alpha) == (3, 0.5)

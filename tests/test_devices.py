@@ -91,7 +91,7 @@ def wait_for(processes):
 
 
 def test_two_processes_train_as_one_does(tmp_path):
-    """Up to rounding; the second process writes nothing, and the first writes what a single one does.
+    """Two processes train the same detector as one, up to rounding. The first writes the same files, the second none.
 
     The encoder stands for all networks beside the GAN, which are trained by the same function.
     """

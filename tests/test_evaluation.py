@@ -117,7 +117,10 @@ def test_killed_scoring_of_other_settings_starts_anew(tiny_run, tmp_path, monkey
 
 
 def test_pictures_of_a_killed_run_are_removed(tiny_run, tmp_path, monkeypatch):
-    """Of queries too whose entries were not committed; and files that only some runs write."""
+    """A later run removes the maps of a killed run, also those of images that its journal does not hold yet.
+
+    It also removes roc.png and embedding.png of a finished run, if it writes none itself.
+    """
     images, first = RNG.integers(0, 256, (6, 16, 16), np.uint8), tmp_path / "output"
     findings_of = evaluation.findings_of
 
@@ -200,7 +203,7 @@ def test_test_split_none_of_which_can_be_read_is_named(tiny_run, tmp_path):
 
 
 def test_unreadable_images_of_a_labelled_folder_are_left_out(tiny_run, tmp_path):
-    """Of training and of test images; baselines are measured on the same images as the detector."""
+    """Unreadable training and test images do not stop a run, and baselines score the same images as the detector."""
     for split, count in (("train/good", 4), ("test/good", 3), ("test/bent", 3)):
         (tmp_path / "data" / split).mkdir(parents=True)
         for i in range(count):

@@ -217,7 +217,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def pillow(mode="L", transparency=None, orientation=1):
-    """Return an image of Pillow, of which Detector.score sees more than its array."""
+    """Return an image of Pillow that a viewer may show otherwise than its array."""
     image = Image.fromarray(DIGITS[0]).convert(mode)
     image.getexif()[0x0112] = orientation
     if transparency is not None:

@@ -73,7 +73,7 @@ def test_journal_of_another_run_is_started_anew(tmp_path):
 
 
 def test_journal_of_an_earlier_version_is_started_anew(tmp_path):
-    """It has other columns, and lacks a table."""
+    """The journal of the earlier version has other columns and lacks a table."""
     database = sqlite3.connect(tmp_path / "journal")
     database.executescript("CREATE TABLE anogan_jax_run (made_with); CREATE TABLE entries (name, score);")
     database.execute("INSERT INTO entries VALUES ('a', 1)")

@@ -407,7 +407,7 @@ def test_what_cannot_be_told_is_refused(tmp_path, names, message):
 
 
 def test_classes_of_several_data_sets_are_not_mixed(tmp_path):
-    """data.normal names a folder of MVTec AD's top folder; its defects must not become normal."""
+    """Where data.normal names one product of MVTec AD, training is refused: its defects must not become normal."""
     for product in ("bottle", "cable"):
         write(tmp_path, *numbered(f"{product}/train/good/{{}}.png", 3), f"{product}/test/broken/0.png")
     with pytest.raises(UserError, match=r"several data sets; .*/bottle$"):

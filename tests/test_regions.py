@@ -259,7 +259,7 @@ def test_an_image_is_read_once_for_its_pixels_and_its_region(tiny_run, places, k
 
 @pytest.mark.parametrize("patches", [False, True])
 def test_image_whose_region_is_cropped_away_cannot_be_read(patches, tiny_run, tmp_path):
-    """In training, in scoring and in an exported detector."""
+    """Training leaves such an image out; scoring and an exported detector refuse it in one line."""
     bright = np.zeros((20, 20), np.uint8)
     for name, place in (("corner", 0), ("corner2", 1), *((f"middle{i}", 6 + i) for i in range(5))):
         image = bright.copy()

@@ -93,7 +93,10 @@ def read_layout(folder: Path, data: DataConfig) -> Layout:
         _refuse_other_layouts(folder, every, classes_first)
         files = [_parse(image, classes_first) for image in masks.images]
         if has_split := any(file.split for file in files):
-            files = [file if file.split or not is_called_anomalous(file.kind) else _to_score(file) for file in files]
+            beside = [not file.split and is_called_anomalous(file.kind) for file in files]
+            files = [
+                file._replace(split="test") if is_bad else file for file, is_bad in zip(files, beside, strict=True)
+            ]
         outside = {PurePath(file.name).parts[0] for file in files if has_split and not file.split}
         files, where = [file for file in files if bool(file.split) == has_split], f"in {shown(outside)}"
     layout, rest = _told_apart(folder, files, masks, data, table), len(masks.images) - len(files)
@@ -157,10 +160,9 @@ def _has_classes_first(images: Iterable[PurePath], data: DataConfig) -> bool:
 
 
 def _is_mixed(names: Iterable[str]) -> bool:
-    """Return whether a folder called good or bad lies below a folder that is not called the same."""
-    kinds = [name for name in names if not _is_split(name)]
-    called = [is_called_anomalous(kind) for kind in kinds if is_called_normal(kind) or is_called_anomalous(kind)]
-    return bool(called) and (len(set(called)) > 1 or not (is_called_normal(kinds[0]) or is_called_anomalous(kinds[0])))
+    """Return whether a folder called good or bad lies below a class that is not called the same."""
+    called = [(is_called_normal(name), is_called_anomalous(name)) for name in names if not _is_split(name)]
+    return any(any(each) and each != called[0] for each in called)
 
 
 def _refuse_other_layouts(folder: Path, images: Iterable[PurePath], classes_first: bool) -> None:
@@ -200,10 +202,6 @@ def _parse(image: PurePath, classes_first: bool) -> File:
         if kind and (split or not classes_first):
             break
     return File(image.as_posix(), split, kind, "/".join(place) or "the folder itself")
-
-
-def _to_score(file: File) -> File:
-    return file._replace(split="test")
 
 
 class _Masks:

@@ -49,7 +49,7 @@ def contents_of(path: Path) -> Contents:
 
 def series_of(path: Path) -> str:
     """Return the series that a DICOM file is a part of; empty for other files and for files that cannot be read."""
-    return contents_of(path).series if is_volume(path) and _reader_of(path)[0] is _dicom_contents else ""
+    return contents_of(path).series if is_volume(path) else ""
 
 
 def read_slice(path: Path, number: int) -> np.ndarray:
