@@ -448,6 +448,13 @@ def test_damaged_picture_of_pillow_is_one_line(detector, images, tmp_path):
             call([image])
 
 
+def test_animation_of_pillow_is_refused(detector, images, tmp_path):
+    first, second = (Image.fromarray(image) for image in images[:2])
+    first.save(tmp_path / "two.gif", save_all=True, append_images=[second])
+    with Image.open(tmp_path / "two.gif") as image, pytest.raises(UserError, match="has 2 frames; give its path"):
+        detector.score([image])
+
+
 def test_an_empty_path_is_not_the_working_directory(tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.zeros((8, 8), np.uint8)).save("a.png")
