@@ -16,6 +16,7 @@ from anogan_jax.losses import encoding_loss, rotation_loss, segmentation_loss
 from anogan_jax.models import (
     GAN,
     Encoder,
+    RotationNetwork,
     Segmenter,
     Variables,
     Weights,
@@ -44,7 +45,10 @@ class NetworkMetrics(NamedTuple):
 
 
 def init_network_state(
-    network: Encoder | Segmenter, optimizer: optax.GradientTransformation, key: Array, channels: int
+    network: Encoder | RotationNetwork | Segmenter,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    channels: int,
 ) -> NetworkState:
     """Return the initial state for images with ``channels`` channels; it depends only on the key."""
     size = network.image_size
@@ -142,7 +146,7 @@ def make_rotation_loss(gan: GAN) -> Partial:
 
     def loss(params: dict, statistics: dict, images: Array, key: Array) -> tuple[Array, dict]:
         turned = quarter_turns(shift_and_mirror(images, key))
-        logits, updated = _apply(network, params, statistics, turned.reshape(-1, *images.shape[1:]))
+        (logits, _), updated = _apply(network, params, statistics, turned.reshape(-1, *images.shape[1:]))
         return jnp.mean(rotation_loss(logits.reshape(4, -1, 4))), updated
 
     return Partial(loss)
@@ -162,7 +166,9 @@ def shift_and_mirror(images: Array, key: Array) -> Array:
     return jnp.where(is_mirrored, jnp.flip(shifted, axis=2), shifted)
 
 
-def _apply(network: Encoder | Segmenter, params: dict, statistics: dict, images: Array) -> tuple[Any, dict]:
+def _apply(
+    network: Encoder | RotationNetwork | Segmenter, params: dict, statistics: dict, images: Array
+) -> tuple[Any, dict]:
     """Return the outputs for a batch that normalises itself, and the updated statistics."""
     variables = {"params": params, "batch_stats": statistics}
     outputs, updates = network.apply(variables, images, train=True, mutable=["batch_stats"])

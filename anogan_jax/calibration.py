@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 _ALPHA = 0.05  # the alpha at which an appearance beyond its limit is an anomaly
-_MOST_KAPPA = 20.0  # reached at an accuracy of 27/28
 
 
 class Calibration(NamedTuple):
@@ -15,7 +14,7 @@ class Calibration(NamedTuple):
     scores: np.ndarray  # (M,) float64
     map_levels: np.ndarray  # (M,) float64 the value that one percent of each image's map exceeds
     level: np.ndarray  # () the score of an appearance at its limit, see ``appearance_level``
-    rotation_factor: np.ndarray  # () factor with which T(x) is added to A(x); 0 without a rotation network
+    rotation_factor: np.ndarray  # () factor of T(x), which is added to A(x); 0 without a rotation network
 
 
 def appearance_level(scores: np.ndarray, appearance: np.ndarray) -> float:
@@ -35,26 +34,6 @@ def appearance_level(scores: np.ndarray, appearance: np.ndarray) -> float:
     """
     may_lie_above = int(_ALPHA * (1 + len(scores)) + 1e-9) - 1 - int((appearance > 1).sum())
     return float(np.sort(scores)[::-1][max(may_lie_above, 0)])
-
-
-def rotation_scale(scores: np.ndarray, rotation: np.ndarray, accuracy: float) -> float:
-    """Return kappa * sigma(A) / sigma(T), by which T(x) is scaled to A(x); it grows with the network's accuracy.
-
-    kappa = (accuracy - 1/4) / (1 - accuracy), between 0 and 20: it is 0 at chance, and 2 at an accuracy of 3/4. The
-    result is also 0 if all A(x) or all T(x) are equal.
-
-    Args:
-      scores: A(x) of held-out images, (M,).
-      rotation: T(x) of the same, (M,).
-      accuracy: share of their rotations that the network classifies correctly.
-
-    >>> rotation_scale(np.array([1.0, 3.0]), np.array([0.25, 0.75]), accuracy=0.75)
-    8.0
-    """
-    if np.ptp(scores) == 0 or np.ptp(rotation) == 0:
-        return 0.0
-    kappa = np.clip((accuracy - 1 / 4) / max(1 - accuracy, 1e-9), 0, _MOST_KAPPA)
-    return float(kappa * scores.std() / rotation.std())
 
 
 def threshold(held_out: np.ndarray, alpha: float) -> float:

@@ -55,7 +55,7 @@ def compare(detector: Detector, path: Path) -> dict[str, np.ndarray]:
     for name, values in _parts_of(detector).items():
         methods[name] = partial(findings_of, detector.with_search(detector.config.search, values), test)
     if detector.model.rotation:
-        methods["the rotation network alone"] = partial(_turns_alone, detector, test)
+        methods["the rotation network alone"] = partial(rotation_alone, detector, test)
     discriminate = partial(make_discriminator_scorer(detector.gan, make_mesh(jax.local_devices())), detector.model)
     methods["P_D: the discriminator's output alone"] = partial(score_queries, discriminate, test, detector.config)
     every = {name: np.array([finding.score for finding in method(name)]) for name, method in methods.items()}
@@ -87,7 +87,7 @@ def _parts_of(detector: Detector) -> dict[str, dict[str, float]]:
     return found
 
 
-def _turns_alone(detector: Detector, queries: Images, what: str) -> Iterator[Finding]:
+def rotation_alone(detector: Detector, queries: Images, what: str) -> Iterator[Finding]:
     """Yield findings whose score is only T(x); the search, which has no effect on it, is the fastest."""
     search = with_preset(detector.config, "nearest").search
     rotating = detector.with_search(search, {"rotation.weight": 1.0})

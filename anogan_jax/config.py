@@ -170,11 +170,13 @@ class SegmenterConfig(_Checked):
 
 @dataclass
 class RotationConfig(_Checked):
-    """A network, trained after the GAN, that classifies quarter turns of images; it often fails on anomalies."""
+    """A network, trained after the GAN, that classifies quarter turns of images; many anomalies confuse it."""
 
     steps: int = setting(0, "update steps; 0 trains no rotation network", ge=0, le=10**9)
     learning_rate: float = setting(2e-3, "highest learning rate of AdamW's one-cycle schedule", gt=0, le=1)
-    weight: float = setting(0.1, "weight of the rotation term in the score", ge=0, le=100)
+    weight: float = setting(
+        0.1, "weight of the rotation term T(x), in standard deviations of the held-out images' A(x)", ge=0, le=100
+    )
 
 
 @dataclass

@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from anogan_jax import config as configs
 from anogan_jax.appearance import tree_of
 from anogan_jax.bank import Bank, make_index, make_neighbours
-from anogan_jax.calibration import Calibration, appearance_level, map_level, rotation_scale
+from anogan_jax.calibration import Calibration, appearance_level, map_level
 from anogan_jax.config import Config, SearchConfig
 from anogan_jax.data import (
     Images,
@@ -38,6 +38,7 @@ from anogan_jax.figures import captioned, strip
 from anogan_jax.models import GAN, Weights, make_encoder, make_gan, make_rotation_network, make_segmenter
 from anogan_jax.portable import export_program
 from anogan_jax.queries import score_queries
+from anogan_jax.rotation import Rotation
 from anogan_jax.runtime import (
     Appearance,
     Finding,
@@ -288,7 +289,10 @@ def load(folder: str | Path) -> Detector:
     regions = Regions(arrays.get("roi.npz", {}).get("mask"), of_held_out)
     config = configs.from_json(json.dumps(facts["config"]), f"{path}: ")
     weights = Weights(variables["generator"], variables["discriminator"])
-    model = Model(weights, **{name: variables.get(name) for name in _NETWORKS})
+    if "rotation" in variables and "rotation.npz" not in arrays:
+        raise UserError(f"{folder}: was trained by an earlier version, with another rotation term; train again")
+    rotation = Rotation(variables["rotation"], **arrays["rotation.npz"]) if "rotation" in variables else None
+    model = Model(weights, variables.get("encoder"), segmenter=variables.get("segmenter"), rotation=rotation)
     calibration, appearance = Calibration(**arrays["calibration.npz"]), Appearance(**arrays["appearance.npz"])
     bank, references = Bank(**arrays["bank.npz"]), arrays.get("references.npz", {}).get("pixels")
     return make_detector(config, model, bank, references, appearance, facts["step"], held_out, regions, calibration)
@@ -396,28 +400,11 @@ def _calibrated(detector: Detector) -> Detector:
     findings = findings_of(detector._replace(config=as_prepared, calibration=_UNCALIBRATED), images, "calibrating")
     inside = regions.held_out or (np.ones(image.shape[:2], bool) for image in held_out)
     found = [
-        (
-            finding.score,
-            finding.appearance,
-            finding.rotation,
-            finding.told,
-            np.quantile(finding.anomaly_map[region], 0.99),
-        )
+        (finding.score, finding.appearance, finding.rotation, np.quantile(finding.anomaly_map[region], 0.99))
         for finding, region in zip(findings, inside, strict=False)  # ``with_search`` takes the first only
     ]
-    scores, appearance, rotation, told, map_levels = np.array(found).T
-    factor = np.zeros(())
-    if _rotates(detector):
-        factor = np.array(config.rotation.weight * rotation_scale(scores, rotation, told.mean()))
-        log.info(
-            "the rotation network classifies %.1f %% of the quarter turns of %d held-out images correctly",
-            *(100 * told.mean(), len(held_out)),
-        )
-        if not factor:
-            log.warning(
-                "the rotation network is ignored: on held-out images its accuracy is no better than chance, or all its "
-                "losses or all scores are equal"
-            )
+    scores, appearance, rotation, map_levels = np.array(found).T
+    factor = np.array(config.rotation.weight * scores.std() if _rotates(detector) else 0.0)
     scores = scores + factor * rotation
     level = appearance_level(scores, appearance)
     calibration = Calibration(combine(scores, appearance, level), map_levels, np.array(level), factor)
@@ -430,14 +417,17 @@ def _calibrated(detector: Detector) -> Detector:
 def _stored(detector: Detector) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
     """Return a detector's arrays by their files, and the rest of it as facts for JSON; ``load`` reads them."""
     model = jax.device_get(detector.model._replace(bank_index=None, references=None))
-    networks = {name: getattr(model, name) for name in _NETWORKS}
-    variables = model.weights._asdict() | {name: found for name, found in networks.items() if found}
+    variables = model.weights._asdict() | {"encoder": model.encoder, "segmenter": model.segmenter}
+    variables |= {"rotation": model.rotation.network if model.rotation else None}
+    variables = {name: found for name, found in variables.items() if found}
     files = {
         "weights.npz": flatten_dict(jax.tree.map(np.asarray, variables), sep="/"),
         "bank.npz": detector.bank._asdict(),
         "appearance.npz": detector.appearance._asdict(),
         "calibration.npz": detector.calibration._asdict(),
     }
+    if model.rotation:
+        files["rotation.npz"] = {name: found for name, found in model.rotation._asdict().items() if name != "network"}
     if detector.references is not None:
         files["references.npz"] = {"pixels": detector.references}
     if detector.held_out is not None:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
@@ -51,6 +52,7 @@ from anogan_jax.files import locked, replacing
 from anogan_jax.loop import Stopped, advance, make_sampler, restored
 from anogan_jax.models import (
     Encoder,
+    RotationNetwork,
     Segmenter,
     Variables,
     Weights,
@@ -59,6 +61,7 @@ from anogan_jax.models import (
     make_segmenter,
 )
 from anogan_jax.references import make_bank
+from anogan_jax.rotation import Rotation, fit_rotation
 from anogan_jax.runtime import Appearance, pad_to
 from anogan_jax.scoring import Model
 from anogan_jax.training import TrainState, inference_weights, init_state, make_optimizer, make_train_step
@@ -66,7 +69,7 @@ from anogan_jax.training import TrainState, inference_weights, init_state, make_
 log = logging.getLogger(__name__)
 _SAMPLES = 64  # images in the picture of samples
 _STREAMS = {"encoder": 1, "segmenter": 2, "rotation": 3}  # numbers of the networks, for their random keys
-_DESCRIBED = 8_192  # training images, at most, whose appearance is described
+_DESCRIBED = 8_192  # training images, at most, to which appearance and rotation statistics are fitted
 _WRITTEN = ("checkpoints", "samples", "metrics.jsonl", "tensorboard", *_STREAMS, "detector")
 _TOLD = 10  # unreadable images, at most, that are named one by one
 _LOOKED_AT = 8  # training images that are checked for lost colours and grey levels
@@ -196,8 +199,9 @@ def _train(
     state = train_gan(config, workdir, images, mesh)
     gan = gan_of(config)
     weights: Weights = jax.jit(inference_weights, static_argnums=0)(gan, state)
-    networks: dict[str, Any] = {name: train_network(name, config, workdir, images, weights, mesh) for name in _STREAMS}
-    model = jax.device_get(Model(weights, **networks))
+    networks = {name: train_network(name, config, workdir, images, weights, mesh) for name in _STREAMS}
+    rotation = make_rotation(config, networks["rotation"], images, held_out) if networks["rotation"] else None
+    model = jax.device_get(Model(weights, networks["encoder"], segmenter=networks["segmenter"], rotation=rotation))
     bank, references = make_bank(config, gan, model.weights, images)
     appearance = make_appearance(config, images)
     detector = make_detector(config, model, bank, references, appearance, config.train.steps, held_out, regions)
@@ -241,7 +245,7 @@ def train_network(
         return None
     draw, convert = make_draw(images, config), partial(to_networks, config=config)
     optimizer = _one_cycle(settings.steps, settings.learning_rate)
-    network: Encoder | Segmenter
+    network: Encoder | RotationNetwork | Segmenter
     if name == "encoder":
         network, optimizer = make_encoder(gan), _cosine_decay(settings.steps, settings.learning_rate)
         loss = make_encoder_loss(gan, weights, settings.feature_weight, settings.feature_layer)
@@ -275,10 +279,21 @@ def _one_cycle(steps: int, learning_rate: float) -> optax.GradientTransformation
 def make_appearance(config: Config, images: Images) -> Appearance:
     """Fit the appearance of the training images, a random part of them if there are many."""
     rng = np.random.default_rng([config.seed, 3])
-    chosen = rng.permutation(len(images.names))[:_DESCRIBED]
+    return fit_appearance((turned(image, config.train, rng) for image in _some_resized(config, images)), config.seed)
+
+
+def make_rotation(config: Config, network: Variables, images: Images, held_out: list[np.ndarray]) -> Rotation:
+    """Fit the statistics of a trained rotation network to the training images, a random part of them if many."""
+    seen = (to_networks(image[None], config)[0] for image in _some_resized(config, images))
+    kept = (to_networks(image[None], config)[0] for image in held_out)
+    return fit_rotation(make_rotation_network(gan_of(config)), jax.device_get(network), seen, kept)
+
+
+def _some_resized(config: Config, images: Images) -> Iterator[np.ndarray]:
+    """Yield training images in random order, resized, (H, W, C) uint8, at most ``_DESCRIBED``."""
+    chosen = np.random.default_rng([config.seed, 3]).permutation(len(images.names))[:_DESCRIBED]
     shrink, size = make_resize(config), config.model.image_size
-    resized = (pad_to(shrink(images.read(i)), size) for i in chosen.tolist())
-    return fit_appearance((turned(image, config.train, rng) for image in resized), config.seed)
+    return (pad_to(shrink(images.read(i)), size) for i in chosen.tolist())
 
 
 def _refuse_another(workdir: Path, config: Config) -> None:

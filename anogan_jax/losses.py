@@ -60,7 +60,7 @@ def encoding_loss(
 
 
 def rotation_loss(logits: Array) -> Array:
-    """Return T(x) (N,) = -log p(k | x rotated by k quarter turns), averaged over k (Gidaris et al. 2018, eq. 2 and 3).
+    """Return -log p(k | x rotated by k quarter turns) (N,), averaged over k (Gidaris et al. 2018, eq. 2 and 3).
 
     Args:
       logits: (4, N, 4), for k = 0, 1, 2, 3 quarter turns of N images the logits of the four classes.

@@ -119,10 +119,27 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Return z (N, latent) of x (N, S, S, C) in [-1, 1]; with ``train``, normalise by the batch."""
-        for layer in range(hidden_layers(self.image_size)):
-            x = StridedConv(self.width * 2**layer, self.kernel_size, up=False, use_bias=False, dtype=self.dtype)(x)
-            x = nn.leaky_relu(BatchNorm(self.dtype)(x, train), 0.2)
+        x = _convolved(self, x, train)
         return _dense(self.latent_size, axis=(-3, -2, -1), dtype=self.dtype, name="latent")(x).astype(jnp.float32)
+
+
+class RotationNetwork(nn.Module):
+    """Classify images by their rotation (Gidaris et al. 2018) with the discriminator's convolutions."""
+
+    image_size: int  # 4 * 2^k, k >= 1
+    width: int
+    kernel_size: int  # 4 or 5
+    dtype: DTypeLike = jnp.float32  # data type of the computation; weights, statistics, logits, features are float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
+        """Return logits (N, 4) of x (N, S, S, C) in [-1, 1], and features (N, F): the last hidden layer's means.
+
+        See Encoder for ``train``.
+        """
+        x = _convolved(self, x, train)
+        logits = _dense(4, axis=(-3, -2, -1), dtype=self.dtype, name="logits")(x)
+        return logits.astype(jnp.float32), jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
 
 class Segmenter(nn.Module):
@@ -150,6 +167,15 @@ class Segmenter(nn.Module):
             x = jnp.concatenate([convolve(x, layer, up=True), seen[layer]], axis=-1)
         x = nn.leaky_relu(nn.Dense(self.width, dtype=self.dtype)(x), 0.2)
         return nn.Dense(1, dtype=self.dtype, name="logit")(x)[..., 0].astype(jnp.float32)
+
+
+def _convolved(module: Encoder | RotationNetwork, x: Array, train: bool) -> Array:
+    """Return the last hidden layer (N, 4, 4, F) of a module for x (N, S, S, C); called in its ``__call__``."""
+    for layer in range(hidden_layers(module.image_size)):
+        width = module.width * 2**layer
+        x = StridedConv(width, module.kernel_size, up=False, use_bias=False, dtype=module.dtype)(x)
+        x = nn.leaky_relu(BatchNorm(module.dtype)(x, train), 0.2)
+    return x
 
 
 class GAN(NamedTuple):
@@ -218,9 +244,10 @@ def make_segmenter(gan: GAN) -> Segmenter:
     return Segmenter(like.image_size, like.width, like.kernel_size, like.dtype)
 
 
-def make_rotation_network(gan: GAN) -> Encoder:
-    """Return a network that classifies by which quarter turn an image is rotated: an encoder to four logits."""
-    return make_encoder(gan).clone(latent_size=4)
+def make_rotation_network(gan: GAN) -> RotationNetwork:
+    """Return a rotation network with the convolutions of the model's discriminator."""
+    like = gan.discriminator
+    return RotationNetwork(like.image_size, like.width, like.kernel_size, like.dtype)
 
 
 def quarter_turns(images: Array) -> Array:

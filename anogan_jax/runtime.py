@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-FORMAT = 1  # version of the exported file's format
+FORMAT = 2  # version of the exported file's format
 TERMS = ("reconstruction", "appearance", "detail")  # what can determine a score
 _POOLED = 2**18  # pixels that are pooled at a time, to save memory
 _CONTRASTS_IN_RANGE = np.float32(8)  # mean absolute deviations between the mean and the end of the range
@@ -262,7 +262,6 @@ class Score(NamedTuple):
     discrimination: np.ndarray  # () D(x); 0 where lambda is 0
     damage: np.ndarray  # () S(x) of the segmenter; 0 without one
     rotation: np.ndarray  # () T(x) of the rotation network, which is no part of A(x); 0 without one
-    told: np.ndarray  # () share of the image's four rotations that this network classifies correctly
     reconstruction: np.ndarray  # (S, S, C) in [-1, 1] G(z) where the best search ended
     anomaly_map: np.ndarray  # (S, S), at least 0: difference of x from the reconstructions and nearest references
     z: np.ndarray  # (starts, latent) where the searches ended, the best one first
@@ -285,7 +284,6 @@ class Finding(NamedTuple):
     discrimination: float  # D(x); with patches the mean over tiles
     damage: float  # S(x) of the segmenter, 0 without one; with patches the largest of the tiles
     rotation: float  # T(x) of the rotation network, 0 without one
-    told: float  # share of the four rotations that the rotation network classifies correctly
 
     @property
     def is_readable(self) -> bool:
@@ -294,7 +292,7 @@ class Finding(NamedTuple):
 
 
 _NO_IMAGE, _NO_MAP = np.zeros((0, 0, 1), np.uint8), np.zeros((0, 0), np.float32)
-_UNREADABLE = Finding(_NO_IMAGE, _NO_IMAGE, _NO_MAP, _NO_MAP.ravel(), np.nan, np.nan, "", *[np.nan] * 5)
+_UNREADABLE = Finding(_NO_IMAGE, _NO_IMAGE, _NO_MAP, _NO_MAP.ravel(), np.nan, np.nan, "", *[np.nan] * 4)
 
 
 class Query:
@@ -356,15 +354,15 @@ class Query:
         if self._inverse is not None:
             reconstruction = self._inverse[reconstruction]
         self._mosaic.add(reconstruction, result.anomaly_map, *self._corners[number])
-        terms = (result.score, result.residual, result.discrimination, result.rotation, result.told, result.damage)
+        terms = (result.score, result.residual, result.discrimination, result.rotation, result.damage)
         self._terms.append(tuple(float(term) for term in terms))
         if result.residual > self._largest:
             self._z, self._largest = result.z[0], float(result.residual)
 
     def measure(self, level: float, rotation_factor: float) -> Finding:
         """Return the result; ``level`` and ``rotation_factor`` are those of the calibration."""
-        terms = np.array(self._terms or [(0.0,) * 6])
-        score, residual, discrimination, rotation, told, _ = terms.mean(axis=0).tolist()
+        terms = np.array(self._terms or [(0.0,) * 5])
+        score, residual, discrimination, rotation, _ = terms.mean(axis=0).tolist()
         damage = float(terms[:, -1].max())
         height, width = self._resized_shape[:2]
         reconstruction, anomaly_map = (each[:height, :width] for each in self._mosaic.blended())
@@ -381,7 +379,7 @@ class Query:
         shown = (self._resize(reconstruction, *shape), self._resize(anomaly_map[..., None], *shape)[..., 0])
         if self._region is not None:
             shown = (apply_region(shown[0], self._region), apply_region(shown[1], self._region))
-        values = (residual, discrimination, damage, rotation, told)
+        values = (residual, discrimination, damage, rotation)
         return Finding(self._image, *shown, self._z, combined, appearance, term, *values)
 
 

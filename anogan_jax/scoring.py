@@ -15,8 +15,9 @@ from anogan_jax.data import check_model_range
 from anogan_jax.devices import REPLICATED, SHARDED, make_mesh, replicated, sharded
 from anogan_jax.errors import UserError
 from anogan_jax.features import Features
-from anogan_jax.losses import cross_entropy_loss, rotation_loss
-from anogan_jax.models import GAN, Encoder, Segmenter, Variables, Weights, project, quarter_turns, sample_latent
+from anogan_jax.losses import cross_entropy_loss
+from anogan_jax.models import GAN, Encoder, RotationNetwork, Segmenter, Variables, Weights, project, sample_latent
+from anogan_jax.rotation import Rotation, rotation_term
 from anogan_jax.runtime import Score, blocks
 from anogan_jax.search import Found, Search, Start
 
@@ -31,7 +32,7 @@ class Model(NamedTuple):
     bank_index: Index | None = None  # for start "bank"
     references: Neighbours | None = None  # training images to compare with, if any are kept
     segmenter: Variables | None = None  # if one was trained
-    rotation: Variables | None = None  # the rotation network, if one was trained
+    rotation: Rotation | None = None  # the rotation network with its statistics, if one was trained
 
 
 class Segmentation(NamedTuple):
@@ -65,7 +66,7 @@ def make_program(
     reference_weight: float = 0.0,
     encoder: Encoder | None = None,
     segmentation: Segmentation | None = None,
-    rotation: Encoder | None = None,
+    rotation: RotationNetwork | None = None,
     seed: int = 0,
 ) -> Program:
     """Bind ``program(model, images)``, a pure function: start, search, reconstruct and compare.
@@ -87,7 +88,7 @@ def make_program(
       reference_weight: r, the share of the model's references, if it has any.
       encoder: the network of start "encoder".
       segmentation: a network that marks damage, and its weight; None: there is none.
-      rotation: a network that classifies quarter turns, whose ``rotation_loss`` is T(x); None: there is none.
+      rotation: a network that classifies quarter turns, for T(x), see ``rotation_term``; None: there is none.
       seed: the seed of random starts.
     """
     features, weight = search.features, search.discrimination_weight
@@ -107,8 +108,11 @@ def make_program(
         if segmentation:
             damage, damage_map = _find_damage(segmentation, model, images)
             score, anomaly_map = _mixed((score, anomaly_map), (damage, damage_map), segmentation.weight)
-        turns = _tell_turns(rotation, model, images) if rotation else (nothing, nothing)
-        return score, residual, discrimination, damage, *turns, reconstruction, anomaly_map, z
+        turns = nothing
+        if rotation:
+            assert model.rotation is not None
+            turns = rotation_term(rotation, model.rotation, images)
+        return score, residual, discrimination, damage, turns, reconstruction, anomaly_map, z
 
     return score_block
 
@@ -138,7 +142,7 @@ def make_discriminator_scorer(gan: GAN, mesh: Mesh | None = None) -> Scorer:
         losses = jax.vmap(cross_entropy_loss)(logits)
         nothing, maps = jnp.zeros_like(losses), jnp.broadcast_to(losses[:, None, None], images.shape[:3])
         no_z = jnp.zeros((len(images), 1, 0))
-        return losses, nothing, losses, nothing, nothing, nothing, jnp.zeros_like(images), maps, no_z
+        return losses, nothing, losses, nothing, nothing, jnp.zeros_like(images), maps, no_z
 
     return _compile(score_block, mesh or make_mesh())
 
@@ -252,14 +256,6 @@ def _find_damage(segmentation: Segmentation, model: Model, images: Array) -> tup
     values = maps.reshape(images.shape[0], -1)
     highest, _ = lax.top_k(values, max(1, round(segmentation.share * values.shape[1])))
     return highest.mean(axis=1), jax.image.resize(maps, images.shape[:3], "linear")
-
-
-def _tell_turns(network: Encoder, model: Model, images: Array) -> tuple[Array, Array]:
-    """Return T(x) (n,) of images (n, S, S, C), and the share (n,) of their four rotations classified correctly."""
-    variables = model.rotation
-    assert variables is not None
-    logits: Any = lax.map(lambda turned: network.apply(variables, turned, train=False), quarter_turns(images))
-    return rotation_loss(logits), jnp.mean(jnp.argmax(logits, axis=-1) == jnp.arange(4)[:, None], axis=0)
 
 
 def _mixed(first: Any, second: Any, share: float) -> Any:

@@ -10,6 +10,8 @@ docs/detection.md. The methods:
   no_references   the default search, compared only with reconstructions
   references      the references only, no search
   random_bank     the default search on a bank of random images
+  no_rotation     the default without the rotation network, if there is one: A(x)
+  rotation        the rotation network alone: T(x)
   same_knn        the mean of the 8 nearest training images in the features of the default search: no generator
   pca32, knn2, knn2cos   the baselines of score.py --compare
 A method that is the config's own search under another name has no row. Methods that have a row are not run again; to
@@ -29,6 +31,7 @@ from sklearn.metrics import roc_auc_score
 from anogan_jax import cli
 from anogan_jax.bank import bank_of_images
 from anogan_jax.baselines import knn, knn_cosine, pca
+from anogan_jax.comparison import rotation_alone
 from anogan_jax.config import PRESETS, Config, with_preset, with_values
 from anogan_jax.data import Images, OneClass, as_array, load_one_class, test_split
 from anogan_jax.detector import Detector
@@ -51,7 +54,9 @@ _SLOW = ("paper", "yeh")  # these score a fixed sample of the test split
 _SAMPLE = 2_000
 BASELINES = {"pca32": pca, "knn2": knn, "knn2cos": knn_cosine}
 _REFERENCE_WEIGHTS = {"no_references": 0.0, "references": 1.0}
-METHODS = ["default", "nearest", *_REFERENCE_WEIGHTS, "encoder", "random_bank", "same_knn", *BASELINES, *_SLOW]
+_OF_ROTATION = ("no_rotation", "rotation")
+_OTHERS = ("encoder", "random_bank", "same_knn")
+METHODS = ["default", "nearest", *_REFERENCE_WEIGHTS, *_OF_ROTATION, *_OTHERS, *BASELINES, *_SLOW]
 _QUICK_VALUES = {"train.steps": 50, "encoder.steps": 20, "bank.size": 512, "bank.inverted": 64}
 
 
@@ -74,7 +79,7 @@ def main() -> None:
             wanted = {method: row for method, row in found.items() if method in _METHODS.value}
             if any(row["config"] != settings(for_method(asked, method)) for method, row in wanted.items()):
                 raise UserError(f"{path}: its rows have other settings; give another file as --results")
-            missing = [each for each in _METHODS.value if each not in found and not repeats_default(asked, each)]
+            missing = [each for each in _METHODS.value if each not in found and applies(asked, each)]
             if not missing:
                 continue
             if (warning := load_one_class(asked).warning) and not _QUICK.value:
@@ -98,11 +103,13 @@ def for_method(config: Config, method: str) -> Config:
     return with_values(config, {"data.test_limit": limit, "encoder.steps": encoder_steps})
 
 
-def repeats_default(config: Config, method: str) -> bool:
-    """Return whether a method is the config's own search under another name."""
+def applies(config: Config, method: str) -> bool:
+    """Return whether the config can run a method, and not as its own search under another name."""
     if method == "random_bank":
-        return not config.bank.inverted
-    return method in PRESETS and with_preset(config, method) == config
+        return bool(config.bank.inverted)
+    if method in _OF_ROTATION:
+        return bool(config.rotation.steps)
+    return method not in PRESETS or with_preset(config, method) != config
 
 
 def measured(detector: Detector, method: str) -> dict:
@@ -112,6 +119,10 @@ def measured(detector: Detector, method: str) -> dict:
     test = test_split(data)
     if method in BASELINES:
         scores, seconds = timed_baseline(BASELINES[method], config, data.train, test)
+    elif method == "rotation":
+        began = time.monotonic()
+        scores = np.array([finding.score for finding in rotation_alone(detector, test, "scoring")])
+        seconds = time.monotonic() - began
     else:
         scores, seconds = timed_scores(detector_of(method, detector, data), test)
     assert test.labels is not None
@@ -147,6 +158,8 @@ def detector_of(method: str, detector: Detector, data: OneClass) -> Detector:
         steps = 0 if method == "references" else detector.config.search.steps
         weight = _REFERENCE_WEIGHTS[method]
         return detector.with_search(replace(detector.config.search, reference_weight=weight, steps=steps))
+    if method == "no_rotation":
+        return detector.with_search(detector.config.search, {"rotation.weight": 0.0})
     if method == "random_bank":
         bank = make_other_bank(detector, data.train, inverted=0)
         return detector._replace(bank=bank).with_search(detector.config.search)

@@ -16,6 +16,8 @@ _NAMES = {
     "nearest": "nearest neighbours in bank and references, no search",
     "no_references": "the default search without references",
     "references": "the nearest references only; the generator is used only to screen them",
+    "no_rotation": "the default without the rotation network, A(x) only",
+    "rotation": "the rotation network alone, T(x)",
     "random_bank": "default search, bank of random images",
     "encoder": "encoder (f-AnoGAN), no search",
     "paper": "the paper's search, 500 steps",
@@ -36,6 +38,15 @@ _PUBLISHED = {
         "ESAD": [98.5],
     },
     "fashion-mnist": {"GeoTrans": [93.5], "ARNet": [93.9], "ESAD": [94.0]},
+    "cifar10": {
+        "AnoGAN in Ruff et al. 2018": [61.8],
+        "Deep SVDD": [64.8],
+        "OCGAN": [65.6],
+        "P-KDGAN": [73.05],
+        "ESAD": [78.8],
+        "GeoTrans": [86.0],
+        "CSI": [94.3],
+    },
 }
 
 
@@ -80,8 +91,8 @@ def write_table(name: str, lines: list[str]) -> None:
 
 def main() -> None:
     """Write every table."""
-    for path in RESULTS.glob("*mnist*.json"):
-        write_table(path.stem, table(path.stem, json.loads(path.read_text())))
+    for name in (*_PUBLISHED, "mnist-contaminated"):
+        write_table(name, table(name, json.loads((RESULTS / f"{name}.json").read_text())))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ import pytest
 
 from anogan_jax import Config, fit, load, to_model_range
 from anogan_jax.auxiliary import shift_and_mirror
-from anogan_jax.calibration import rotation_scale
 from anogan_jax.config import BankConfig, ModelConfig, RotationConfig, TrainConfig, with_values
 from anogan_jax.data import from_user
+from anogan_jax.detector import _stored as stored
+from anogan_jax.errors import UserError
 from anogan_jax.evaluation import findings_of
 from anogan_jax.losses import rotation_loss
 from anogan_jax.models import make_rotation_network
+from anogan_jax.rotation import fit_rotation, kappa_of, rotation_term
 
 RNG = np.random.default_rng(0)
 
@@ -75,36 +77,62 @@ def test_turned_images_have_the_higher_term(detector):
     assert all(np.median(upright) < other.min() for other in turned)
 
 
-def test_term_agrees_with_its_formula_and_with_itself_in_another_batch(detector):
-    """T(x) is the mean of -log p(k | x turned by k), and the column ``told`` the share of turns that are told."""
-    images, network = letters(70), make_rotation_network(detector.gan)
-    result, found = detector.score(images), list(findings_of(detector, from_user(images, 1)))
-    losses, told = [], []
+def outputs(detector, images):
+    """Return of images (N, 16, 16, 1) uint8, by NumPy: loss (N,), share told (N,) and features (N, 4 F)."""
+    network, losses, told, features = make_rotation_network(detector.gan), [], [], []
     for turn in range(4):
-        turned = to_model_range(np.rot90(images, turn, axes=(1, 2)))
-        logits = np.asarray(network.apply(detector.model.rotation, turned, train=False), np.float64)
-        losses.append(np.log(np.exp(logits).sum(axis=1)) - logits[:, turn])
-        told.append(logits.argmax(axis=1) == turn)
-    np.testing.assert_allclose(result.rotation, np.mean(losses, axis=0), rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose([each.told for each in found], np.mean(told, axis=0))
+        for view in (images, images[:, :, ::-1]):
+            turned = to_model_range(np.rot90(view, turn, axes=(1, 2)))
+            logits, found = network.apply(detector.model.rotation.network, turned, train=False)
+            logits = np.asarray(logits, np.float64)
+            losses.append(np.log(np.exp(logits).sum(axis=1)) - logits[:, turn])
+            told.append(logits.argmax(axis=1) == turn)
+            features.append(found)
+    pairs = np.array(features, np.float64).reshape(4, 2, len(images), -1).mean(axis=1)
+    return np.mean(losses, axis=0), np.mean(told, axis=0), np.moveaxis(pairs, 0, 1).reshape(len(images), -1)
+
+
+def test_term_agrees_with_its_formula_and_with_itself_in_another_batch():
+    """T(x) is kappa L(x) / sigma(L) + M(x) / sigma(M), with statistics of training and of held-out images."""
+    training, held_out, images = letters(150), letters(40), letters(70)
+    config = Config(
+        model=ModelConfig(image_size=16, width=8, latent_size=4),
+        train=TrainConfig(steps=2, batch_size=16),
+        rotation=RotationConfig(steps=30),
+        bank=BankConfig(size=64, inverted=0, references=0),
+    )
+    detector = fit(letters(60), config)
+    network, variables = make_rotation_network(detector.gan), detector.model.rotation.network
+    fitted = fit_rotation(network, variables, to_model_range(training), to_model_range(held_out))
+    detector = detector._replace(model=detector.model._replace(rotation=fitted))
+    (loss, told, features), (*_, of_training) = outputs(detector, held_out), outputs(detector, training)
+    covariance = np.cov(of_training, rowvar=False, bias=True)
+    covariance += 0.01 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+
+    def distance(features):
+        return mahalanobis(features, of_training.mean(axis=0), np.linalg.inv(covariance))
+
+    kappa = np.clip((told.mean() - 1 / 4) / (1 - told.mean()), 0, 20)
+    result, (mine, _, seen) = detector.score(images), outputs(detector, images)
+    expected = kappa * mine / loss.std() + distance(seen) / distance(features).std()
+    np.testing.assert_allclose(result.rotation, expected, rtol=1e-3)
     for number in (0, 69):
         alone = detector.score(images[number : number + 1])
         assert (alone.rotation[0], alone.score[0]) == (result.rotation[number], result.score[number])
 
 
+def mahalanobis(values, center, inverse):
+    """Return the Mahalanobis distance (N,) of values (N, F) to the center (F,)."""
+    differences = values - center
+    return np.sqrt(np.einsum("ni,ij,nj->n", differences, inverse, differences))
+
+
 def test_score_is_the_searchs_and_the_weighted_term(detector):
     """Its factor is made of the held-out images alone."""
     of = quiet(detector)
-    plain, weighted, images = (
-        *(of.with_config(with_values(of.config, {"rotation.weight": w})) for w in (0, 2)),
-        letters(9),
-    )
+    plain, weighted = (of.with_config(with_values(of.config, {"rotation.weight": w})) for w in (0, 2))
     found = list(findings_of(weighted, from_user(np.stack(detector.held_out), 1)))
-    accuracy = np.mean([each.told for each in found])
-    kappa = min(20, (accuracy - 0.25) / (1 - accuracy)) if accuracy < 1 else 20
-    deviations = [np.std([getattr(each, name) for each in found]) for name in ("residual", "rotation")]
-    factor = 2 * kappa * deviations[0] / deviations[1]
-    assert accuracy > 0.6
+    factor = 2 * np.std([each.residual for each in found])
     assert plain.calibration.rotation_factor == 0
     np.testing.assert_allclose(weighted.calibration.rotation_factor, factor, rtol=1e-9)
     images = letters(9)
@@ -128,14 +156,23 @@ def test_saved_rotation_network_gives_the_same_scores(detector, tmp_path):
         np.testing.assert_array_equal(mine, other)
 
 
+def test_rotation_network_of_an_earlier_version_is_one_line(detector, tmp_path, monkeypatch):
+    as_stored = stored(detector)
+    monkeypatch.setattr("anogan_jax.detector._stored", lambda _: ({**as_stored[0]}, as_stored[1]))
+    del as_stored[0]["rotation.npz"]
+    detector.save(tmp_path)
+    with pytest.raises(UserError, match=r"earlier version, with another rotation term; train again$"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize(("accuracy", "kappa"), [(0, 0), (0.25, 0), (0.625, 1), (0.75, 2), (0.99, 20), (1, 20)])
-def test_scale_grows_with_the_accuracy(accuracy, kappa):
-    scores, rotation = RNG.normal(5, 3, 50), RNG.normal(1, 0.2, 50)
-    found = rotation_scale(scores, rotation, accuracy)
-    np.testing.assert_allclose(found, kappa * scores.std() / rotation.std(), atol=1e-12)
+def test_kappa_grows_with_the_accuracy(accuracy, kappa):
+    np.testing.assert_allclose(kappa_of(accuracy), kappa)
 
 
-def test_images_that_do_not_differ_give_no_scale():
-    varied, alike = RNG.normal(size=7), np.full(7, 0.1)  # whose standard deviation rounding makes larger than 0
-    for scores, rotation in ((varied, alike), (alike, varied), (varied[:1], varied[1:2])):
-        assert rotation_scale(scores, rotation, 1.0) == 0
+def test_held_out_images_that_do_not_differ_give_no_scale(detector):
+    network, variables = make_rotation_network(detector.gan), detector.model.rotation.network
+    alike = np.repeat(to_model_range(letters(1)), 3, axis=0)
+    fitted = fit_rotation(network, variables, to_model_range(letters(20)), alike)
+    np.testing.assert_array_equal(fitted.scale, [0, 0])
+    assert not np.asarray(rotation_term(network, fitted, to_model_range(letters(3)))).any()
