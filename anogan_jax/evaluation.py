@@ -17,15 +17,8 @@ import numpy as np
 from anogan_jax.baselines import baselines_of
 from anogan_jax.calibration import alpha_obstacle, map_level
 from anogan_jax.data import Images, folder_of, is_readable, limit_pixels, load_one_class, read_ahead, test_split
-from anogan_jax.data.images import (
-    any_readable,
-    file_of,
-    from_paths,
-    name_of_maps,
-    suffix_of,
-    without_suffix,
-    write_maps,
-)
+from anogan_jax.data.image_files import file_of, from_paths, name_of_maps, suffix_of, without_suffix, write_maps
+from anogan_jax.data.images import any_readable
 from anogan_jax.detector import Detector, findings_of, in_regions
 from anogan_jax.devices import gather, is_first
 from anogan_jax.errors import UserError

@@ -16,7 +16,6 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from tqdm.auto import tqdm
 
 from anogan_jax import config as configs
 from anogan_jax.appearance import fit_appearance
@@ -36,7 +35,6 @@ from anogan_jax.data import (
     make_draw,
     make_pseudo_draw,
     make_resize,
-    read_ahead,
     read_roi,
     resized_images,
     resized_regions,
@@ -44,9 +42,10 @@ from anogan_jax.data import (
     to_networks,
     turned,
 )
-from anogan_jax.data.images import as_plain_array
+from anogan_jax.data.checks import digests_of, readable, warning_of_pixels
+from anogan_jax.data.inputs import as_plain_array
 from anogan_jax.detector import Detector, Regions, gan_of, load, make_detector
-from anogan_jax.devices import gather, hides_bars, is_first, make_mesh, wait_for_all
+from anogan_jax.devices import is_first, make_mesh, wait_for_all
 from anogan_jax.errors import UserError
 from anogan_jax.files import locked, replacing
 from anogan_jax.loop import Stopped, advance, make_sampler, restored
@@ -71,9 +70,6 @@ _SAMPLES = 64  # images in the picture of samples
 _STREAMS = {"encoder": 1, "segmenter": 2, "rotation": 3}  # numbers of the networks, for their random keys
 _DESCRIBED = 8_192  # training images, at most, to which appearance and rotation statistics are fitted
 _WRITTEN = ("checkpoints", "samples", "metrics.jsonl", "tensorboard", *_STREAMS, "detector")
-_TOLD = 10  # unreadable images, at most, that are named one by one
-_LOOKED_AT = 8  # training images that are checked for lost colours and grey levels
-_CLIPPED = 0.95  # share of black and white pixels beyond which a window is most likely wrong
 
 
 def fit(images: Any = None, config: Config | None = None, workdir: str | Path | None = None) -> Detector:
@@ -159,7 +155,7 @@ def _fit(config: Config, workdir: Path, given: Images | None) -> Detector:
         raise UserError(f"{workdir}: lies in data.dir, so its pictures would be trained on; give another --workdir")
     if data.warning:
         log.warning("%s", data.warning)
-    train, held_out = _digests(data.train), _digests(data.held_out)
+    train, held_out = digests_of(data.train), digests_of(data.held_out)
     digest = hashlib.sha256(train.tobytes() + held_out.tobytes()).hexdigest()
     known = workdir / "data.json"
     if known.exists() and digest not in known.read_text(errors="replace"):
@@ -167,10 +163,10 @@ def _fit(config: Config, workdir: Path, given: Images | None) -> Detector:
     if is_finished:
         log.info("%s: the detector is finished", workdir)
         return load(workdir)
-    images = data.train.take(_readable(data.train, train, 2))
-    if warning := _warning_of_pixels(images, replace(config.data, window=data.window), config.model.channels):
+    images = data.train.take(readable(data.train, train, 2))
+    if warning := warning_of_pixels(images, replace(config.data, window=data.window), config.model.channels):
         log.warning("%s", warning)
-    kept = data.held_out.take(_readable(data.held_out, held_out, 1))
+    kept = data.held_out.take(readable(data.held_out, held_out, 1))
     log.info("training on %d normal images (%s); %d held out", len(images.names), data.origin, len(kept.names))
     if warning := alpha_obstacle(len(kept.names), config.alpha):
         log.warning("%s", warning)
@@ -323,61 +319,3 @@ def _check_memory(config: Config) -> None:
         if needed > has:
             gigabytes = f"at least {needed / 2**30:.0f} GB, this machine has {has / 2**30:.0f}"
             raise UserError(f"{fields}: too large together; training would take {gigabytes}")
-
-
-def _digests(images: Images) -> np.ndarray:
-    """Return the SHA-256 of each image's pixels, (N, 32) uint8, zeros if it cannot be read; warn of such images.
-
-    Each of several processes reads its share.
-    """
-    unreadable = 0
-    total, processes = len(images.names), jax.process_count()
-    share = range(jax.process_index(), total, processes)
-    digests = np.zeros((total, 32), np.uint8)
-    with tqdm(total=len(share), desc="reading", unit="image", disable=hides_bars(), leave=False, delay=2) as bar:
-        for i, image in zip(share, read_ahead(images.read, share, ahead=16), strict=True):
-            if isinstance(image, UserError):
-                unreadable += 1
-                if unreadable <= _TOLD:
-                    log.warning("left out %s", image)
-            else:
-                content = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).digest()
-                digests[i] = np.frombuffer(content, np.uint8)
-            bar.update()
-    if unreadable > _TOLD:
-        log.warning("left out %d further images that cannot be read", unreadable - _TOLD)
-    return gather(digests).max(axis=0)
-
-
-def _warning_of_pixels(images: Images, data: DataConfig, channels: int) -> str:
-    """Return a warning if the first training images lose colours or nearly all grey levels, else an empty text."""
-    counts, has_colours, has_values = np.zeros(256, int), False, False
-    for i in range(min(_LOOKED_AT, len(images.names))):  # one at a time, as they may be large
-        levels, numbers = np.unique(images.read(i), return_counts=True)
-        counts[levels] += numbers
-        if images.raw:
-            raw = images.raw(i)[0]
-            has_colours |= raw.shape[-1] >= 3 and bool(np.ptp(raw[..., :3], axis=-1).any())
-            has_values |= len(np.unique(raw)) > 2
-    if channels == 1 and has_colours:
-        return "training images have colours, which the model sees as grey; --config.model.channels=3 keeps them"
-    if data.window and has_values and counts[[0, 255]].sum() > _CLIPPED * counts.sum():
-        return (
-            f"data.window={data.window[0]:g},{data.window[1]:g}: nearly all pixels of the training images lie outside"
-        )
-    if np.count_nonzero(counts) == 1:
-        level = counts.argmax()
-        return f"all pixels of the first training images have the grey level {level}; is data.dir the right folder?"
-    return ""
-
-
-def _readable(images: Images, digests: np.ndarray, needed: int) -> np.ndarray:
-    """Return the numbers of the images that have a digest; raise UserError, with a reason, if they are too few."""
-    found = np.flatnonzero(digests.any(axis=1))
-    if len(found) < needed:
-        what = "held-out" if needed == 1 else "training"
-        unreadable = np.flatnonzero(~digests.any(axis=1))
-        reason = "".join(f"; the first error: {error}" for error in read_ahead(images.read, unreadable[:1], ahead=1))
-        few = "; give more images, or a smaller data.held_out" if len(digests) < needed else reason
-        raise UserError(f"{len(found)} of {len(digests)} {what} images can be read, but {needed} are needed{few}")
-    return found

@@ -57,11 +57,11 @@ def fit_rotation(
       images: training images, each (S, S, C) in [-1, 1]; the statistics of the features are theirs.
       held_out: normal images that training never saw; kappa and both sigmas are theirs.
     """
-    describe = jax.jit(partial(_describe, network))
 
     def described(given: Iterable[np.ndarray]) -> list[np.ndarray]:
         parts = [
-            [part[: len(block)] for part in describe(variables, padded)] for block, padded in blocks(given, _BATCH)
+            [part[: len(block)] for part in _describe(network, variables, padded)]
+            for block, padded in blocks(given, _BATCH)
         ]
         return [np.concatenate(part).astype(np.float64) for part in zip(*jax.device_get(parts), strict=True)]
 
@@ -89,6 +89,7 @@ def kappa_of(accuracy: float) -> float:
     return float(np.clip((accuracy - 1 / 4) / max(1 - accuracy, 1e-9), 0, _MOST_KAPPA))
 
 
+@partial(jax.jit, static_argnums=0)
 def _describe(network: RotationNetwork, variables: Variables, images: Array) -> tuple[Array, Array, Array]:
     """Return of images (n, S, S, C) the loss (n,), the share told (n,) and the features (n, 4 F) of four rotations.
 

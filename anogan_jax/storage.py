@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from anogan_jax.data.images import read_arrays
+from anogan_jax.data.image_files import read_arrays
 from anogan_jax.errors import UserError
 from anogan_jax.files import digest
 

@@ -9,7 +9,7 @@ import ray
 from pyarrow import dataset, fs
 
 import anogan_jax
-from anogan_jax.data.images import SUFFIXES
+from anogan_jax.data.image_files import SUFFIXES
 from anogan_jax.evaluation import score_contents
 
 

@@ -38,7 +38,7 @@ from anogan_jax import (
 )
 from anogan_jax import config as configs
 from anogan_jax.config import Window, with_values
-from anogan_jax.data.images import read_raw
+from anogan_jax.data.image_files import read_raw
 from anogan_jax.data.pixels import to_grey_levels
 from anogan_jax.models import Variables
 from configs.digits import get_config

@@ -25,7 +25,8 @@ from anogan_jax.data import (
     sources,
     to_networks,
 )
-from anogan_jax.data.images import Images, any_readable, cached, from_array, read_mask
+from anogan_jax.data.image_files import read_mask
+from anogan_jax.data.images import Images, any_readable, cached, from_array
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import folder_of_input
 from anogan_jax.runtime import contrast_tables, pad_to, to_model_range, to_pixels

@@ -25,6 +25,7 @@ from anogan_jax.auxiliary import make_network_step
 from anogan_jax.checkpoint import restore_state, save_state, saved_steps
 from anogan_jax.config import BankConfig, DataConfig, ModelConfig
 from anogan_jax.data import Images, from_user, load_one_class, make_draw
+from anogan_jax.data.checks import digests_of
 from anogan_jax.errors import UserError
 from anogan_jax.files import locked
 from anogan_jax.fit import train_gan
@@ -194,7 +195,7 @@ def test_many_unreadable_images_are_not_told_one_by_one(caplog):
     def read(i):
         raise UserError(f"{i}.png: cannot be read")
 
-    assert not fit_module._digests(Images([str(i) for i in range(25)], None, read)).any()
+    assert not digests_of(Images([str(i) for i in range(25)], None, read)).any()
     assert len(caplog.messages) == 11
     assert "left out 15 further images" in caplog.messages[-1]
 

@@ -11,7 +11,7 @@ from anogan_jax import Config, fit, load
 from anogan_jax import config as configs
 from anogan_jax.config import DataConfig, ModelConfig, with_values
 from anogan_jax.data import from_user, load_one_class, read_inputs, to_networks
-from anogan_jax.data.images import read_mask
+from anogan_jax.data.image_files import read_mask
 from anogan_jax.data.pictures import read_picture
 from anogan_jax.data.pixels import _warn_of_few_levels, find_window, to_grey_levels
 from anogan_jax.errors import UserError

@@ -18,7 +18,7 @@ from pydicom.uid import generate_uid
 from anogan_jax import fit, score
 from anogan_jax.config import Config, DataConfig, ModelConfig, with_values
 from anogan_jax.data import is_readable, load_one_class, read_inputs
-from anogan_jax.data.images import contents_of, without_suffix
+from anogan_jax.data.image_files import contents_of, without_suffix
 from anogan_jax.data.volumes import read_slice
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import folder_of_input, score_to_folder

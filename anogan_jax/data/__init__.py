@@ -1,15 +1,7 @@
 """Where images come from: sources, conversion to uint8, one-class protocols, and the model's view of an image."""
 
-from anogan_jax.data.images import (
-    Images,
-    check_model_range,
-    find_inputs,
-    folder_of,
-    from_user,
-    is_readable,
-    read_ahead,
-    read_inputs,
-)
+from anogan_jax.data.images import Images, is_readable, read_ahead
+from anogan_jax.data.inputs import check_model_range, find_inputs, folder_of, from_user, read_inputs
 from anogan_jax.data.one_class import OneClass, load_one_class, test_split
 from anogan_jax.data.pixels import limit_pixels
 from anogan_jax.data.pseudo import make_pseudo_draw, to_batch

@@ -33,7 +33,8 @@ import numpy as np
 
 from anogan_jax.config import DataConfig
 from anogan_jax.data.classes import chosen_normal, is_called_anomalous, is_called_normal, plain, shown
-from anogan_jax.data.images import Row, contents_of, list_images, read_mask, without_suffix
+from anogan_jax.data.image_files import contents_of, list_images, read_mask, without_suffix
+from anogan_jax.data.images import Row
 from anogan_jax.data.volumes import series_of
 from anogan_jax.errors import UserError
 

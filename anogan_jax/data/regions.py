@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anogan_jax.data.images import SUFFIXES, Images, Row, cached, file_of, is_image, read_grey, stamp_of, without_suffix
+from anogan_jax.data.image_files import SUFFIXES, file_of, is_image, read_grey, stamp_of, without_suffix
+from anogan_jax.data.images import Images, Row, cached
 from anogan_jax.errors import UserError
 from anogan_jax.runtime import fill_outside, largest_parts, middle, resize_region
 

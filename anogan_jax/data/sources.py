@@ -14,7 +14,8 @@ import numpy as np
 
 from anogan_jax.config import DataConfig, ModelConfig, Window
 from anogan_jax.data.classes import shown
-from anogan_jax.data.images import Images, cached, from_array, from_function, from_paths, read_arrays, stamp_of
+from anogan_jax.data.image_files import from_paths, read_arrays, stamp_of
+from anogan_jax.data.images import Images, cached, from_array, from_function
 from anogan_jax.data.layouts import GOOD, File, read_layout, read_masks, role_of
 from anogan_jax.errors import UserError
 
