@@ -18,12 +18,16 @@ import pydantic
 from flax.traverse_util import flatten_dict
 
 from anogan_jax.errors import UserError
-from anogan_jax.features import FeatureSpace
 from anogan_jax.files import replacing
-from anogan_jax.models import Objective, Precision, Prior, hidden_layers
-from anogan_jax.search import Discrimination, Optimizer, Start
 
 Source = Literal["auto", "tfds", "idx", "npz", "folder", "packaged", "arrays"]
+Prior = Literal["normal", "uniform"]
+Precision = Literal["float32", "bfloat16"]
+Objective = Literal["gan", "wgan_gp"]
+Start = Literal["bank", "random", "encoder"]
+FeatureSpace = Literal["structure", "pixels", "discriminator"]
+Optimizer = Literal["soap", "adam"]
+Discrimination = Literal["feature_matching", "cross_entropy"]
 
 
 def _as_text(classes: Any) -> Any:
@@ -299,6 +303,11 @@ def with_preset(config: Config, name: str) -> Config:
     if name not in PRESETS:
         raise UserError(f"no preset is called {name!r}; the presets are {', '.join(PRESETS)}")
     return replace(config, search=replace(config.search, **PRESETS[name].search))
+
+
+def hidden_layers(image_size: int) -> int:
+    """Return the number of hidden layers of the discriminator: one for each halving of the size down to 4x4."""
+    return image_size.bit_length() - 3
 
 
 def is_scoring(name: str) -> bool:

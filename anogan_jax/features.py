@@ -3,16 +3,16 @@
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from anogan_jax.models import Discriminator, Weights, hidden_layers
+from anogan_jax.config import FeatureSpace, hidden_layers
+from anogan_jax.models import Discriminator, Weights
 
-FeatureSpace = Literal["structure", "pixels", "discriminator"]
 _DIRECTIONS = 8
 _SHARPNESS = 8  # power of the cosine: how sharply a direction is separated from its neighbours
 _BLUR = 2.0  # standard deviation in pixels

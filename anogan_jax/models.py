@@ -5,7 +5,7 @@ Generator and discriminator are those of DCGAN (Radford et al. 2015, arXiv 1511.
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,9 @@ from flax import linen as nn
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from anogan_jax.config import Objective, Precision, Prior, hidden_layers
 from anogan_jax.layers import StridedConv
 
-Prior = Literal["normal", "uniform"]
-Precision = Literal["float32", "bfloat16"]
-Objective = Literal["gan", "wgan_gp"]
 Variables = Mapping[str, Any]  # variables of a Flax module: {"params", "batch_stats"}
 # DCGAN code uses 0.9, about the last ten batches; inference needs a steadier estimate.
 STATISTICS_MOMENTUM = 0.99
@@ -253,11 +251,6 @@ def make_rotation_network(gan: GAN) -> RotationNetwork:
 def quarter_turns(images: Array) -> Array:
     """Return images (N, S, S, C) rotated by 0, 1, 2 and 3 quarter turns, (4, N, S, S, C)."""
     return jnp.stack([jnp.rot90(images, turn, axes=(1, 2)) for turn in range(4)])
-
-
-def hidden_layers(image_size: int) -> int:
-    """Return the number of hidden layers of the discriminator: one for each halving of the size down to 4x4."""
-    return image_size.bit_length() - 3
 
 
 def sample_latent(gan: GAN, key: Array, shape: tuple[int, ...] = ()) -> Array:

@@ -8,11 +8,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from anogan_jax.bank import Bank, draw_bank, make_index
-from anogan_jax.config import Config
+from anogan_jax.config import Config, FeatureSpace
 from anogan_jax.data import Images, make_draw, read_ahead, to_networks
 from anogan_jax.devices import hides_bars, make_mesh
 from anogan_jax.errors import UserError
-from anogan_jax.features import FeatureSpace, make_features
+from anogan_jax.features import make_features
 from anogan_jax.models import GAN, Weights
 from anogan_jax.runtime import Score
 from anogan_jax.scoring import Model, make_scorer

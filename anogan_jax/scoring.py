@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from anogan_jax.bank import Index, Neighbours, retrieve
+from anogan_jax.config import Start
 from anogan_jax.data import check_model_range
 from anogan_jax.devices import REPLICATED, SHARDED, make_mesh, replicated, sharded
 from anogan_jax.errors import UserError
@@ -19,7 +20,7 @@ from anogan_jax.losses import cross_entropy_loss
 from anogan_jax.models import GAN, Encoder, RotationNetwork, Segmenter, Variables, Weights, project, sample_latent
 from anogan_jax.rotation import Rotation, rotation_term
 from anogan_jax.runtime import Score, blocks
-from anogan_jax.search import Found, Search, Start
+from anogan_jax.search import Found, Search
 
 _NEAREST = 8  # number of references that a query is compared with
 

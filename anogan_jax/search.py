@@ -2,21 +2,19 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from anogan_jax.config import Discrimination, Optimizer
 from anogan_jax.features import Features
 from anogan_jax.losses import cross_entropy_loss, feature_matching_loss
 from anogan_jax.models import GAN, Weights, project
 from anogan_jax.soap import rotate, soap
 
-Start = Literal["bank", "random", "encoder"]
-Discrimination = Literal["feature_matching", "cross_entropy"]
-Optimizer = Literal["soap", "adam"]
 _ROTATE_EVERY = 8  # steps between two rotations of SOAP's basis
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from jax import Array
 
 from anogan_jax.bank import draw_bank
-from anogan_jax.config import Config
+from anogan_jax.config import Config, Prior
 from anogan_jax.data import Images, read_ahead, to_networks
 from anogan_jax.detector import Detector, held_out_images, in_regions
 from anogan_jax.errors import UserError
-from anogan_jax.models import Prior, Variables
+from anogan_jax.models import Variables
 from anogan_jax.queries import read_tiles
 from anogan_jax.runtime import blocks
 

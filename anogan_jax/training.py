@@ -10,10 +10,11 @@ import optax
 from jax import Array, lax
 from jax.sharding import Mesh
 
+from anogan_jax.config import Objective
 from anogan_jax.devices import replicated, sharded
 from anogan_jax.layers import materialize
 from anogan_jax.losses import critic_generator_loss, critic_loss, discriminator_loss, generator_loss, gradient_penalty
-from anogan_jax.models import GAN, STATISTICS_MOMENTUM, Objective, Variables, Weights, sample_latent
+from anogan_jax.models import GAN, STATISTICS_MOMENTUM, Variables, Weights, sample_latent
 
 _STATISTICS_STREAM = 2**32 - 1  # a number for fold_in that no training step reaches
 _PENALTY = 10.0  # weight of WGAN-GP's gradient penalty, as in the paper

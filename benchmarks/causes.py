@@ -22,9 +22,8 @@ from sklearn.metrics import roc_auc_score
 
 from anogan_jax import Bank, Detector, UserError, cli, draw_bank, load
 from anogan_jax.bank import bank_of_images
-from anogan_jax.config import BankConfig, with_preset
+from anogan_jax.config import BankConfig, FeatureSpace, with_preset
 from anogan_jax.data import Images, load_one_class
-from anogan_jax.features import FeatureSpace
 from benchmarks.classes import (
     balanced_sample,
     in_model_range,

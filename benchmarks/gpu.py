@@ -34,7 +34,7 @@ from anogan_jax import (
     make_train_step,
     sample_latent,
 )
-from anogan_jax.models import Precision
+from anogan_jax.config import Precision
 
 _STEPS = 16  # steps of a search
 _JSON = flags.DEFINE_string("json", None, "File of the rows.")

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,21 @@ def imports_of(path: Path) -> set[str]:
 
 
 GRAPH = {name: imports_of(path) for name, path in MODULES.items()}
+
+
+def rows_of_readme() -> dict[str, int]:
+    """Return the row of the README's table of modules that names each module or package."""
+    table = (ROOT / "README.md").read_text().partition("| module | content |")[2].partition("\n\n")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    return {name: row for row, cell in enumerate(cells) for name in re.findall(r"`(\w+)(?:\.py|/)`", cell)}
+
+
+def test_no_module_imports_one_of_a_later_row_of_the_readme():
+    rows = rows_of_readme()
+    assert set(rows) == {name.partition(".")[0] for name in MODULES}
+    place = {name: rows[name.partition(".")[0]] for name in MODULES}
+    against = {(name, other) for name, imports in GRAPH.items() for other in imports if place[other] > place[name]}
+    assert not against
 
 
 def reached(start: str) -> set[str]:
