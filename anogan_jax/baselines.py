@@ -3,8 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.neighbors import NearestNeighbors
 
 from anogan_jax.config import Config
 from anogan_jax.data import Images, as_array
@@ -12,6 +10,8 @@ from anogan_jax.data import Images, as_array
 
 def knn(train: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """Return the mean distance (M,) to the two nearest training images; ``train`` is (N, D), ``queries`` (M, D)."""
+    from sklearn.neighbors import NearestNeighbors  # slow to import
+
     neighbours = NearestNeighbors(n_neighbors=min(2, len(train))).fit(train)
     return neighbours.kneighbors(queries)[0].mean(axis=1)
 
@@ -23,6 +23,8 @@ def knn_cosine(train: np.ndarray, queries: np.ndarray) -> np.ndarray:
 
 def pca(train: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """Return the squared residual (M,) of the projection onto 32 principal components, or onto all if fewer."""
+    from sklearn.decomposition import PCA  # slow to import
+
     fitted = PCA(min(32, *train.shape), svd_solver="covariance_eigh").fit(train)
     residual = queries - fitted.inverse_transform(fitted.transform(queries))
     return np.square(residual).sum(axis=1)
