@@ -43,13 +43,14 @@ def test_table_of_choices_has_a_row_for_each_choice():
 
 
 def test_quick_one_class_benchmark_prints_a_table(tmp_path):
-    tiny = ("--config.model.width=4", "--config.search.steps=0", f"--workdir={tmp_path}")
-    methods = ["default", "random_bank", "same_knn", "knn2cos"]
-    done = run_one_class(*tiny, "--quick", f"--methods=nearest,{','.join(methods)}")
+    tiny = ("--config.model.width=4", "--config.search.steps=0", "--config.rotation.steps=4", f"--workdir={tmp_path}")
+    methods = ["default", "rotation", "no_rotation", "random_bank", "same_knn", "knn2cos"]
+    done = run_one_class(*tiny, "--quick", "--classes=3", f"--methods=nearest,{','.join(methods)}")
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert [line.split()[2] for line in lines[:8]] == 2 * methods  # here the default is nearest, which has no row
-    assert lines[8].startswith("| method | 0 | 1 | mean |")
+    rows = [line.split() for line in done.stdout.splitlines()[:6]]
+    assert [row[:3] for row in rows] == [["3", "0", name] for name in methods]  # the default is nearest, without a row
+    assert len({row[3] for row in rows}) > 3  # AUROC
+    assert done.stdout.splitlines()[6].startswith("| method | 3 | mean |")
 
 
 @pytest.mark.parametrize(
