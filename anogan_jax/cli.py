@@ -48,9 +48,11 @@ def run(main: Callable[[], int | None]) -> None:
             warnings.filterwarnings("ignore", category=category, module=module)
     keep_memory()
     keep_compiled_programs()
+    is_one_of_several = False
     try:
         _parse_flags(main)
-        if _DISTRIBUTED.value:
+        is_one_of_several = _DISTRIBUTED.value
+        if is_one_of_several:
             join_processes()
         _check_devices()
         if not is_first():
@@ -68,11 +70,11 @@ def run(main: Callable[[], int | None]) -> None:
         code = _complain(f"{error.filename or 'the output'}: {error.strerror or error}", EXIT_ERROR)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception:
-        if not _DISTRIBUTED.value:
+        if not is_one_of_several:
             raise
         traceback.print_exc()
         code = EXIT_ERROR
-    if code in (EXIT_ERROR, EXIT_USAGE) and _DISTRIBUTED.value:
+    if code in (EXIT_ERROR, EXIT_USAGE) and is_one_of_several:
         sys.stderr.flush()
         os._exit(code)  # an orderly exit would wait for processes that wait for this one
     sys.exit(code)
@@ -130,7 +132,7 @@ def given_config() -> Config | None:
         # For a config that failed to load, config_flags returns an object with the error.
         failure = getattr(config, "_error", None)
         if failure is not None:
-            reason = f"cannot be loaded: {_reason(failure.__cause__ or failure.__context__ or failure)}"
+            reason = _config_error(failure, str(path))
         else:
             reason = "get_config() must return an anogan_jax.config.Config"
         raise UserError(f"--config={path}: {reason}")
@@ -177,26 +179,29 @@ def packaged_configs() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
 
 
-def _arguments() -> list[str]:
-    """Return the program's arguments, with the name of a packaged config as its path; exit if the config is missing."""
-    arguments, packaged = list(sys.argv), packaged_configs()
+def _arguments() -> tuple[list[str], str]:
+    """Return the program's arguments, with the name of a packaged config as its path, and the path of the config.
+
+    The path is empty if no config is given. Exit if the file is missing.
+    """
+    arguments, packaged, path = list(sys.argv), packaged_configs(), ""
     for i in range(1, len(arguments)):
         flag, equals, name = arguments[i].rpartition("=")
         if (flag or arguments[i - 1]) not in ("--config", "-config"):
             continue
-        if name in packaged:
-            arguments[i] = f"{flag}{equals}{packaged[name]}"
-        elif not os.path.isfile(name):
-            known = ", ".join(packaged)
-            text = f"--config={name}: no such file, and no packaged config has this name ({known})"
+        path = str(packaged.get(name, name))
+        arguments[i] = f"{flag}{equals}{path}"
+        if not os.path.isfile(path):
+            what = "not a file" if os.path.isdir(path) else "no such file"
+            text = f"--config={name}: {what}, and no packaged config has this name ({', '.join(packaged)})"
             sys.exit(_complain(text, EXIT_ERROR))
-    return arguments
+    return arguments, path
 
 
 def _parse_flags(main: Callable[[], int | None]) -> None:
     """Parse the flags; exit after --help, or with one line of error if a flag is wrong."""
     known = [f"config.{name}" for name in configs.to_fields(Config())]
-    arguments = _arguments()
+    arguments, path = _arguments()
     for argument in arguments[1:]:
         name = argument.lstrip("-").split("=")[0] if argument.startswith("-") else ""
         if (name.startswith("config.") and name not in known) or f"config.{name}" in known:
@@ -216,10 +221,12 @@ def _parse_flags(main: Callable[[], int | None]) -> None:
     try:
         unparsed = flags.FLAGS(arguments)
     except flags.Error as error:
+        if "parsing config file" in str(error) and path:
+            sys.exit(_complain(f"--config={path}: {_config_error(error, path)}", EXIT_USAGE))
         missing = re.fullmatch(r"flag (--\w+)=None: .* must have a value other than None\.", _last_line(error))
         sys.exit(_complain(f"{missing[1]} is needed" if missing else _last_line(error), EXIT_USAGE))
     except (Exception, SystemExit) as error:  # raised by the config file
-        sys.exit(_complain(f"--config: cannot be loaded: {_reason(error)}", EXIT_USAGE))
+        sys.exit(_complain(f"--config={path}: {_config_error(error, path)}", EXIT_USAGE))
     for name in ("workdir", "input", "output"):
         if name in flags.FLAGS and flags.FLAGS[name].value in ("", [""]):
             sys.exit(_complain(f"--{name}: is empty; is a shell variable not set?", EXIT_USAGE))
@@ -253,12 +260,16 @@ def _last_line(error: BaseException) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def _reason(error: BaseException) -> str:
-    """Return an exception's type and message, and the line of code that raised it."""
-    place = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
-    if not place and (frames := traceback.extract_tb(error.__traceback__)):
-        place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
-    return f"{type(error).__name__}: {_last_line(error)}{place}"
+def _config_error(error: BaseException, path: str) -> str:
+    """Return why a config file cannot be loaded: the first exception's type and message, and the file's line."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    if not lines and isinstance(error, AttributeError | TypeError):
+        return "cannot be loaded: it has no function get_config() without arguments"
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    message = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else _last_line(error)
+    return f"cannot be loaded: {type(error).__name__}: {message}{f' (line {line})' if line else ''}"
 
 
 def _check_devices() -> None:

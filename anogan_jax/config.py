@@ -8,6 +8,7 @@ its values.
 import dataclasses
 import json
 import math
+import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -376,11 +377,20 @@ def validate(config: Config) -> Config:
       UserError: names the first field whose value cannot work.
     """
     for name, value in to_fields(config).items():
+        if not isinstance(value, str | int | float | tuple | list | np.generic | os.PathLike | None):
+            raise UserError(f"{name}={value!r}: a {type(value).__name__} is not the value of a setting")
         try:
             str(value).encode()
         except UnicodeEncodeError as error:
             raise UserError(f"{name}={value!r}: is not valid UTF-8; rename it") from error
-    return from_json(json.dumps(dataclasses.asdict(config), default=lambda other: [repr(other)]))
+    return from_json(json.dumps(dataclasses.asdict(config), default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy as Python's, a path as text, and others as text in a list, which no setting accepts."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return os.fspath(value) if isinstance(value, os.PathLike) else [repr(value)]
 
 
 def save(config: Config, path: Path) -> None:
@@ -440,6 +450,9 @@ def _conflict(config: Config) -> str:
         )
     if config.data.labels and config.data.source != "folder":
         return f"data.labels={config.data.labels}: is only for images of a folder; set data.source=folder"
+    for name in ("normal", "anomalous"):
+        if getattr(config.data, name) == "":
+            return f"data.{name}: is empty; is a shell variable not set?"
     if config.data.normal is not None and config.data.anomalous is not None:
         return "data.normal and data.anomalous are both set: give one"
     reasons = {

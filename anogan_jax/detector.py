@@ -35,6 +35,7 @@ from anogan_jax.devices import make_mesh
 from anogan_jax.errors import UserError
 from anogan_jax.features import Features, make_features
 from anogan_jax.figures import captioned, strip
+from anogan_jax.files import given_path
 from anogan_jax.models import GAN, Weights, make_encoder, make_gan, make_rotation_network, make_segmenter
 from anogan_jax.portable import export_program
 from anogan_jax.queries import score_queries
@@ -162,6 +163,10 @@ class Detector(NamedTuple):
           UserError: a training setting differs, the search needs an encoder but none was trained, or held-out images
             are needed but were not kept.
         """
+        if not isinstance(config, Config):
+            raise UserError(
+                f"config: must be an anogan_jax.Config, not {type(config).__name__}; see config.with_values"
+            )
         config = configs.with_window_of(configs.validate(config), self.config)
         mine, theirs = configs.to_fields(self.config), configs.to_fields(config)
         changed = [name for name in mine if mine[name] != theirs[name]]
@@ -206,9 +211,7 @@ class Detector(NamedTuple):
         Raises:
           UserError: the folder holds a detector already, or cannot be written.
         """
-        if not str(folder):
-            raise UserError("folder: an empty path; is a variable not set?")
-        write_folder(Path(folder) / "detector", *_stored(self))
+        write_folder(given_path(folder, "folder") / "detector", *_stored(self))
 
     def export(self, path: str | Path) -> None:
         """Write the detector with its settings to one file, for ``anogan_jax/runtime.py`` without the library.
@@ -216,7 +219,7 @@ class Detector(NamedTuple):
         Raises:
           UserError: the file exists already, or cannot be written, or the extra ``export`` is not installed.
         """
-        roi = self.config.data.roi
+        target, roi = given_path(path, "path"), self.config.data.roi
         region: Any = None
         if is_folder_of_masks(roi, self.regions.mask):
             region = "masks"
@@ -231,7 +234,7 @@ class Detector(NamedTuple):
             "levels": _levels(self.calibration),
             "region": region,
         }
-        export_program(Path(path), make_program(**_settings(self)), self.model, facts, arrays)
+        export_program(target, make_program(**_settings(self)), self.model, facts, arrays)
 
 
 def make_detector(
@@ -274,9 +277,10 @@ def load(folder: str | Path) -> Detector:
     Raises:
       UserError: there is no detector, or a file of it is missing or damaged.
     """
-    if str(folder).startswith("example:") and folder not in _EXAMPLES:
+    folder = given_path(folder, "folder")
+    if str(folder).startswith("example:") and str(folder) not in _EXAMPLES:
         raise UserError(f"{folder}: no such example; there is {', '.join(_EXAMPLES)}")
-    path = Path(_EXAMPLES.get(str(folder), folder)) / "detector"
+    path = _EXAMPLES.get(str(folder), folder) / "detector"
     path = path if os.path.isdir(path) else path.parent
     if not os.path.isdir(path):
         raise UserError(f"{folder}: no such folder, so there is no trained detector; train first")

@@ -37,6 +37,7 @@ from anogan_jax.report import (
 )
 from anogan_jax.runtime import middle, p_values
 from anogan_jax.spaces import embed, walk
+from anogan_jax.storage import is_folder_of_arrays
 from anogan_jax.version import __version__
 
 log = logging.getLogger(__name__)
@@ -245,7 +246,12 @@ def check_apart(output: Path, *sources: Path) -> None:
 
 @contextmanager
 def writing(folder: Path, names: Iterable[str], origin: str) -> Iterator[None]:
-    """Lock a folder for results and claim files in it, on the first process."""
+    """Lock a folder for results and claim files in it, on the first process; refuse a detector's own folder."""
+    for each in (folder, *folder.resolve().parents):
+        if is_folder_of_arrays(each):
+            raise UserError(
+                f"{folder}: lies in the folder of a detector, {each}, which is copied; give another --output"
+            )
     with locked(folder, "scoring") if is_first() else nullcontext():
         if is_first():
             remove_leftovers(folder, _PICTURES)

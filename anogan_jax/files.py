@@ -18,6 +18,15 @@ _CLAIMED = ".anogan_jax.json"
 _TEMPORARY = ".anogan_jax-"  # how the names of temporary files begin
 
 
+def given_path(path: Any, what: str) -> Path:
+    """Return the path that a Python caller gave; raise UserError, which says what it is, if it cannot be one."""
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"{what}: {path!r} is a {type(path).__name__}, not a path")
+    if not os.fspath(path):  # Path("") would be the working directory
+        raise UserError(f"{what}: an empty path; is a variable not set?")
+    return Path(path).expanduser()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path`` to write to; move it to ``path`` when the block succeeds.

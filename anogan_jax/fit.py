@@ -47,7 +47,7 @@ from anogan_jax.data.inputs import as_plain_array
 from anogan_jax.detector import Detector, Regions, gan_of, load, make_detector
 from anogan_jax.devices import is_first, make_mesh, wait_for_all
 from anogan_jax.errors import UserError
-from anogan_jax.files import locked, replacing
+from anogan_jax.files import given_path, locked, replacing
 from anogan_jax.loop import Stopped, advance, make_sampler, restored
 from anogan_jax.models import (
     Encoder,
@@ -105,10 +105,8 @@ def fit(images: Any = None, config: Config | None = None, workdir: str | Path | 
     config = configs.validate(config)
     if config.data.source == "arrays" and images is not None:
         given = from_user(images, config.model.channels, config.data.window)
-    if workdir is not None and not str(workdir):  # Path("") would be the working directory
-        raise UserError("fit: workdir is an empty path; is a variable not set?")
     if workdir is not None:
-        return _fit(config, Path(workdir), given)
+        return _fit(config, given_path(workdir, "workdir"), given)
     with tempfile.TemporaryDirectory() as folder:
         try:
             return _fit(config, Path(folder) / "run", given)

@@ -77,6 +77,8 @@ def fit_rotation(
         "the rotation network classifies %.1f %% of the rotations of %d held-out images correctly",
         *(100 * told.mean(), len(loss)),
     )
+    if not scale.any():
+        log.warning("the rotation network is ignored: it needs at least two held-out images that differ")
     return Rotation(variables, *(each.astype(np.float32) for each in (center, whitening, scale)))
 
 

@@ -10,6 +10,7 @@ read the program.
 """
 
 import json
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
@@ -37,6 +38,8 @@ _QUANTILES = np.array([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98])
 _RESOLUTION = 64  # steps per unit of the grid to which windows are rounded
 _LIFT = 0.25  # exponent of the excess in ``combine``
 _DISTANCES = 2**15  # distances that are computed at a time, to save memory and time
+# A search decomposes matrices in XLA's threads; on a CPU, two programs at a time can wait for each other for ever.
+one_at_a_time = threading.Lock()
 Judge = Callable[[Sequence[np.ndarray]], list[tuple[float, str]]]
 Farthest = Callable[[np.ndarray], np.ndarray]  # windows (N, n, 3) of N images -> largest distance (N,) to a point
 Resize = Callable[[np.ndarray, int, int], np.ndarray]  # image (H, W, C) uint8 or float32, height, width -> image
@@ -133,7 +136,8 @@ class Exported:
 
     def _scores(self, tiles: Iterable[np.ndarray]) -> Iterator["Score"]:
         for block, padded in blocks(tiles, self._batch):
-            found = jax.device_get(self._program(*self._leaves, padded))
+            with one_at_a_time:
+                found = jax.device_get(self._program(*self._leaves, padded))
             yield from (Score(*(field[i] for field in found)) for i in range(len(block)))
 
     def _find_region(self, number: int, image: np.ndarray, given: np.ndarray | None) -> np.ndarray | None:
@@ -222,7 +226,7 @@ def to_grey_levels(image: np.ndarray, channels: int, window: Sequence[float] | N
 def check_numbers(image: np.ndarray) -> None:
     """Raise ValueError unless pixels are integers, bool or finite floats."""
     if image.dtype.kind not in "biuf":
-        raise ValueError(f"pixels of type {image.dtype}; integers, floats or bool are needed")
+        raise ValueError(f"pixels of type {image.dtype}; integers, floats (16 to 64 bits) or bool are needed")
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise ValueError("has pixels that are not finite (NaN or infinite)")
 

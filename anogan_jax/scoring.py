@@ -19,7 +19,7 @@ from anogan_jax.features import Features
 from anogan_jax.losses import cross_entropy_loss
 from anogan_jax.models import GAN, Encoder, RotationNetwork, Segmenter, Variables, Weights, project, sample_latent
 from anogan_jax.rotation import Rotation, rotation_term
-from anogan_jax.runtime import Score, blocks
+from anogan_jax.runtime import Score, blocks, one_at_a_time
 from anogan_jax.search import Found, Search
 
 _NEAREST = 8  # number of references that a query is compared with
@@ -157,7 +157,8 @@ def _compile(program: Program, mesh: Mesh) -> Scorer:
         model = jax.device_put(model, replicated(mesh))
         for block, padded in blocks(images, slots_of(mesh) * mesh.size):
             placed = jax.block_until_ready(jax.device_put(padded, sharded(mesh)))  # see cli.keep_memory
-            found = Score(*jax.device_get(score_block(model, placed)))
+            with one_at_a_time:
+                found = Score(*jax.device_get(score_block(model, placed)))
             _check_finite(found.score, found.rotation, found.anomaly_map)
             for i in range(len(block)):
                 yield Score(*(field[i] for field in found))

@@ -30,6 +30,10 @@ def bad(tmp_path_factory):
     (folder / "empty").mkdir()
     (folder / "config.py").write_text("import nowhere")
     (folder / "other.py").write_text("def get_config():\n    return {}")
+    (folder / "number.py").write_text("get_config = 3")
+    (folder / "syntax.py").write_text("\ndef (")
+    (folder / "field.py").write_text("from anogan_jax.config import *\ndef get_config():\n    TrainConfig(stepz=4)")
+    (folder / "missing.py").write_text("def get_config():\n    open('/nowhere/it')")
     np.savez(folder / "key.npz", pictures=np.zeros((2, 16, 16), np.uint8))
     np.save(folder / "nan.npy", np.full((2, 16, 16), np.nan))
     np.save(folder / "five.npy", np.zeros((2, 16, 16, 5), np.uint8))
@@ -42,7 +46,24 @@ MISTAKES = {
     "no config": (train.main, [], ["--config"], 1),
     "no such config": (train.main, ["--config=configs/none.py"], ["configs/none.py", "no such file"], 1),
     "no such name": (train.main, ["--config=mnits"], ["mnits", "no such file", "mnist"], 1),
-    "config with an error": (train.main, ["--config={bad}/config.py"], ["--config", "nowhere"], 2),
+    "config with an error": (train.main, ["--config={bad}/config.py"], ["bad/config.py", "nowhere", "(line 1)"], 2),
+    "config of a number": (train.main, ["--config={bad}/number.py"], ["bad/number.py", "no function get_config()"], 2),
+    "config with a mistake": (
+        train.main,
+        ["--config={bad}/syntax.py"],
+        ["bad/syntax.py", "SyntaxError", "(line 2)"],
+        2,
+    ),
+    "config of another field": (train.main, ["--config={bad}/field.py"], ["field.py", "'stepz'", "(line 3)"], 2),
+    "config of a missing file": (train.main, ["--config={bad}/missing.py"], ["missing.py", "/nowhere/it"], 1),
+    "config that is a folder": (train.main, ["--config={bad}/empty"], ["bad/empty", "not a file"], 1),
+    "empty class": (train.main, [DIGITS, "--config.data.normal="], ["data.normal: is empty"], 1),
+    "output in the detector": (
+        score.main,
+        [*SCORE, "--input={bad}/fine.npy", "--output={run}/detector/new"],
+        ["detector/new", "give another --output"],
+        1,
+    ),
     "config of another type": (train.main, ["--config={bad}/other.py"], ["other.py", "get_config"], 1),
     "unknown field": (train.main, [DIGITS, "--config.search.step=3"], ["search.step", "--config.search.steps"], 2),
     "field without config.": (score.main, [*SCORE, "--alpha=0.1"], ["--alpha", "--config.alpha"], 2),

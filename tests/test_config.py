@@ -3,6 +3,7 @@
 import json
 import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from anogan_jax.config import (
     PRESETS,
     Config,
     DataConfig,
+    TrainConfig,
     differences,
     help_text,
     is_scoring,
@@ -33,6 +35,15 @@ def test_any_text_of_unicode_is_a_value():
 def test_numbers_of_numpy_are_values():
     config = validate(with_values(Config(), {"search.steps": np.int64(3), "alpha": np.float32(0.5)}))
     assert (config.search.steps, config.alpha) == (3, 0.5)
+
+
+def test_objects_of_a_config_are_checked():
+    numbers = Config(DataConfig(dir=Path("a/b")), train=TrainConfig(steps=np.int64(4)), alpha=np.float32(0.5))
+    config = validate(numbers)
+    assert (config.data.dir, config.train.steps, config.alpha) == ("a/b", 4, 0.5)
+    assert type(config.train.steps) is int
+    with pytest.raises(UserError, match=r"^train\.steps=array\(\[4\]\): a ndarray is not the value of a setting$"):
+        validate(Config(train=TrainConfig(steps=np.array([4]))))
 
 
 @pytest.mark.parametrize(
@@ -147,8 +158,7 @@ def test_missing_file_is_named(tmp_path):
         ("model.latent_size", 10**12),
         ("model.image_size", 2**30),
         ("search.steps", 10**30),
-        ("train.batch_size", 10**12),
-        ("data.dir", ROOT),
+        ("data.dir", [ROOT]),
         ("model", None),
         ("search", 3),
     ],

@@ -8,15 +8,18 @@ import sys
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
+from pathlib import Path
+from threading import Thread
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
 from conftest import ROOT, assert_trees_equal, digests, generate, rows_of, tiny_config
 from PIL import Image
 
-from anogan_jax import PRESETS, Config, fit, load, make_encoder, p_values, score, with_preset
+from anogan_jax import PRESETS, Config, fit, load, make_encoder, p_values, runtime, score, with_preset
 from anogan_jax.config import DataConfig, with_values
 from anogan_jax.errors import UserError
 from anogan_jax.evaluation import score_contents
@@ -26,7 +29,7 @@ from anogan_jax.runtime import _listed as listed
 
 RNG = np.random.default_rng(0)
 FILES = (
-    *("appearance.npz", "weights.npz", "bank.npz", "references.npz", "held_out.npz", "calibration.npz"),
+    *("appearance.npz", "weights.npz", "rotation.npz", "bank.npz", "references.npz", "held_out.npz", "calibration.npz"),
     "detector.json",
 )
 LOAD_AND_SCORE = """
@@ -177,6 +180,9 @@ def test_floats_in_the_models_range_score_as_their_pixels_do(detector, result, i
         (lambda images: images[:0], "empty"),
         (lambda images: np.repeat(images[..., None], 5, axis=-1), "5 channels"),
         (lambda images: images.astype(str), "type <U"),
+        (lambda images: images.astype(jnp.bfloat16), r"type bfloat16; .*floats \(16 to 64 bits\)"),
+        (lambda images: np.array(["a.png", "b.png"]), r"paths.* as a list: list\(images\)"),
+        (lambda images: np.array([images[0], images[1, :9]], object), r"several sizes, as a list: list\(images\)"),
         (lambda images: images.astype(int) * 2, r"\[0, 255\]"),
         (lambda images: [images[0], images[1, :, :9, None, None]], "shape"),
         (lambda images: "nowhere.png", "nowhere.png: no such file"),
@@ -410,6 +416,7 @@ def test_what_structure_ignores_is_an_anomaly(detector, images, result):
         "white": np.full_like(images[:10], 255),
         "noise": RNG.integers(0, 256, images[:10].shape, np.uint8),
     }
+    detector = detector.with_config(with_values(detector.config, {"rotation.weight": 0.0}))  # it notices them too
     for name, queries in changed.items():
         found = detector.score(queries)
         assert found.is_anomaly.all(), name
@@ -463,3 +470,47 @@ def test_an_empty_path_is_not_the_working_directory(tiny_run, tmp_path, monkeypa
         with pytest.raises(UserError):
             use("")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("given", [None, 3, ["runs"]])
+def test_what_is_no_path_is_one_line(tiny_run, images, given):
+    detector = tiny_run.detector
+    uses = [detector.save, detector.export, load]
+    uses += [lambda path: fit(images, workdir=path)] if given is not None else []
+    for use in uses:
+        with pytest.raises(UserError, match=r"^(folder|path|workdir): .* is a \w+, not a path$"):
+            use(given)
+
+
+def test_home_folder_and_examples_are_paths_too(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tiny_run.detector.save("~/run")
+    assert (tmp_path / "run/detector").is_dir()
+    assert load(Path("~/run")).step == tiny_run.detector.step
+    assert load(Path("example:digits")).step == load("example:digits").step
+
+
+@pytest.mark.parametrize("given", [None, {"alpha": 0.1}])
+def test_config_of_another_type_is_refused(tiny_run, given):
+    with pytest.raises(UserError, match=f"anogan_jax.Config, not {type(given).__name__}"):
+        tiny_run.detector.with_config(given)
+
+
+def test_threads_that_score_at_the_same_time_get_the_same_scores(tmp_path, images):
+    """Two programs at a time could wait for each other for ever; so could those of an exported detector."""
+    detector = load("example:digits")
+    detector.export(tmp_path / "digits.anogan")
+    for of in (detector, runtime.load(tmp_path / "digits.anogan")):
+        expected, found = of.score(images[:5]).score, []
+
+        def use(of=of, found=found):
+            found.append(of.score(images[:5]).score)
+
+        uses = [Thread(target=use, daemon=True) for _ in range(4)]
+        for each in uses:
+            each.start()
+        for each in uses:
+            each.join(timeout=60)
+        assert len(found) == 4
+        for scores in found:
+            np.testing.assert_array_equal(scores, expected)

@@ -318,12 +318,14 @@ def test_detector_with_a_damaged_description_is_named(tiny_run, tmp_path):
 
 def test_full_output_and_missing_device_are_one_line(tiny_run, tmp_path, pictures):
     flags = ["--workdir", tiny_run.workdir, "--input", pictures, "--output", tmp_path / "out"]
-    command = [sys.executable, "score.py", *flags]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "No space left on device" in done.stderr
+    for command in (flags, ["--help"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "score.py", *command], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT
+            )
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert "No space left on device" in done.stderr
     done = run_script("score.py", "--workdir", tiny_run.workdir, JAX_PLATFORMS="cuda")
     assert done.code == 1
     assert done.errors.startswith("error: JAX_PLATFORMS=cuda")

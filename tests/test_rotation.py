@@ -170,9 +170,10 @@ def test_kappa_grows_with_the_accuracy(accuracy, kappa):
     np.testing.assert_allclose(kappa_of(accuracy), kappa)
 
 
-def test_held_out_images_that_do_not_differ_give_no_scale(detector):
+def test_held_out_images_that_do_not_differ_give_no_scale(detector, caplog):
     network, variables = make_rotation_network(detector.gan), detector.model.rotation.network
     alike = np.repeat(to_model_range(letters(1)), 3, axis=0)
     fitted = fit_rotation(network, variables, to_model_range(letters(20)), alike)
     np.testing.assert_array_equal(fitted.scale, [0, 0])
+    assert "the rotation network is ignored: it needs at least two held-out images that differ" in caplog.text
     assert not np.asarray(rotation_term(network, fitted, to_model_range(letters(3)))).any()

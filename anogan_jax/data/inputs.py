@@ -49,6 +49,11 @@ def from_user(images: Any, channels: int, window: Window = None) -> Images:
         return read_inputs([Path(each) for each in given], channels, window, once=False)
     is_list = isinstance(images, list | tuple)
     arrays = [as_plain_array(image) for image in (images if is_list else [images])]
+    if not is_list and arrays[0].ndim and arrays[0].dtype.kind not in "biuf":
+        raise UserError(
+            f"images: pixels of type {arrays[0].dtype}; integers, floats (16 to 64 bits) or bool are needed. Give "
+            "paths, or images of several sizes, as a list: list(images)"
+        )
     if not arrays or not (is_list or arrays[0].size):
         raise UserError("images: empty; give at least one")
     if not is_list and not arrays[0].ndim:
