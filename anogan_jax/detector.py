@@ -73,7 +73,7 @@ class Result(NamedTuple):
     residual: np.ndarray  # (N,) float64 R(x)
     discrimination: np.ndarray  # (N,) float64 D(x)
     damage: np.ndarray  # (N,) float64 S(x) of the segmenter, 0 without one
-    rotation: np.ndarray  # (N,) float64 T(x) of the rotation network, 0 without one
+    rotation: np.ndarray  # (N,) float64 T(x) of the rotation network, see ``rotation_term``; 0 without one
     appearance: np.ndarray  # (N,) float64 the larger appearance term, divided by its limit; above 1 it raises the score
     term: np.ndarray  # (N,) str, what determined each score: "appearance", "detail", or else "reconstruction"
     image: Any  # (N, H, W, C) uint8 the images at their own size, after ``data.crop`` and ``data.roi``
