@@ -1,4 +1,4 @@
-"""The rotation network's term of the score: how badly an image fits what the network learnt about normal images.
+"""The rotation network's term of the score: how much the network's outputs for an image differ from normal.
 
 The network classifies by which quarter turn an image is rotated. Two values are large for an image that differs from
 the training images: the network's loss on the image's rotations (Golan & El-Yaniv 2018), and the Mahalanobis distance
@@ -70,12 +70,12 @@ def fit_rotation(
     variances, axes = np.linalg.eigh(np.atleast_2d(np.cov(features - center, rowvar=False, bias=True)))
     variances = np.maximum(variances, 0)
     whitening = axes / np.sqrt(variances + _RIDGE * variances.mean() + 1e-12)
-    loss, told, of_held_out = described(held_out)
+    loss, accuracy, of_held_out = described(held_out)
     distance = np.linalg.norm((of_held_out - center) @ whitening, axis=1)
-    scale = np.array([kappa_of(told.mean()), 1.0]) * [_inverse_deviation(loss), _inverse_deviation(distance)]
+    scale = np.array([kappa_of(accuracy.mean()), 1.0]) * [_inverse_deviation(loss), _inverse_deviation(distance)]
     log.info(
         "the rotation network classifies %.1f %% of the rotations of %d held-out images correctly",
-        *(100 * told.mean(), len(loss)),
+        *(100 * accuracy.mean(), len(loss)),
     )
     if not scale.any():
         log.warning("the rotation network is ignored: it needs at least two held-out images that differ")
@@ -93,18 +93,18 @@ def kappa_of(accuracy: float) -> float:
 
 @partial(jax.jit, static_argnums=0)
 def _describe(network: RotationNetwork, variables: Variables, images: Array) -> tuple[Array, Array, Array]:
-    """Return of images (n, S, S, C) the loss (n,), the share told (n,) and the features (n, 4 F) of four rotations.
+    """Return loss (n,), accuracy (n,) and features (n, 4 F) of the four rotations of images (n, S, S, C).
 
-    Each is the mean over the image and its mirror image; the share told is that of rotations classified correctly.
+    Each is the mean over the image and its mirror image.
     """
     views = jnp.concatenate([quarter_turns(images), quarter_turns(jnp.flip(images, axis=2))])
     found: Any = lax.map(lambda view: network.apply(variables, view, train=False), views)
     logits, features = (part.reshape(2, 4, *part.shape[1:]) for part in found)  # of view, turn, image
-    told = jnp.argmax(logits, axis=-1) == jnp.arange(4)[None, :, None]
+    is_correct = jnp.argmax(logits, axis=-1) == jnp.arange(4)[None, :, None]
     features = jnp.moveaxis(features.mean(axis=0), 0, 1)
     return (
         jax.vmap(rotation_loss)(logits).mean(axis=0),
-        jnp.mean(told.astype(jnp.float32), axis=(0, 1)),
+        jnp.mean(is_correct.astype(jnp.float32), axis=(0, 1)),
         features.reshape(features.shape[0], -1),
     )
 

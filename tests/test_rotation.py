@@ -78,18 +78,18 @@ def test_turned_images_have_the_higher_term(detector):
 
 
 def outputs(detector, images):
-    """Return of images (N, 16, 16, 1) uint8, by NumPy: loss (N,), share told (N,) and features (N, 4 F)."""
-    network, losses, told, features = make_rotation_network(detector.gan), [], [], []
+    """Return of images (N, 16, 16, 1) uint8, by NumPy: loss (N,), accuracy (N,) and features (N, 4 F)."""
+    network, losses, correct, features = make_rotation_network(detector.gan), [], [], []
     for turn in range(4):
         for view in (images, images[:, :, ::-1]):
             turned = to_model_range(np.rot90(view, turn, axes=(1, 2)))
             logits, found = network.apply(detector.model.rotation.network, turned, train=False)
             logits = np.asarray(logits, np.float64)
             losses.append(np.log(np.exp(logits).sum(axis=1)) - logits[:, turn])
-            told.append(logits.argmax(axis=1) == turn)
+            correct.append(logits.argmax(axis=1) == turn)
             features.append(found)
     pairs = np.array(features, np.float64).reshape(4, 2, len(images), -1).mean(axis=1)
-    return np.mean(losses, axis=0), np.mean(told, axis=0), np.moveaxis(pairs, 0, 1).reshape(len(images), -1)
+    return np.mean(losses, axis=0), np.mean(correct, axis=0), np.moveaxis(pairs, 0, 1).reshape(len(images), -1)
 
 
 def test_term_agrees_with_its_formula_and_with_itself_in_another_batch():
@@ -105,14 +105,14 @@ def test_term_agrees_with_its_formula_and_with_itself_in_another_batch():
     network, variables = make_rotation_network(detector.gan), detector.model.rotation.network
     fitted = fit_rotation(network, variables, to_model_range(training), to_model_range(held_out))
     detector = detector._replace(model=detector.model._replace(rotation=fitted))
-    (loss, told, features), (*_, of_training) = outputs(detector, held_out), outputs(detector, training)
+    (loss, accuracy, features), (*_, of_training) = outputs(detector, held_out), outputs(detector, training)
     covariance = np.cov(of_training, rowvar=False, bias=True)
     covariance += 0.01 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
 
     def distance(features):
         return mahalanobis(features, of_training.mean(axis=0), np.linalg.inv(covariance))
 
-    kappa = np.clip((told.mean() - 1 / 4) / (1 - told.mean()), 0, 20)
+    kappa = np.clip((accuracy.mean() - 1 / 4) / (1 - accuracy.mean()), 0, 20)
     result, (mine, _, seen) = detector.score(images), outputs(detector, images)
     expected = kappa * mine / loss.std() + distance(seen) / distance(features).std()
     np.testing.assert_allclose(result.rotation, expected, rtol=1e-3)
