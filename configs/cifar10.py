@@ -6,8 +6,8 @@
 
 TensorFlow Datasets downloads it. Other sources need two more flags: --config.data.source=npz with the file, or
 --config.data.source=folder with the folder of class folders, as --config.data.dir. Edges say little about photographs,
-so most of the score is that of a rotation network (docs/detection.md, CIFAR-10). Training takes about six minutes on two
-CPU cores.
+so most of the score is that of a rotation network (docs/detection.md, CIFAR-10). Training takes about six minutes on
+two CPU cores.
 """
 
 from anogan_jax.config import BankConfig, Config, DataConfig, ModelConfig, RotationConfig, TrainConfig
