@@ -110,7 +110,7 @@ def by_size(train: Images, test: Images, first: int) -> Iterator[Finding]:
     for i in range(first, len(test.names)):
         score, image = float(neighbours.kneighbors([size(test, i)])[0].mean()), test.read(i)
         anomaly_map, no_z = np.full(image.shape[:2], score, np.float32), np.zeros(0, np.float32)
-        yield Finding(image, image, anomaly_map, no_z, score, 0.0, TERMS[0], score, *[0.0] * 4)
+        yield Finding(image, image, anomaly_map, no_z, score, 0.0, TERMS[0], score, *[0.0] * 3)
 
 
 Residuals = Callable[[np.ndarray], np.ndarray]  # from tiles (n, S * S * C) to residuals of the same shape

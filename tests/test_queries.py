@@ -22,7 +22,7 @@ def brightness(tiles):
         residual = (tile[..., 0] + 1) / 2
         total, zero = residual.sum(), np.float32(0)
         yield Score(
-            total, total, *[zero] * 4, np.full_like(tile, -1), residual, np.full((1, 2), residual.mean(), np.float32)
+            total, total, *[zero] * 3, np.full_like(tile, -1), residual, np.full((1, 2), residual.mean(), np.float32)
         )
 
 

@@ -173,7 +173,7 @@ def test_comparison_has_a_row_for_each_method(tmp_path):
 @pytest.mark.parametrize(("count", "longest"), [(1_000, 256), (1_001, 96)])
 def test_pictures_of_few_queries_are_large(tmp_path, count, longest):
     photo = np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8)
-    found = Finding(photo, photo, photo[..., 0] / 255, np.zeros(2), *[0.0] * 2, TERMS[0], *[0.0] * 5)
+    found = Finding(photo, photo, photo[..., 0] / 255, np.zeros(2), *[0.0] * 2, TERMS[0], *[0.0] * 4)
     journal = Journal(tmp_path / "unfinished", "")
     record(journal, [found], from_user(photo[None], 3)._replace(names=["a"] * count), 1.0)
     (kept,) = journal.entries()
@@ -183,7 +183,7 @@ def test_pictures_of_few_queries_are_large(tmp_path, count, longest):
 
 def test_entries_have_the_names_labels_and_kinds_of_their_queries(tmp_path):
     pixels = np.zeros((2, 4, 4, 1), np.uint8)
-    found = Finding(pixels[0], pixels[0], np.zeros((4, 4)), np.zeros(2), *[0.0] * 2, TERMS[0], *[0.0] * 5)
+    found = Finding(pixels[0], pixels[0], np.zeros((4, 4)), np.zeros(2), *[0.0] * 2, TERMS[0], *[0.0] * 4)
     names = ["a.png", os.fsdecode(b"\xff.png"), "c.png"]
     queries = from_user(np.zeros((3, 4, 4), np.uint8), 1)._replace(
         names=names, labels=np.array([0, 1, 1]), kinds=["good", "crack", "spur"]
