@@ -60,10 +60,10 @@ def fit_rotation(
 
     def described(given: Iterable[np.ndarray]) -> list[np.ndarray]:
         parts = [
-            [part[: len(block)] for part in _describe(network, variables, padded)]
+            [part[: len(block)] for part in jax.device_get(_describe(network, variables, padded))]
             for block, padded in blocks(given, _BATCH)
         ]
-        return [np.concatenate(part).astype(np.float64) for part in zip(*jax.device_get(parts), strict=True)]
+        return [np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True)]
 
     features = described(images)[-1]
     center = features.mean(axis=0)
