@@ -58,7 +58,6 @@ log = logging.getLogger(__name__)
 _CALIBRATING = 64  # held-out images that calibrate a search that is only compared
 _EXAMPLES = {"example:digits": Path(__file__).parent / "examples" / "digits"}
 _SHOWN = 12  # results that a notebook shows as pictures
-_NETWORKS = ("encoder", "segmenter", "rotation")  # fields of Model: networks other than the GAN, if they were trained
 _UNCALIBRATED = Calibration(np.zeros(0), np.zeros(0), np.zeros(()), np.zeros(()))
 
 
@@ -119,7 +118,7 @@ class Detector(NamedTuple):
 
     def __repr__(self) -> str:
         model, search, size = self.config.model, self.config.search, self.config.model.image_size
-        others = [name for name in _NETWORKS if getattr(self.model, name)]
+        others = [name for name in ("encoder", "segmenter", "rotation") if getattr(self.model, name)]
         held_out, references = len(self.calibration.scores), len(self.references) if self.references is not None else 0
         return "\n".join(
             [

@@ -19,12 +19,15 @@ _TEMPORARY = ".anogan_jax-"  # how the names of temporary files begin
 
 
 def given_path(path: Any, what: str) -> Path:
-    """Return the path that a Python caller gave; raise UserError, which says what it is, if it cannot be one."""
+    """Return the path that a Python caller gave, ``~`` expanded; raise UserError if it is empty or no path.
+
+    The message begins with ``what``, the name of the argument.
+    """
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"{what}: {path!r} is a {type(path).__name__}, not a path")
     if not os.fspath(path):  # Path("") would be the working directory
         raise UserError(f"{what}: an empty path; is a variable not set?")
-    return Path(path).expanduser()
+    return Path(os.path.expanduser(path))  # that of Path raises RuntimeError for an unknown user
 
 
 @contextmanager

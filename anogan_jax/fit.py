@@ -98,8 +98,9 @@ def fit(images: Any = None, config: Config | None = None, workdir: str | Path | 
         raise UserError(f"fit: the config must be an anogan_jax.Config, not {type(config).__name__}")
     config, given = config or default_config(images), None
     if isinstance(images, str | Path):
-        source: Any = "folder" if Path(images).is_dir() else "npz"
-        config = replace(config, data=replace(config.data, source=source, dir=str(images)))
+        path = given_path(images, "images")
+        source: Any = "folder" if path.is_dir() else "npz"
+        config = replace(config, data=replace(config.data, source=source, dir=str(path)))
     elif images is not None:
         config = replace(config, data=replace(config.data, source="arrays"))
     config = configs.validate(config)

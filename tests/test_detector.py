@@ -486,6 +486,10 @@ def test_home_folder_and_examples_are_paths_too(tiny_run, tmp_path, monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     tiny_run.detector.save("~/run")
     assert (tmp_path / "run/detector").is_dir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    assert len(tiny_run.detector.score("~/a.png").score) == len(tiny_run.detector.score(["~/a.png"]).score) == 1
+    with pytest.raises(UserError, match="no such folder"):
+        load("~nobody-of-this-name/run")
     assert load(Path("~/run")).step == tiny_run.detector.step
     assert load(Path("example:digits")).step == load("example:digits").step
 

@@ -24,6 +24,7 @@ from anogan_jax.data.image_files import (
 from anogan_jax.data.images import Images, check_layout, from_array, from_list
 from anogan_jax.data.pictures import from_pillow
 from anogan_jax.errors import UserError
+from anogan_jax.files import given_path
 from anogan_jax.runtime import to_pixels
 
 log = logging.getLogger(__name__)
@@ -44,9 +45,7 @@ def from_user(images: Any, channels: int, window: Window = None) -> Images:
     """
     given = [images] if isinstance(images, str | Path) else images
     if isinstance(given, list | tuple) and given and all(isinstance(each, str | Path) for each in given):
-        if "" in given:  # Path("") would be the working directory
-            raise UserError("images: an empty path; is a variable not set?")
-        return read_inputs([Path(each) for each in given], channels, window, once=False)
+        return read_inputs([given_path(each, "images") for each in given], channels, window, once=False)
     is_list = isinstance(images, list | tuple)
     arrays = [as_plain_array(image) for image in (images if is_list else [images])]
     if not is_list and arrays[0].ndim and arrays[0].dtype.kind not in "biuf":
